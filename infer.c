@@ -1,0 +1,906 @@
+/* infer.c - stage 5: what a model does once it is trained. Generate, evaluate, measure, compare, look inside.
+ *
+ *     ./infer --prompt "Once upon a time"                   the model in out/, which ./train leaves there
+ *     ./infer --model gpt2 --prompt "Hello" --temperature 0 the same with a directory from the Hub
+ *
+ * A laptop's minute:  ./train --steps 100 && ./infer --samples 3 --n 60
+ *
+ * MAP
+ *   [infer.options]   every option, one line each
+ *   [infer.start]     which kernels, which precision, which model
+ *   [infer.settings]  generation_config.json, stop tokens: what the model's makers recommend
+ *   [infer.prompt]    text -> ids, and the token that opens a document
+ *   [infer.prefill]   the prompt through the network, in pieces of bounded memory
+ *   [infer.decode]    the loop that everybody means by "inference": sample, show, feed back
+ *   [infer.eval]      perplexity and bits per byte over a sliding window
+ *   [infer.logits]    explicit ids in, logits or attention out: what tests and other programs compare with
+ *   [infer.bench]     tokens/s beside the machine's limits
+ *   [infer.compare]   two devices or instruction sets in one process, layer by layer
+ *
+ * WHY TWO SPEEDS. The prompt is known, so its tokens go through the network together and each weight that is read serves
+ * hundreds of them: prefill is limited by arithmetic. New tokens come one after the other, each needs every weight once:
+ * decoding is limited by memory bandwidth, whatever the processor. --bench prints both beside their limits.
+ *
+ * Refused here: changing weights, writing models, tokenizer files, any knowledge of a family (model.c) or a device. */
+#include "common.h"
+#include "dataset.h"
+#include "kernels.h"
+#include "model.h"
+#include "tokenizer.h"
+#include "weights.h"
+#include <cjson/cJSON.h>
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+/* ================================================================================================================= *
+ * [infer.options]                                                                                                     */
+static struct {
+    const char *model, *config, *prompt, *bos, *logits, *logits_out, *attention_out, *compare, *precision;
+    int64_t n, samples, context, stride, top_k, layer;
+    double temperature, top_p, min_p, repetition;
+    bool ignore_eos, echo, bench, json;
+    StrList eval;
+} o = {.model = "out", .bos = "auto", .precision = "auto", .n = 256, .samples = 1, .temperature = 0.8, .top_p = 0.95,
+       .repetition = 1, .echo = true};
+
+#define TEXT(n, v, h) {n, OPT_STR, &o.v, h, 0, 0, NULL, NULL, false}
+#define ONE_OF(n, v, h, c) {n, OPT_STR, &o.v, h, 0, 0, c, NULL, false}
+#define INT(n, v, h, lo, hi) {n, OPT_INT, &o.v, h, lo, hi, NULL, NULL, false}
+#define REAL(n, v, h, lo, hi) {n, OPT_FLOAT, &o.v, h, lo, hi, NULL, NULL, false}
+#define FLAG(n, v, h) {n, OPT_FLAG, &o.v, h, 0, 0, NULL, NULL, false}
+#define LIST(n, v, h) {n, OPT_LIST, &o.v, h, 0, 0, NULL, NULL, false}
+#define SECTION(n) {n, OPT_SECTION, NULL, NULL, 0, 0, NULL, NULL, false}
+#define MANY (1 << 24)
+static Opt options[] = {
+    TEXT("model", model, "model directory: config.json, model.safetensors, tokenizer.json"),
+    ONE_OF("precision", precision, "what matmuls multiply (sums are always f32); auto: bf16 for weights stored in BF16 "
+           "where the device multiplies them natively, else f32", "auto|f32|bf16"),
+    INT("context", context, "cache slots: prompt and answer together (0: all that the model knows); with --eval the "
+        "window (0: that, at most 1024)", 0, MANY),
+    FLAG("json", json, "the result as JSON, one object a line"),
+
+    SECTION("Generate (the default)"),
+    TEXT("prompt", prompt, "text to continue; - reads it from stdin, less one final newline; without it a new document "
+         "begins"),
+    INT("n", n, "at most this many new tokens", 0, MANY),
+    INT("samples", samples, "continuations of the one prompt", 1, MANY),
+    REAL("temperature", temperature, "0: always the likeliest token; 1: as the model says. This and the next four take "
+         "what generation_config.json states, if they are not given", 0, 100),
+    INT("top-k", top_k, "only the k likeliest tokens (0: off)", 0, MANY),
+    REAL("top-p", top_p, "only the fewest tokens with this probability together (1: off)", 0, 1),
+    REAL("min-p", min_p, "only tokens with this share of the likeliest one's probability (0: off)", 0, 1),
+    REAL("repetition-penalty", repetition, "above 1: makes tokens seen before less likely (1: off)", 0.01, 100),
+    ONE_OF("bos", bos, "put the token that opens a document before the prompt; auto: where the tokenizer asks for it, "
+           "as transformers does (with --eval: where there is one)", "auto|yes|no"),
+    FLAG("ignore-eos", ignore_eos, "go on past the end of the text"),
+    FLAG("echo", echo, "print the prompt too"),
+
+    SECTION("Evaluate"),
+    LIST("eval", eval, "perplexity and bits per byte of this data: .txt, .jsonl, a folder of them, corpus-valid:BYTES, "
+         "or token shards .bin"),
+    INT("stride", stride, "the window moves by this: each token is predicted from at least context - stride tokens, or "
+        "all that its document has (0: half the context)", 0, MANY),
+
+    SECTION("Look inside"),
+    TEXT("logits", logits, "file of token ids, [[1,2,3],[4,5,6]]: rows of one length, used as they are"),
+    TEXT("logits-out", logits_out, "write tensor \"logits\", F32 (rows, tokens, vocabulary), to this .safetensors"),
+    TEXT("attention-out", attention_out, "write tensor \"attention\", F32 (heads, tokens, tokens), of the first row of "
+         "--logits, or of --prompt"),
+    INT("layer", layer, "the layer that --attention-out shows, from 0", 0, 4095),
+    TEXT("compare", compare, "A,B: run --prompt (or --logits' first row) on both and compare every layer. Each is one "
+         "of cpu, cuda, plain, avx2, avx512, avx512bf16, neon; :f32 or :bf16 behind it is its precision (else "
+         "--precision; auto: f32)"),
+
+    SECTION("Measure"),
+    FLAG("bench", bench, "prefill and decode tokens/s against the machine's limits: a table on stderr, JSON on stdout"),
+    TEXT("config", config, "with --bench: a config.json (or its directory) to fill with random weights; needs no model"),
+    COMMON_OPTS,
+};
+enum { N_OPTIONS = sizeof options / sizeof *options };
+static bool given(const char *name) { return option_given(options, N_OPTIONS, name); }
+
+static const char about[] =
+    "infer - run a model: generate text, evaluate, measure, compare devices, look inside\n\n"
+    "  ./infer --prompt \"Once upon a time\"                           continue a text\n"
+    "  ./infer --model gpt2 --eval test.txt                          perplexity and bits per byte\n"
+    "  ./infer --model gpt2 --logits ids.json --logits-out l.safetensors\n"
+    "  ./infer --model gpt2 --compare cpu,cuda --prompt Hello        both devices, per-layer differences\n"
+    "  ./infer --model gpt2 --bench                                  tokens/s beside the machine's limits";
+
+static size_t min_size(size_t a, size_t b) { return a < b ? a : b; }
+
+/* ================================================================================================================= *
+ * [infer.start] Kernels are chosen before weights are loaded, because where weights may lie depends on the device; and
+ * the precision depends on how the weights are stored. So the file is asked first, which costs its header only.       */
+static void require_model_dir(void) {
+    if (is_dir(o.model)) return;
+    if (given("model")) die("%s: no such directory: a model is a directory with config.json and model.safetensors", o.model);
+    die("there is no model in %s/ yet: run ./train first, or name one with --model DIR", o.model);
+}
+
+/* The dtype that most weights have: norms are often F32 in a BF16 model. */
+static DType stored_dtype(const char *dir) {
+    Tensors *w = tensors_open(dir);
+    size_t count[DT_COUNT] = {0};
+    for (int i = 0; i < w->n; i++) count[w->v[i].dtype] += w->v[i].n;
+    tensors_close(w);
+    DType most = DT_F32;
+    for (int t = 0; t < DT_COUNT; t++)
+        if (count[t] > count[most]) most = (DType)t;
+    return most;
+}
+
+/* bf16 by itself only where the weights lose nothing: F16 has three more bits, F32 sixteen. */
+static Precision precision;
+static void select_kernels(DType stored) {
+    bool cuda = !strcmp(common.device, "cuda");
+    precision = !strcmp(o.precision, "bf16") ? PREC_BF16 : PREC_F32;
+    if (!strcmp(o.precision, "auto") && stored == DT_BF16) {
+        if (!cuda) ops_select(common.device, common.isa, PREC_F32);
+        if (cuda || !strcmp(op.name, "avx512bf16")) precision = PREC_BF16;
+    }
+    ops_select(common.device, common.isa, precision);
+}
+static const char *precision_name(void) { return precision == PREC_BF16 ? "bf16" : "f32"; }
+static int threads(void) {
+#ifdef _OPENMP
+    return omp_get_max_threads();
+#else
+    return 1;
+#endif
+}
+
+static Model *start_model(void) {
+    require_model_dir();
+    select_kernels(!strcmp(o.precision, "auto") ? stored_dtype(o.model) : DT_F32);
+    return model_load(o.model, false);
+}
+
+/* Slots that a row may fill. Learned positions end; rotary ones go on, only nobody trained there. */
+static size_t context_limit(const Config *c) {
+    if (o.context > c->max_pos && c->pos == POS_LEARNED)
+        die("--context %lld: this model has %d positions", (long long)o.context, c->max_pos);
+    if (o.context > c->max_pos)
+        warn("--context %lld: this model was made for %d positions and may lose the thread after them",
+             (long long)o.context, c->max_pos);
+    return o.context ? (size_t)o.context : (size_t)c->max_pos;
+}
+
+typedef struct { double weights, cache, work; } Memory;            /* bytes */
+static Memory memory_of(const Model *m, const Acts *a) {
+    Memory mem = {0};
+    for (int i = 0; i < m->n_params; i++) mem.weights += (double)(m->params[i].n * dtype_size(m->params[i].w.dtype));
+    mem.cache = 2.0 * m->cfg.L * (double)(a->B * a->S * op.act_size) * m->cfg.K * m->cfg.D;
+    mem.work = (double)a->bytes - mem.cache;
+    return mem;
+}
+
+/* ================================================================================================================= *
+ * [infer.settings] An option on the command line wins over generation_config.json, that over our defaults. Where the file
+ * says do_sample, what it leaves out has transformers' meaning: false is greedy; true is temperature 1, top-k 50.      */
+typedef struct { Sampler sampler; Ids stop; } Settings;
+
+static double recommended(const cJSON *g, const char *key, double min, double max, double fallback) {
+    const cJSON *v = cJSON_GetObjectItemCaseSensitive(g, key);
+    if (!v || cJSON_IsNull(v)) return fallback;
+    if (!cJSON_IsNumber(v) || !(v->valuedouble >= min && v->valuedouble <= max))
+        die("%s/generation_config.json: \"%s\" must be a number from %g to %g", o.model, key, min, max);
+    return v->valuedouble;
+}
+static void stop_add(Ids *stop, int id) {
+    for (size_t i = 0; i < stop->n; i++)
+        if (stop->v[i] == id) return;
+    if (id >= 0) ids_add(stop, id);
+}
+static bool stop_has(const Ids *stop, int32_t id) {
+    for (size_t i = 0; i < stop->n; i++)
+        if (stop->v[i] == id) return true;
+    return false;
+}
+
+static Settings settings_read(const Model *m, const Tokenizer *tok) {
+    Settings s = {0};
+    double temperature = o.temperature, top_k = (double)o.top_k, top_p = o.top_p, min_p = o.min_p, repetition = o.repetition;
+    for (int i = 0; i < m->cfg.n_eos; i++) stop_add(&s.stop, m->cfg.eos[i]);
+    stop_add(&s.stop, tokenizer_eos(tok));
+    if (m->generation_json) {
+        cJSON *g = cJSON_Parse(m->generation_json);
+        if (!cJSON_IsObject(g)) die("%s/generation_config.json: not a JSON object", o.model);
+        const cJSON *do_sample = cJSON_GetObjectItemCaseSensitive(g, "do_sample");
+        bool sampled = cJSON_IsTrue(do_sample);
+        double file_temperature = recommended(g, "temperature", 0, 100, sampled ? 1 : temperature);
+        if (!given("temperature")) temperature = cJSON_IsFalse(do_sample) ? 0 : file_temperature;
+        if (!given("top-k")) top_k = recommended(g, "top_k", 0, 1 << 24, sampled ? 50 : top_k);
+        if (!given("top-p")) top_p = recommended(g, "top_p", 0, 1, sampled ? 1 : top_p);
+        if (!given("min-p")) min_p = recommended(g, "min_p", 0, 1, min_p);
+        if (!given("repetition-penalty")) repetition = recommended(g, "repetition_penalty", 0.01, 100, repetition);
+        const cJSON *eos = cJSON_GetObjectItemCaseSensitive(g, "eos_token_id"), *one;  /* a number, or several */
+        if (cJSON_IsNumber(eos)) stop_add(&s.stop, eos->valueint);
+        cJSON_ArrayForEach(one, eos) if (cJSON_IsNumber(one)) stop_add(&s.stop, one->valueint);
+        cJSON_Delete(g);
+    }
+    s.sampler = (Sampler){.repetition = (float)repetition, .temperature = (float)temperature, .top_k = (int)top_k,
+                          .top_p = (float)top_p, .min_p = (float)min_p};
+    return s;
+}
+
+/* ================================================================================================================= *
+ * [infer.prompt]                                                                                                      */
+/* The token that a document follows: BOS where the tokenizer puts one before every text; else the end-of-text token,
+ * behind which training data has its next document. -1: none. */
+static int opening_token(const Config *c, const Tokenizer *tok) {
+    if (tokenizer_adds_bos(tok)) return tokenizer_bos(tok);
+    if (tokenizer_eos(tok) >= 0) return tokenizer_eos(tok);
+    if (c->n_eos) return c->eos[0];
+    return tokenizer_bos(tok) >= 0 ? tokenizer_bos(tok) : c->bos;
+}
+static bool wants_bos(bool by_itself) { return !strcmp(o.bos, "yes") || (by_itself && strcmp(o.bos, "no")); }
+
+static Buf stdin_read(void) {
+    Buf b = {0};
+    char piece[65536];
+    for (size_t n; (n = fread(piece, 1, sizeof piece, stdin)) > 0;) buf_add(&b, piece, n);
+    if (ferror(stdin)) die("stdin: %s", strerror(errno));
+    if (b.len && b.data[b.len - 1] == '\n') b.data[--b.len] = 0;    /* echo's, not the writer's */
+    return b;
+}
+
+/* The prompt's ids; n_opening of them were put before it. Special tokens written in the prompt are meant. */
+static Ids prompt_ids(const Config *c, const Tokenizer *tok, size_t *n_opening) {
+    Ids ids = {0};
+    int opening = opening_token(c, tok);
+    if (!o.prompt || wants_bos(tokenizer_adds_bos(tok))) {
+        if (opening < 0) die("%s: no token opens a document here; give a --prompt%s", o.model, o.prompt ? " and --bos no" : "");
+        ids_add(&ids, opening);
+    }
+    *n_opening = ids.n;
+    if (o.prompt) {
+        Buf text = {0};
+        if (!strcmp(o.prompt, "-")) text = stdin_read();
+        else buf_str(&text, o.prompt);
+        if (!text.len) die("the prompt is empty; without --prompt a new document begins");
+        tokenizer_encode(tok, text.data, text.len, true, &ids);
+        buf_free(&text);
+    }
+    for (size_t i = 0; i < ids.n; i++)
+        if (ids.v[i] >= c->V)
+            die("%s: the tokenizer gives id %d, the model knows %d: do the two belong together?", o.model, ids.v[i], c->V);
+    return ids;
+}
+
+/* ================================================================================================================= *
+ * [infer.prefill] n ids go behind the `filled` slots of the cache, in pieces of a->T: activations need memory for one
+ * piece only, however long the prompt. Later pieces see earlier ones through the cache. n = 1 is decoding. Returns the
+ * last token's logits (V).                                                                                            */
+enum { PREFILL_CHUNK = 512 };                                      /* enough rows that each weight read is well used */
+static act *feed(Model *m, Acts *a, const int32_t *ids, size_t n, size_t filled) {
+    size_t T = 0;
+    for (size_t first = 0; first < n; first += T) {
+        T = min_size(n - first, a->T);
+        int32_t pos = (int32_t)(filled + first);
+        forward(m, a, &(Batch){.B = 1, .T = T, .tokens = ids + first, .pos = &pos});
+    }
+    return model_logits(m, a, T - 1, 1);
+}
+
+/* ================================================================================================================= *
+ * [infer.decode]                                                                                                      */
+typedef struct {                                                   /* all but V on the device */
+    size_t V;                                                      /* ids that the tokenizer can spell: vocabularies are
+                                                                      often padded to a round number, and padding is
+                                                                      nothing that one could print */
+    int32_t *token, *history;
+    float *scratch;
+} Draw;
+static Draw draw_new(size_t V, size_t n_history) {
+    return (Draw){V, op.mem_alloc(sizeof(int32_t)), op.mem_alloc((n_history + 1) * sizeof(int32_t)), op.mem_alloc(V * sizeof(float))};
+}
+static void draw_free(Draw *d) {
+    op.mem_free(d->token);
+    op.mem_free(d->history);
+    op.mem_free(d->scratch);
+}
+/* The uniform number is a function of seed, sample and step alone: 24 bits, so that it stays below 1 as a float. */
+static int32_t draw(const Draw *d, const act *logits, size_t n_history, const Sampler *s, uint64_t stream, uint64_t step) {
+    float u = (float)(rng_mix(stream, step) >> 40) * 0x1p-24f;
+    op.sample(d->token, d->scratch, logits, d->V, d->history, n_history, s, u);
+    int32_t token;
+    op.download(&token, d->token, sizeof token);
+    return token;
+}
+
+static void show(const Buf *text) {
+    if (fwrite(text->data ? text->data : "", 1, text->len, stdout) != text->len || fflush(stdout))
+        die("stdout: %s", strerror(errno));
+}
+static void json_ids(Buf *b, const char *key, const int32_t *ids, size_t n) {
+    buf_fmt(b, "\"%s\":[", key);
+    for (size_t i = 0; i < n; i++) buf_fmt(b, "%s%d", i ? "," : "", ids[i]);
+    buf_str(b, "]");
+}
+
+static void generate(void) {
+    Model *m = start_model();
+    const Config *c = &m->cfg;
+    Tokenizer *tok = tokenizer_load(o.model);
+    Settings set = settings_read(m, tok);
+    size_t n_opening, context = context_limit(c);
+    Ids ids = prompt_ids(c, tok, &n_opening);
+    size_t n_prompt = ids.n;
+    if (n_prompt >= context)
+        die("the prompt has %zu tokens, the context %zu: no room for an answer", n_prompt, context);
+    size_t n_new = min_size((size_t)o.n, context - n_prompt);
+
+    Acts *a = acts_new(m, 1, min_size(n_prompt, PREFILL_CHUNK), n_prompt + n_new, false, false);
+    Draw d = draw_new(min_size((size_t)c->V, (size_t)tokenizer_vocab(tok)), n_prompt + n_new);
+    op.upload(d.history, ids.v, n_prompt * sizeof(int32_t));
+    catch_signals();
+
+    /* The prompt is paid for once: every sample starts from its slots in the cache, and from a copy of its logits. */
+    double start = now_s();
+    act *first_logits = op.mem_alloc((size_t)c->V * op.act_size);
+    op.copy(first_logits, feed(m, a, ids.v, n_prompt, 0), (size_t)c->V * op.act_size);
+    op.sync();
+    double prefill_s = now_s() - start, decode_s = 0;
+
+    size_t n_fed = 0;                                              /* tokens that went through the network alone */
+    const char *why = "";
+    for (int64_t sample = 0; sample < o.samples && !stop_requested; sample++) {
+        uint64_t stream = rng_mix((uint64_t)common.seed, (uint64_t)sample);
+        Utf8Stream utf8 = {0};
+        Buf text = {0};                                            /* with --json all of it, else what is not shown yet */
+        if (o.samples > 1 && !o.json) buf_fmt(&text, "%s--- sample %lld of %lld ---\n", sample ? "\n" : "", (long long)sample + 1, (long long)o.samples);
+        /* A character may begin in the prompt and end in the answer: both go through one stream. */
+        Buf hidden = {0};
+        for (size_t i = n_opening; i < n_prompt; i++) tokenizer_decode_stream(tok, &utf8, ids.v[i], o.echo ? &text : &hidden);
+        buf_free(&hidden);
+        if (!o.json) show(&text), text.len = 0;
+
+        act *logits = first_logits;
+        ids.n = n_prompt;
+        why = n_new < (size_t)o.n ? "context" : "length";
+        start = now_s();
+        for (size_t step = 0; step < n_new; step++) {              /* here it is */
+            int32_t id = draw(&d, logits, ids.n, &set.sampler, stream, step);
+            if (stop_requested) { why = "interrupted"; break; }
+            if (!o.ignore_eos && stop_has(&set.stop, id)) { why = "stop"; break; }
+            op.upload(d.history + ids.n, &id, sizeof id);
+            ids_add(&ids, id);
+            tokenizer_decode_stream(tok, &utf8, id, &text);
+            if (!o.json) show(&text), text.len = 0;
+            if (step + 1 < n_new) logits = feed(m, a, &id, 1, ids.n - 1), n_fed++;
+        }
+        op.sync();
+        decode_s += now_s() - start;
+        tokenizer_decode_stream(tok, &utf8, -1, &text);
+        if (o.json) {
+            Buf line = {0};
+            buf_fmt(&line, "{\"sample\":%lld,", (long long)sample);
+            json_ids(&line, "prompt_ids", ids.v, n_prompt);
+            buf_str(&line, ",");
+            json_ids(&line, "ids", ids.v + n_prompt, ids.n - n_prompt);
+            buf_str(&line, ",\"text\":\"");
+            json_escape(&line, text.data ? text.data : "", text.len);
+            buf_fmt(&line, "\",\"finish\":\"%s\"}\n", why);
+            show(&line);
+            buf_free(&line);
+        } else {
+            buf_str(&text, "\n");
+            show(&text);
+        }
+        buf_free(&text);
+    }
+
+    if (!common.quiet) {
+        Memory mem = memory_of(m, a);
+        if (!strcmp(why, "context"))
+            fprintf(stderr, "the context of %zu tokens is full%s\n", context, o.context ? " (--context)" : ": the model knows no more positions");
+        fprintf(stderr, "prompt %zu tokens, %.1f tokens/s; ", n_prompt, (double)n_prompt / prefill_s);
+        if (n_fed) fprintf(stderr, "decode %.1f tokens/s; ", (double)n_fed / decode_s);
+        fprintf(stderr, "weights %s, cache %s, work %s; %s, %s, %d thread%s\n", human_bytes(mem.weights),
+                human_bytes(mem.cache), human_bytes(mem.work), op.name, precision_name(), threads(), threads() > 1 ? "s" : "");
+    }
+    op.mem_free(first_logits);
+    draw_free(&d);
+    acts_free(a);
+    model_free(m);
+    tokenizer_free(tok);
+    ids_free(&ids);
+    ids_free(&set.stop);
+}
+
+/* ================================================================================================================= *
+ * [infer.eval] All documents make one stream, an opening token before each:
+ *
+ *     <|endoftext|> first document <|endoftext|> second document        (BOS models: BOS first EOS BOS second)
+ *
+ * A window of T tokens moves over it by `stride`. The first window counts all its predictions, a later one its last
+ * `stride`, so each is made once, from at least T - stride tokens or all that its document has: no token sees another
+ * document. A smaller stride is kinder to the model and costs T/stride passes. A document's end is a prediction too,
+ * except the last one's; BOS is not, since nobody trains a model to say it. Bits per byte divides by the bytes of the text,
+ * so it compares models whose tokenizers differ; nats per token and perplexity do not.                                */
+typedef struct {
+    Ids ids;
+    double bytes;                                                  /* of text; 0: not known (shards, no tokenizer) */
+    size_t documents;
+    int opening, uncounted;                                        /* -1: none */
+} Stream;
+
+static bool ends_with(const char *s, const char *end) {
+    size_t n = strlen(s), e = strlen(end);
+    return n >= e && !strcmp(s + n - e, end);
+}
+
+static void stream_read_text(Stream *s, const Tokenizer *tok, bool opened) {
+    Docs *docs = docs_open(o.eval.v, o.eval.n);
+    size_t n;
+    for (const char *text; (text = docs_next(docs, &n));) {
+        int eos = tokenizer_eos(tok);
+        if (s->documents && eos >= 0 && eos != s->opening) ids_add(&s->ids, eos);
+        if (s->opening >= 0 && (s->documents || opened)) ids_add(&s->ids, s->opening);
+        tokenizer_encode(tok, text, n, false, &s->ids);
+        s->bytes += (double)n;
+        s->documents++;
+    }
+    docs_close(docs);
+}
+static void stream_read_shards(Stream *s, const Config *c, const Tokenizer *tok, bool opened) {
+    Tokens *t = tokens_open(o.eval.v, o.eval.n, 0, 1, NULL, NULL);
+    size_t n = t->n;
+    while (n && tokens_at(t, n - 1) == s->opening) n--;            /* the last document's end is not counted */
+    if (n && opened && s->opening >= 0 && tokens_at(t, 0) != s->opening) ids_add(&s->ids, s->opening);
+    for (size_t i = 0; i < n; i++) {
+        int32_t id = tokens_at(t, i);
+        if (id < 0 || id >= c->V) die("%s: token %zu is %d, the model knows %d: made for another tokenizer?", o.eval.v[0], i, id, c->V);
+        ids_add(&s->ids, id);
+        size_t bytes = 0;
+        if (tok && id != s->opening && id < tokenizer_vocab(tok)) tokenizer_token(tok, id, &bytes);
+        s->bytes += (double)bytes;
+    }
+    s->documents = n > 0;
+    for (size_t i = 1; i < s->ids.n; i++) s->documents += s->ids.v[i] == s->opening;
+    tokens_close(t);
+}
+
+static void evaluate(void) {
+    Model *m = start_model();
+    const Config *c = &m->cfg;
+    int n_shards = 0;
+    for (int i = 0; i < o.eval.n; i++) n_shards += ends_with(o.eval.v[i], ".bin");
+    if (n_shards && n_shards < o.eval.n) die("--eval: text and token shards cannot be mixed in one run");
+    Tokenizer *tok = n_shards && !tokenizer_in_dir(o.model) ? NULL : tokenizer_load(o.model);
+
+    Stream s = {.opening = tok ? opening_token(c, tok) : c->n_eos ? c->eos[0] : c->bos, .uncounted = -1};
+    if (tok && tokenizer_adds_bos(tok) && tokenizer_bos(tok) != tokenizer_eos(tok)) s.uncounted = s.opening;
+    if (n_shards) stream_read_shards(&s, c, tok, wants_bos(true));
+    else stream_read_text(&s, tok, wants_bos(true));
+    if (s.ids.n < 2) die("%s: %zu token%s: nothing to predict", o.eval.v[0], s.ids.n, s.ids.n == 1 ? "" : "s");
+
+    size_t limit = context_limit(c), n_targets = s.ids.n - 1;
+    size_t T = o.context ? limit : min_size(limit, 1024), stride = o.stride ? (size_t)o.stride : T > 1 ? T / 2 : 1;
+    if (stride > T) die("--stride %zu is more than the context of %zu: tokens between two windows would be skipped", stride, T);
+    size_t width = min_size(T, n_targets);                         /* a short text needs no wide window */
+    size_t n_windows = 1 + (n_targets > width ? (n_targets - width + stride - 1) / stride : 0);
+    enum { BATCH_TOKENS = 4096, BATCH_ROWS = 8 };                  /* fills the cores; more only costs memory */
+    size_t B = BATCH_TOKENS / width;
+    B = B > BATCH_ROWS ? BATCH_ROWS : B < 1 ? 1 : B;
+    B = min_size(B, n_windows);
+
+    Acts *a = acts_new(m, B, width, width, false, false);
+    int32_t *tokens = xmalloc(B * width * 4), *targets = xmalloc(B * width * 4), *slot = xmalloc(B * width * 4);
+    double nats = 0, begin_s = now_s();
+    size_t n_counted = 0;
+    Progress bar = progress_begin("evaluate", (double)n_windows);
+    for (size_t w = 0; w < n_windows; w += B) {
+        for (size_t b = 0; b < B; b++) {                           /* a row past the end counts nothing */
+            int32_t opened_at = 0;
+            for (size_t t = 0; t < width; t++) {
+                size_t at = (w + b) * stride + t, i = b * width + t;
+                bool inside = w + b < n_windows && at < n_targets;
+                tokens[i] = inside ? s.ids.v[at] : 0;
+                if (inside && tokens[i] == s.opening) opened_at = (int32_t)t;
+                slot[i] = opened_at;
+                bool counted = inside && (w + b == 0 || t >= width - stride) && s.ids.v[at + 1] != s.uncounted;
+                targets[i] = counted ? s.ids.v[at + 1] : -1;
+            }
+        }
+        Batch batch = {.B = B, .T = width, .tokens = tokens, .targets = targets, .start = slot};
+        forward(m, a, &batch);
+        nats += model_loss(m, a, &batch, 0);
+        n_counted += a->n_target;
+        progress_at(&bar, (double)min_size(w + B, n_windows), "%.4f nats/token", nats / (double)(n_counted ? n_counted : 1));
+    }
+    if (!n_counted) die("%s: nothing to predict", o.eval.v[0]);
+    double seconds = now_s() - begin_s, per_token = nats / (double)n_counted, bits = nats / log(2);
+    progress_end(&bar, "%s tokens, %.0f tokens/s", human_count((double)n_counted), (double)n_counted / seconds);
+    if (!isfinite(nats)) warn("the loss is not finite: broken weights, or a precision that they do not survive");
+
+    char figure[2][64];                                            /* JSON knows no NaN and no infinity */
+    snprintf(figure[0], sizeof figure[0], s.bytes > 0 ? "%.6g" : "null", s.bytes > 0 ? bits / s.bytes : 0.0);
+    snprintf(figure[1], sizeof figure[1], s.bytes > 0 ? "%.0f" : "null", s.bytes);
+    if (o.json && isfinite(nats)) {
+        Buf name = {0};
+        json_escape(&name, o.model, strlen(o.model));
+        printf("{\"event\":\"eval\",\"model\":\"%s\",\"nats_per_token\":%.8g,\"perplexity\":%.8g,\"bits_per_byte\":%s,\"tokens\":%zu,"
+               "\"bytes\":%s,\"documents\":%zu,\"context\":%zu,\"stride\":%zu,\"tokens_per_s\":%.6g,\"device\":\"%s\","
+               "\"precision\":\"%s\"}\n", name.data, per_token, exp(per_token), figure[0], n_counted, figure[1], s.documents, T,
+               stride, (double)n_counted / seconds, op.name, precision_name());
+        buf_free(&name);
+    } else if (o.json) printf("{\"event\":\"eval\",\"nats_per_token\":null,\"perplexity\":null,\"bits_per_byte\":null}\n");
+    else
+        printf("%.4f nats/token, perplexity %.4f, %s bits/byte: %zu tokens, %s bytes, %zu document%s; context %zu, stride %zu\n",
+               per_token, exp(per_token), s.bytes > 0 ? figure[0] : "unknown", n_counted, s.bytes > 0 ? figure[1] : "unknown",
+               s.documents, s.documents == 1 ? "" : "s", T, stride);
+    free(tokens);
+    free(targets);
+    free(slot);
+    acts_free(a);
+    model_free(m);
+    ids_free(&s.ids);
+    if (tok) tokenizer_free(tok);
+}
+
+/* ================================================================================================================= *
+ * [infer.logits] Explicit ids, so that no tokenizer stands between two programs that are compared.                     */
+typedef struct { int32_t *v; size_t rows, T; } IdTable;
+
+static IdTable ids_read(const char *path, int V) {
+    char *text = file_read(path, NULL);
+    cJSON *json = cJSON_Parse(text);
+    if (!cJSON_IsArray(json) || !json->child) die("%s: not a JSON list of lists of token ids, such as [[1,2,3]]", path);
+    IdTable t = {0};
+    t.rows = (size_t)cJSON_GetArraySize(json);
+    size_t r = 0;
+    const cJSON *row, *id;
+    cJSON_ArrayForEach(row, json) {
+        if (!cJSON_IsArray(row)) die("%s: row %zu is not a list; one row is written [[1,2,3]]", path, r);
+        size_t n = (size_t)cJSON_GetArraySize(row), at = 0;
+        if (!n) die("%s: row %zu is empty", path, r);
+        if (!r) t.T = n, t.v = xmalloc(size_mul(size_mul(t.rows, n), 4));
+        if (n != t.T) die("%s: row %zu has %zu ids, row 0 has %zu; rows must have one length", path, r, n, t.T);
+        cJSON_ArrayForEach(id, row) {
+            double v = cJSON_IsNumber(id) ? id->valuedouble : -1;
+            if (!(v >= 0 && v < V) || v != floor(v))
+                die("%s: row %zu, place %zu: ids are whole numbers from 0 to %d", path, r, at, V - 1);
+            t.v[r * t.T + at++] = (int32_t)v;
+        }
+        r++;
+    }
+    cJSON_Delete(json);
+    free(text);
+    return t;
+}
+static void fits_context(const Config *c, size_t T) {
+    size_t limit = context_limit(c);
+    if (T > limit) die("%zu tokens do not fit the context of %zu", T, limit);
+}
+
+/* The tensor may be larger than memory (8 rows of 1,024 tokens of GPT-2 are 1.6 GB), so it is made piece by piece while
+ * it is written: rows of ids in order, each in chunks behind what the cache holds. */
+typedef struct {
+    Model *m;
+    Acts *a;
+    const IdTable *ids;
+    size_t row, filled;                                            /* the chunk in acts: its row, slots before it ... */
+    size_t chunk_T, next;                                          /* ... its tokens, and the next of them to compute */
+    float *host;                                                   /* logits (up to a->chunk, V) of which ... */
+    size_t n, used;                                                /* ... n values, `used` written */
+} LogitsJob;
+static void logits_more(LogitsJob *j) {
+    if (j->next == j->chunk_T) {                                   /* the chunk is done: the next one, or the next row */
+        j->filled += j->chunk_T;
+        if (j->filled == j->ids->T) j->filled = 0, j->row++;
+        j->chunk_T = min_size(j->a->T, j->ids->T - j->filled);
+        j->next = 0;
+        int32_t pos = (int32_t)j->filled;
+        forward(j->m, j->a, &(Batch){.B = 1, .T = j->chunk_T, .tokens = j->ids->v + j->row * j->ids->T + j->filled, .pos = &pos});
+    }
+    size_t n_rows = min_size(j->a->chunk, j->chunk_T - j->next);
+    j->n = n_rows * (size_t)j->m->cfg.V;
+    j->used = 0;
+    op.act_to_host(j->host, model_logits(j->m, j->a, j->next, n_rows), j->n);
+    j->next += n_rows;
+}
+static void logits_fill(void *ctx, size_t first, size_t n, void *out) {
+    (void)first;                                                   /* pieces come in order */
+    LogitsJob *j = ctx;
+    for (float *y = out; n;) {
+        if (j->used == j->n) logits_more(j);
+        size_t part = min_size(n, j->n - j->used);
+        memcpy(y, j->host + j->used, part * sizeof *y);
+        j->used += part;
+        y += part;
+        n -= part;
+    }
+}
+static void write_logits(Model *m, const IdTable *ids, const char *path) {
+    size_t V = (size_t)m->cfg.V;
+    Acts *a = acts_new(m, 1, min_size(ids->T, PREFILL_CHUNK), ids->T, false, false);
+    LogitsJob job = {.m = m, .a = a, .ids = ids, .host = xmalloc(size_mul(a->chunk, V * sizeof(float)))};
+    TensorOut out = {.name = (char *)"logits", .dtype = DT_F32, .n_dims = 3, .shape = {ids->rows, ids->T, V},
+                     .fill = logits_fill, .ctx = &job};
+    double start = now_s();
+    tensors_save(path, &out, 1, NULL);
+    if (!common.quiet)
+        fprintf(stderr, "%s: logits (%zu, %zu, %zu), %.1f tokens/s; %s, %s\n", path, ids->rows, ids->T, V,
+                (double)(ids->rows * ids->T) / (now_s() - start), op.name, precision_name());
+    free(job.host);
+    acts_free(a);
+}
+
+/* Inference reuses one layer's buffers for all layers. Training buffers keep each layer's own, so a forward into them
+ * leaves every layer's q, k and stream to be looked at; no gradient is made. */
+static Acts *forward_keeping_layers(Model *m, const int32_t *ids, size_t T) {
+    Acts *a = acts_new(m, 1, T, T, true, false);
+    forward(m, a, &(Batch){.B = 1, .T = T, .tokens = ids});
+    return a;
+}
+static void write_attention(Model *m, const int32_t *ids, size_t T, const char *path) {
+    const Config *c = &m->cfg;
+    if (o.layer >= c->L) die("--layer %lld: this model has layers 0 to %d", (long long)o.layer, c->L - 1);
+    size_t H = (size_t)c->H, n = size_mul(H, size_mul(T, T));
+    Acts *a = forward_keeping_layers(m, ids, T);
+    const LayerActs *y = &a->layer[o.layer];
+    Attn attn = {.B = 1, .T = T, .S = T, .H = c->H, .K = c->K, .D = c->D, .scale = 1 / sqrtf((float)c->D),
+                 .causal = c->mask != MASK_BIDIRECTIONAL, .window = c->window};
+    float *probs = op.mem_alloc(size_mul(n, sizeof(float))), *host = xmalloc(n * sizeof(float));
+    op.attention_probs(probs, y->q, y->k, &attn, 0);
+    op.download(host, probs, n * sizeof(float));
+    TensorOut out = {.name = (char *)"attention", .dtype = DT_F32, .n_dims = 3, .shape = {H, T, T}, .ctx = host};
+    tensors_save(path, &out, 1, NULL);
+    if (!common.quiet) fprintf(stderr, "%s: attention (%zu, %zu, %zu) of layer %lld\n", path, H, T, T, (long long)o.layer);
+    op.mem_free(probs);
+    free(host);
+    acts_free(a);
+}
+
+/* The ids to look at: --logits' rows, or the prompt's. */
+static IdTable look_ids(const Config *c) {
+    if (o.logits) return ids_read(o.logits, c->V);
+    Tokenizer *tok = tokenizer_load(o.model);
+    size_t n_opening;
+    Ids ids = prompt_ids(c, tok, &n_opening);
+    tokenizer_free(tok);
+    return (IdTable){ids.v, 1, ids.n};
+}
+static void look_inside(void) {
+    Model *m = start_model();
+    IdTable ids = look_ids(&m->cfg);
+    fits_context(&m->cfg, ids.T);
+    if (o.logits_out) write_logits(m, &ids, o.logits_out);
+    if (o.attention_out) write_attention(m, ids.v, ids.T, o.attention_out);
+    model_free(m);
+    free(ids.v);
+}
+
+/* ================================================================================================================= *
+ * [infer.bench]                                                                                                       */
+static int32_t arbitrary_id(size_t i, int V) { return (int32_t)(rng_mix(1, i) % (uint64_t)V); }
+
+/* Bytes of weights that one token's pass reads: all but the rows of the embedding that were not looked up. */
+static double streamed_bytes(const Model *m) {
+    double bytes = 0;
+    for (int i = 0; i < m->n_params; i++) {
+        const Param *p = &m->params[i];
+        bool looked_up = p->kind == KIND_EMBED && !(p->role == R_WTE && m->cfg.tied);
+        if (!looked_up) bytes += (double)(p->n * dtype_size(p->w.dtype));
+    }
+    return bytes;
+}
+/* What prefill computes: a third of training's FLOPs, and the classifier for the last token alone. */
+static double prefill_flops(const Config *c, size_t T) {
+    return config_flops_per_token(c, T) / 3 * (double)T - 2.0 * c->V * c->C * (double)(T - 1);
+}
+
+static Model *bench_model(void) {
+    if (!o.config) return start_model();
+    char *dir = xstrdup(o.config);                                 /* DIR/config.json, or DIR itself */
+    if (!is_dir(dir)) {
+        char *slash = strrchr(dir, '/');
+        if (strcmp(slash ? slash + 1 : dir, "config.json"))
+            die("--config %s: wants a file named config.json, or the directory that holds one", o.config);
+        if (slash) *slash = 0;
+        else free(dir), dir = xstrdup(".");
+    }
+    Config c = config_read(*dir ? dir : "/");
+    free(dir);
+    select_kernels(DT_F32);
+    return model_new(&c, (uint64_t)common.seed);
+}
+
+static void bench(void) {
+    Model *m = bench_model();
+    const Config *c = &m->cfg;
+    size_t context = context_limit(c), n_short = min_size(16, context);
+    size_t n_prefill = min_size(PREFILL_CHUNK, context), n_decode = min_size(given("n") ? (size_t)o.n : 128, context - n_short);
+    size_t S = n_prefill > n_short + n_decode ? n_prefill : n_short + n_decode;
+    if (!n_decode) die("--bench: a context of %zu tokens and --n %lld leave nothing to decode", context, (long long)o.n);
+    Acts *a = acts_new(m, 1, n_prefill, S, false, false);
+    Draw d = draw_new((size_t)c->V, S);
+    Sampler greedy = {.repetition = 1, .top_p = 1};
+    int32_t *ids = xmalloc(n_prefill * sizeof *ids);
+    for (size_t i = 0; i < n_prefill; i++) ids[i] = arbitrary_id(i, c->V);
+
+    /* The first pass brings the weights in from the disk. The best of the others is the least disturbed one. */
+    double prefill_s = INFINITY, spent_s = 0;
+    for (int run = 0; run < 2 || (run < 6 && spent_s < 3); run++) {
+        double start = now_s();
+        feed(m, a, ids, n_prefill, 0);
+        op.sync();
+        double s = now_s() - start;
+        spent_s += s;
+        if (run && s < prefill_s) prefill_s = s;
+    }
+    act *logits = feed(m, a, ids, n_short, 0);
+    int32_t id = draw(&d, logits, 0, &greedy, 0, 0);
+    double start = now_s();
+    for (size_t i = 0; i < n_decode; i++) {                        /* the loop of [infer.decode] without its text */
+        logits = feed(m, a, &id, 1, n_short + i);
+        id = draw(&d, logits, 0, &greedy, 0, i);
+    }
+    double decode_s = now_s() - start;
+
+    double flops = prefill_flops(c, n_prefill) / prefill_s, peak_flops = op.peak_flops(precision);
+    double read = streamed_bytes(m) * (double)n_decode / decode_s, peak_read = op.peak_read();
+    double prefill_rate = (double)n_prefill / prefill_s, decode_rate = (double)n_decode / decode_s;
+    Memory mem = memory_of(m, a);
+    if (!common.quiet) {
+        fprintf(stderr, "%s %s, %s weights; %s, %s, %d thread%s\n", o.config ? o.config : o.model, config_model_type(c),
+                human_count((double)config_weights(c)), op.name, precision_name(), threads(), threads() > 1 ? "s" : "");
+        fprintf(stderr, "  prefill %5zu tokens %10.1f tokens/s %10.2f GFLOP/s  %5.1f%% of the measured peak of %.1f\n", n_prefill,
+                prefill_rate, flops / 1e9, 100 * flops / peak_flops, peak_flops / 1e9);
+        fprintf(stderr, "  decode  %5zu tokens %10.1f tokens/s %10.2f GB/s     %5.1f%% of the measured peak of %.1f\n", n_decode,
+                decode_rate, read / 1e9, 100 * read / peak_read, peak_read / 1e9);
+        if (streamed_bytes(m) < 64e6)                              /* above 100 % is then no wonder */
+            fprintf(stderr, "  (the weights fit a large cache: decoding may read faster than memory)\n");
+        fprintf(stderr, "  memory: weights %s, cache %s, work %s\n", human_bytes(mem.weights), human_bytes(mem.cache), human_bytes(mem.work));
+    }
+    Buf name = {0};
+    json_escape(&name, o.config ? o.config : o.model, strlen(o.config ? o.config : o.model));
+    printf("{\"event\":\"bench\",\"model\":\"%s\",\"weights\":%zu,\"device\":\"%s\",\"precision\":\"%s\",\"threads\":%d,"
+           "\"prefill_tokens\":%zu,\"prefill_tokens_per_s\":%.6g,\"prefill_gflops\":%.6g,\"peak_gflops\":%.6g,"
+           "\"prefill_share\":%.4g,\"decode_tokens\":%zu,\"decode_tokens_per_s\":%.6g,\"decode_gb_per_s\":%.6g,"
+           "\"peak_gb_per_s\":%.6g,\"decode_share\":%.4g,\"weight_bytes\":%.0f,\"cache_bytes\":%.0f,\"work_bytes\":%.0f}\n",
+           name.data, config_weights(c), op.name, precision_name(), threads(), n_prefill, prefill_rate, flops / 1e9,
+           peak_flops / 1e9, flops / peak_flops, n_decode, decode_rate, read / 1e9, peak_read / 1e9, read / peak_read,
+           mem.weights, mem.cache, mem.work);
+    buf_free(&name);
+    free(ids);
+    draw_free(&d);
+    acts_free(a);
+    model_free(m);
+}
+
+/* ================================================================================================================= *
+ * [infer.compare] One process, two tables of functions, one after the other: what runs first leaves host copies of every
+ * layer's stream. Rounding differs between any two, so look at the relative column: about 1e-6 per layer for f32, 1e-2 for
+ * bf16, and growing slowly. A jump names the first layer that is wrong.                                               */
+typedef struct { float **v; int n; size_t T, C, V; char *name; } Trace;    /* v[0..L] streams, [L+1] final, [L+2] logits */
+static size_t trace_width(const Trace *t, int i) { return i == t->n - 1 ? t->V : t->C; }
+
+typedef struct { const char *device, *isa; Precision precision; char *name; } Side;
+static Side side_parse(char *word) {
+    static const char *const isas[] = {"plain", "avx2", "avx512", "avx512bf16", "neon"};
+    Side s = {"cpu", common.isa, !strcmp(o.precision, "bf16") ? PREC_BF16 : PREC_F32, xstrdup(word)};
+    char *colon = strchr(word, ':');
+    if (colon) {
+        *colon++ = 0;
+        if (strcmp(colon, "f32") && strcmp(colon, "bf16")) die_usage("--compare %s: a precision is f32 or bf16", s.name);
+        s.precision = strcmp(colon, "f32") ? PREC_BF16 : PREC_F32;
+    }
+    if (!strcmp(word, "cpu")) return s;
+    if (!strcmp(word, "cuda")) return s.device = "cuda", s.isa = "auto", s;
+    for (size_t i = 0; i < sizeof isas / sizeof *isas; i++)
+        if (!strcmp(word, isas[i])) return s.isa = isas[i], s;
+    die_usage("--compare: \"%s\" is none of cpu, cuda, plain, avx2, avx512, avx512bf16, neon", word);
+}
+
+static Trace trace(const Side *side, const int32_t *ids, size_t T) {
+    ops_select(side->device, side->isa, side->precision);
+    Model *m = model_load(o.model, false);
+    Acts *a = forward_keeping_layers(m, ids, T);
+    int L = m->cfg.L;
+    Trace t = {.n = L + 3, .T = T, .C = (size_t)m->cfg.C, .V = (size_t)m->cfg.V};
+    t.name = !strcmp(side->name, op.name) ? xstrdup(op.name) : strf("%s (%s)", side->name, op.name);
+    t.v = xcalloc((size_t)t.n, sizeof *t.v);
+    for (int i = 0; i < t.n; i++) {
+        t.v[i] = xmalloc(size_mul(size_mul(T, trace_width(&t, i)), sizeof(float)));
+        if (i <= L + 1) op.act_to_host(t.v[i], i < L ? a->layer[i].x : i == L ? a->out : a->final, T * t.C);
+    }
+    for (size_t first = 0; first < T; first += a->chunk) {
+        size_t n = min_size(a->chunk, T - first);
+        op.act_to_host(t.v[L + 2] + first * t.V, model_logits(m, a, first, n), n * t.V);
+    }
+    acts_free(a);
+    model_free(m);
+    return t;
+}
+static void trace_free(Trace *t) {
+    for (int i = 0; i < t->n; i++) free(t->v[i]);
+    free(t->v);
+    free(t->name);
+}
+static size_t argmax(const float *x, size_t n) {
+    size_t best = 0;
+    for (size_t i = 1; i < n; i++)
+        if (x[i] > x[best]) best = i;
+    return best;
+}
+
+static void compare(void) {
+    char *words = xstrdup(o.compare), *comma = strchr(words, ',');
+    if (!comma || strchr(comma + 1, ',')) die_usage("--compare wants two names with a comma between them, such as cpu,cuda");
+    *comma = 0;
+    Side side[2] = {side_parse(words), side_parse(comma + 1)};
+    require_model_dir();
+    Config c = config_read(o.model);
+    IdTable ids;
+    if (o.logits || o.prompt) ids = look_ids(&c);
+    else {                                                         /* any ids will do, and need no tokenizer */
+        ids = (IdTable){xmalloc(64 * sizeof *ids.v), 1, min_size(64, (size_t)c.max_pos)};
+        for (size_t i = 0; i < ids.T; i++) ids.v[i] = arbitrary_id(i, c.V);
+    }
+    fits_context(&c, ids.T);
+    Trace x = trace(&side[0], ids.v, ids.T), y = trace(&side[1], ids.v, ids.T);
+
+    if (!o.json) printf("%s against %s, %zu tokens\n%-10s %14s %14s %14s\n", x.name, y.name, ids.T, "after", "largest value",
+                        "difference", "relative");
+    else printf("{\"event\":\"compare\",\"a\":\"%s\",\"b\":\"%s\",\"tokens\":%zu,\"layers\":[", x.name, y.name, ids.T);
+    bool finite = true;
+    for (int i = 0; i < x.n; i++) {
+        double largest = 0, worst = 0, sum = 0, off = 0;
+        size_t n = x.T * trace_width(&x, i);
+        for (size_t j = 0; j < n; j++) {
+            double u = (double)x.v[i][j], v = (double)y.v[i][j];
+            finite &= isfinite(u) && isfinite(v);
+            largest = fmax(largest, fabs(u));
+            worst = fmax(worst, fabs(u - v));
+            sum += u * u;
+            off += (u - v) * (u - v);
+        }
+        double relative = off > 0 ? sqrt(off / fmax(sum, 1e-300)) : 0;
+        char name[32];
+        if (i == 0) snprintf(name, sizeof name, "embedding");
+        else if (i <= c.L) snprintf(name, sizeof name, "layer %d", i - 1);
+        else snprintf(name, sizeof name, "%s", i == c.L + 1 ? "final norm" : "logits");
+        if (!o.json) printf("%-10s %14.6g %14.3e %14.3e\n", name, largest, worst, relative);
+        else if (finite)
+            printf("%s{\"after\":\"%s\",\"largest\":%.6g,\"difference\":%.4g,\"relative\":%.4g}", i ? "," : "", name, largest, worst, relative);
+    }
+    size_t agree = 0;
+    for (size_t t = 0; t < x.T; t++)
+        agree += argmax(x.v[x.n - 1] + t * x.V, x.V) == argmax(y.v[y.n - 1] + t * y.V, y.V);
+    if (!o.json) printf("the likeliest next token is the same at %zu of %zu positions\n", agree, ids.T);
+    else printf("],\"same_next_token\":%zu,\"finite\":%s}\n", agree, finite ? "true" : "false");
+    if (!finite) die("%s: some activations are not finite", o.model);
+    for (int i = 0; i < 2; i++) free(side[i].name);
+    trace_free(&x);
+    trace_free(&y);
+    free(words);
+    free(ids.v);
+}
+
+/* ================================================================================================================= */
+int main(int argc, char **argv) {
+    options_parse(argc, argv, 1, about, options, N_OPTIONS);
+    bool looks = o.logits_out || o.attention_out;
+    int modes = (o.eval.n > 0) + looks + (o.compare != NULL) + o.bench;
+    if (modes > 1) die_usage("--eval, --logits-out or --attention-out, --compare and --bench are one run each");
+    if (o.config && !o.bench) die_usage("--config has random weights: it goes with --bench alone");
+    if (o.logits && !looks && !o.compare) die_usage("--logits wants --logits-out or --attention-out, to say where the result goes");
+    if (o.logits_out && !o.logits) die_usage("--logits-out wants --logits, a file of token ids");
+    if (o.attention_out && !o.logits && !o.prompt) die_usage("--attention-out wants --logits or --prompt");
+    if (given("stride") && !o.eval.n) die_usage("--stride goes with --eval");
+    if (o.eval.n) evaluate();
+    else if (looks) look_inside();
+    else if (o.compare) compare();
+    else if (o.bench) bench();
+    else generate();
+    if (fflush(stdout)) die("stdout: %s", strerror(errno));
+    return 0;
+}

@@ -1,0 +1,126 @@
+/* kernels/memory.cuh - [op.mem] memory, transfers, and conversions between number formats.
+ *
+ * On the CPU "the device" is the host: a transfer is a copy, and sync has nothing to wait for. Blocks above 4 MB are
+ * split among the threads, because one core cannot load the memory bus alone. */
+#pragma once
+
+/* Elements below which one thread finishes before the others have woken: entering a parallel region costs 10 to 60 us,
+ * and one core streams 64K elements from cache in about that time. */
+enum { PAR_MIN = 1 << 16 };
+
+#ifndef __CUDACC__
+/* ================================================ CPU ============================================================ */
+#include <stdlib.h>
+#if defined __linux__
+#  include <sys/mman.h>
+#endif
+
+/* calloc takes large blocks from the kernel, which zeroes each page at the first touch: gigabytes cost nothing until
+ * they are used, and a page lands in the memory of the core that uses it. The word before a block is calloc's pointer. */
+static void *mem_alloc(size_t bytes) {
+    char *raw = bytes < SIZE_MAX - 128 ? (char *)calloc(1, bytes + 128) : NULL;
+    if (!raw) die("out of memory: %zu bytes asked for", bytes);
+    char *p = (char *)(((uintptr_t)raw + sizeof raw + 63) & ~(uintptr_t)63);
+    memcpy(p - sizeof raw, &raw, sizeof raw);
+    return p;
+}
+
+static void mem_free(void *p) {
+    if (!p) return;
+    char *raw;
+    memcpy(&raw, (char *)p - sizeof raw, sizeof raw);
+    free(raw);
+}
+
+static void *scratch(int slot, size_t bytes) {
+    static struct { void *p; size_t bytes; } slots[SCRATCH_SLOTS];
+    if (bytes > slots[slot].bytes) {
+        mem_free(slots[slot].p);
+        slots[slot].p = mem_alloc(bytes);
+        slots[slot].bytes = bytes;
+    }
+    return slots[slot].p;
+}
+
+enum { COPY_BLOCK = 1 << 20 };
+static void copy(void *dst, const void *src, size_t bytes) {
+    size_t blocks = CEIL_DIV(bytes, COPY_BLOCK);
+#pragma omp parallel for if (blocks > 4)
+    for (size_t i = 0; i < blocks; i++) {
+        size_t at = i * COPY_BLOCK;
+        memcpy((char *)dst + at, (const char *)src + at, MIN(bytes - at, COPY_BLOCK));
+    }
+}
+static void zero(void *dst, size_t bytes) {
+    size_t blocks = CEIL_DIV(bytes, COPY_BLOCK);
+#pragma omp parallel for if (blocks > 4)
+    for (size_t i = 0; i < blocks; i++) {
+        size_t at = i * COPY_BLOCK;
+        memset((char *)dst + at, 0, MIN(bytes - at, COPY_BLOCK));
+    }
+}
+static void upload(void *dst, const void *host, size_t bytes) { copy(dst, host, bytes); }
+static void download(void *host, const void *src, size_t bytes) { copy(host, src, bytes); }
+static void sync(void) {}
+static void act_to_host(float *host, const act *x, size_t n) { copy(host, x, n * sizeof *x); }
+static void act_from_host(act *y, const float *host, size_t n) { copy(y, host, n * sizeof *y); }
+
+/* ---- conversions of n values in a row --------------------------------------------------------------------------- *
+ * Compilers vectorise the bf16 formulas; for halves the instruction set has its own conversions. */
+static void f16_to_f32(float *y, const f16 *x, size_t n) {
+    size_t i = 0;
+#if VL == 16                                                  /* exact, as f16_float */
+    for (; i + 16 <= n; i += 16) _mm512_storeu_ps(y + i, _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(x + i))));
+#elif VL == 8
+    for (; i + 8 <= n; i += 8) _mm256_storeu_ps(y + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(x + i))));
+#endif
+    for (; i < n; i++) y[i] = f16_float(x[i]);
+}
+static void f32_to_f16(f16 *y, const float *x, size_t n) {
+    size_t i = 0;
+#if VL == 16
+    for (; i + 16 <= n; i += 16)
+        _mm256_storeu_si256((__m256i *)(y + i), _mm512_cvtps_ph(_mm512_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT));
+#elif VL == 8
+    for (; i + 8 <= n; i += 8)
+        _mm_storeu_si128((__m128i *)(y + i), _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT));
+#endif
+    for (; i < n; i++) y[i] = float_f16(x[i]);
+}
+static void bf16_to_f32(float *y, const bf16 *x, size_t n) {
+#pragma omp simd
+    for (size_t i = 0; i < n; i++) y[i] = bf16_float(x[i]);
+}
+static void f32_to_bf16(bf16 *y, const float *x, size_t n) {
+#pragma omp simd
+    for (size_t i = 0; i < n; i++) y[i] = float_bf16(x[i]);
+}
+
+/* n elements of a matrix from element `at` on. memcpy for floats: in a file's mapping they may lie at odd addresses. */
+static void mat_read(float *y, const Mat *w, size_t at, size_t n) {
+    if (w->dtype == DT_F32) memcpy(y, (const char *)w->data + 4 * at, 4 * n);
+    else if (w->dtype == DT_F16) f16_to_f32(y, (const f16 *)w->data + at, n);
+    else bf16_to_f32(y, (const bf16 *)w->data + at, n);
+}
+static void mat_write(const Mat *w, size_t at, const float *x, size_t n) {
+    if (w->dtype == DT_F32) memcpy((char *)w->data + 4 * at, x, 4 * n);
+    else if (w->dtype == DT_F16) f32_to_f16((f16 *)w->data + at, x, n);
+    else f32_to_bf16((bf16 *)w->data + at, x, n);
+}
+
+enum { CONVERT_BLOCK = 1 << 14 };
+static void mat_from_f32(const Mat *dst, const float *src) {
+    size_t n = dst->rows * dst->cols, blocks = CEIL_DIV(n, CONVERT_BLOCK);
+#pragma omp parallel for if (n > PAR_MIN)
+    for (size_t i = 0; i < blocks; i++)
+        mat_write(dst, i * CONVERT_BLOCK, src + i * CONVERT_BLOCK, MIN(n - i * CONVERT_BLOCK, CONVERT_BLOCK));
+}
+static void mat_to_f32(float *dst, const Mat *src) {
+    size_t n = src->rows * src->cols, blocks = CEIL_DIV(n, CONVERT_BLOCK);
+#pragma omp parallel for if (n > PAR_MIN)
+    for (size_t i = 0; i < blocks; i++)
+        mat_read(dst + i * CONVERT_BLOCK, src, i * CONVERT_BLOCK, MIN(n - i * CONVERT_BLOCK, CONVERT_BLOCK));
+}
+#else
+/* ================================================ CUDA =========================================================== */
+#endif

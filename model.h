@@ -1,0 +1,172 @@
+/* model.h - the network: its parts, one tensor table per family, forward and backward.
+ *
+ * A Config describes a transformer block by its parts; a family (gpt2, llama, …) is one row of parts and one table that
+ * says what the Hub calls each tensor. forward() and model_loss() read parts, never a family's name. */
+#pragma once
+#include "common.h"
+#include "kernels.h"
+#include "weights.h"
+
+/* ---- the parts [model.config] ----------------------------------------------------------------------------------- */
+typedef enum { NORM_LAYER, NORM_RMS } NormKind;
+typedef enum { NORM_PRE, NORM_POST } NormPlace;                   /* POST: after the residual sum (BERT) */
+typedef enum { POS_LEARNED, POS_ROPE } PosKind;
+typedef enum { MASK_CAUSAL, MASK_BIDIRECTIONAL, MASK_PREFIX } MaskKind;
+typedef enum { MLP_GELU_TANH, MLP_GELU_ERF, MLP_SWIGLU } MlpKind;
+typedef enum { ROPE_PLAIN, ROPE_LINEAR, ROPE_LLAMA3 } RopeScaling;
+
+typedef struct Family Family;
+typedef struct Config {
+    const Family *family;
+    /* sizes */
+    int V, C, L, H, K, D, F;
+    int max_pos;                   /* positions trained for; rows of the position table when learned */
+    int type_vocab;                /* token types (BERT); 0: none */
+    /* parts */
+    NormKind norm;
+    NormPlace norm_place;
+    float norm_eps;
+    PosKind pos;
+    float rope_base;
+    int rope_dims;                 /* rotated dimensions of each head, from the first; D: all */
+    bool rope_interleaved;
+    bool rope_2d;                  /* second half of the head turns by block position (ChatGLM-6B) */
+    RopeScaling rope_scaling;
+    float rope_factor, rope_low_freq, rope_high_freq;
+    int rope_original_pos;
+    bool qk_norm;                  /* RMSNorm on each q and k head, before the rotation */
+    bool qkv_bias, out_bias, mlp_bias;
+    MaskKind mask;
+    int window;                    /* sliding window, 0: none */
+    MlpKind mlp;
+    float residual_scale;          /* 1; ChatGLM-6B sqrt(2L), on the norm's output */
+    bool tied;                     /* the head is the token embedding */
+    float init_std;
+    /* tokens; -1: none */
+    int bos, eos[8], n_eos, pad;
+} Config;
+
+/* One tensor of the model, by what it does. Shapes follow from the role and the sizes: see the table in model.c. */
+typedef enum {
+    R_WTE, R_WPE, R_FINAL_W, R_FINAL_B, R_HEAD,                                     /* once */
+    R_NORM1_W, R_NORM1_B, R_Q, R_K, R_V, R_Q_B, R_K_B, R_V_B, R_QNORM, R_KNORM, R_O, R_O_B,     /* per layer */
+    R_NORM2_W, R_NORM2_B, R_GATE, R_UP, R_GATE_B, R_UP_B, R_DOWN, R_DOWN_B,
+    R_COUNT
+} Role;
+typedef enum { KIND_EMBED, KIND_MATRIX, KIND_NORM, KIND_BIAS } Kind;   /* decides initialisation, decay, quantisation */
+
+typedef struct Param {
+    Role role;
+    int layer;                     /* -1: not in a layer */
+    Kind kind;
+    size_t rows, cols, n;          /* a vector is (n, 1) */
+    Mat w;                         /* what the ops read: F32 master, a bf16 copy of it, or the mmapped file */
+    float *master, *grad, *m, *v;  /* training only: all in one arena each, on the device */
+} Param;
+
+typedef struct Model {
+    Config cfg;
+    Param *params;                 /* in arena order */
+    int n_params;
+    Param *(*at)[R_COUNT];         /* at[1 + layer][role], layer -1 for the global ones; NULL: this model has none */
+    size_t n_weights;              /* values in all parameters */
+    float *master, *grad, *m, *v;  /* the arenas, (n_weights) each; grad, m, v only after model_train_begin */
+    Tensors *files;                /* the mmapped files that the weights live in, or NULL */
+    float *rope_table;             /* (max_pos, rope_dims/2, 2) on the device */
+    int rope_rows;
+    char *config_json, *generation_json; /* as loaded, so that saving keeps what we do not know */
+} Model;
+
+/* ---- making, loading, saving [model.io] ------------------------------------------------------------------------- */
+Config config_read(const char *path);                              /* a config.json, or the directory of one; dies on what it does not know */
+Config config_family_default(const char *model_type);              /* parts of the family, sizes zero */
+bool config_supported(const char *model_type);                     /* is there a row of parts for it? */
+void config_check(const Config *c);                                /* dies on impossible sizes */
+const char *config_model_type(const Config *c);
+size_t config_weights(const Config *c);                            /* values in all parameters, a tied head once */
+double config_flops_per_token(const Config *c, size_t T);          /* forward and backward: 6 per matmul weight + 6 L H D T (causal) */
+
+Model *model_new(const Config *c, uint64_t seed);                  /* random weights, f32 masters */
+/* From a model directory. train: f32 masters of our own; else weights stay in the mmap where the device allows it. */
+Model *model_load(const char *dir, bool train);
+/* config.json, generation_config.json and model.safetensors into dir (which exists), rounded to dtype. */
+void model_save(Model *m, const char *dir, DType dtype);
+/* One field of the tensor that the Hub calls name (with the family's prefix or without), in the Hub's shape and order, f32 on
+ * the host: a new array of *n values; NULL when the model has no such tensor. For tests and reports: it lists all
+ * tensors at each call. Gradients and moments exist after model_train_begin. */
+typedef enum { FIELD_WEIGHT, FIELD_GRAD, FIELD_M, FIELD_V } Field;
+float *model_hub_read(const Model *m, const char *name, Field field, size_t *n);
+/* The way back, into a model that trains; dies when there is no such tensor. */
+void model_hub_write(Model *m, const char *name, Field field, const float *values);
+void model_train_begin(Model *m);                                  /* gradients and moments, zeroed */
+void model_free(Model *m);
+char *param_name(const Param *p);                                  /* "layers.3.q": a new string */
+
+/* ---- activations [model.acts] ----------------------------------------------------------------------------------- */
+typedef struct LayerActs {         /* N = B*T rows */
+    act *x;                        /* (N,C) the residual stream coming in */
+    act *n1;                       /* (N,C) norm 1 of it */
+    act *q, *k, *v;                /* (N,H*D), (B,S,K*D) twice: the cache */
+    act *att;                      /* (N,H*D) attention's output */
+    act *xm;                       /* (N,C) the stream between attention and MLP */
+    act *n2, *gate, *up, *h;       /* (N,C), (N,F) three times; gate is NULL without one */
+    act *q_raw, *k_raw;            /* (N,H*D), (N,K*D) before q/k norms; NULL without them */
+    float *mean1, *rstd1, *mean2, *rstd2, *lse;   /* (N) four times, (B,H,T) */
+    float *q_rstd, *k_rstd;        /* (N*H), (N*K) */
+} LayerActs;
+
+typedef struct Acts {
+    size_t B, T, S;                /* the largest batch it can hold, cache slots */
+    bool train, recompute;
+    LayerActs *layer;              /* (L) */
+    act *out, *final;              /* (N,C) the stream after the last layer; its norm */
+    float *mean, *rstd;
+    act *logits;                   /* (chunk, V) */
+    size_t chunk;
+    float *loss;                   /* (N) */
+    int32_t *next, *history;       /* sampling: (1), (S) */
+    float *sample_scratch;         /* (V) */
+    int32_t *tokens, *targets, *position, *order, *pos_order, *pos, *start, *len; /* on the device */
+    act *dx, *dn, *dq, *dk, *dv, *dh, *dgate;     /* backward: (N,C), (N,max(C,HD)), …, (N,F) */
+    float *delta;
+    void *arena;
+    size_t bytes;
+    size_t n_target;               /* targets >= 0 of the last batch */
+    uint64_t drop_seed;            /* mixed into every dropout site; set by the trainer each step */
+    float dropout;                 /* 0: off (evaluation, inference) */
+} Acts;
+
+size_t acts_bytes(const Config *c, size_t B, size_t T, size_t S, bool train, bool recompute);
+Acts *acts_new(Model *m, size_t B, size_t T, size_t S, bool train, bool recompute);
+void acts_free(Acts *a);
+
+/* ---- running it [model.forward] --------------------------------------------------------------------------------- */
+typedef struct Batch {             /* all on the host */
+    size_t B, T;
+    const int32_t *tokens;         /* (B,T) */
+    const int32_t *targets;        /* (B,T) next tokens, negative: not counted; NULL: no loss asked */
+    const int32_t *pos;            /* (B) cache slots already filled; NULL: none */
+    const int32_t *start;          /* (B,T) first slot each query sees; NULL: 0 */
+    const int32_t *len;            /* (B) slots filled after this call, for padded rows; NULL: all */
+    const int32_t *position;       /* (B,T) positions for rotary or learned embedding; NULL: slot number */
+} Batch;
+
+/* Runs the network: K and V of the new tokens go to slots pos .. pos+T-1 of the cache, the final norm's output to
+ * a->final (N,C). Training is pos = 0, S = T; prefill T = the prompt; decode T = 1. */
+void forward(Model *m, Acts *a, const Batch *b);
+/* Logits of rows [first, first+n) of a->final, in a->logits (n,V); n <= a->chunk. */
+act *model_logits(Model *m, Acts *a, size_t first, size_t n);
+/* After forward with targets: the summed loss over all targets >= 0 (natural log), the classifier run in chunks. With
+ * scale != 0 also the backward of scale * sum, added to the gradients (scale = 1 / number of targets of the step). */
+double model_loss(Model *m, Acts *a, const Batch *b, float scale);
+
+/* After forward: one token drawn from the logits of row `row` of a->final with the uniform number u in [0,1). history:
+ * ids (on the host) that a repetition penalty meets. Waits for the device. */
+int32_t model_sample(Model *m, Acts *a, size_t row, const Sampler *s, const int32_t *history, size_t n_history, float u);
+
+/* ---- the optimiser's step [model.step] -------------------------------------------------------------------------- */
+double model_grad_norm(Model *m);                                  /* L2 norm over all gradients; waits for the device */
+typedef struct { double lr, beta1, beta2, eps, weight_decay, clip; } OptimOpts;
+/* AdamW on every parameter, matrices and embeddings decayed, gradients zeroed; t counts from 1. Clips to norm
+ * h->clip (0: no) given the norm measured before. */
+void model_adamw(Model *m, const OptimOpts *h, int64_t t, double grad_norm);

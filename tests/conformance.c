@@ -1,0 +1,542 @@
+/* conformance.c - our outputs against the official implementations': the promise "a Hugging Face model directory is the
+ * file format", measured.
+ *
+ *     make conformance GOLDENS=DIR                  every model of a folder of golden data
+ *     build/gcc/conformance tests/fixtures          the tiny models of this repository, in two seconds
+ *     build/gcc/conformance DIR --only llama3 --isa plain --threads 1 --precision bf16
+ *
+ * DIR holds models/NAME/, or NAME/, or is one such NAME/ itself: a model directory with two files more.
+ *     golden.json          ids, losses, norms, settings of the optimiser, greedy continuations
+ *     golden.safetensors   batch.logits, long.logits, attn0.probs, grad.TENSOR, step3.TENSOR
+ * A golden that is not there is not checked, but the logits and the loss of a batch must be there.
+ *
+ * Every line is one check: what, the largest error and where it is, the tolerance. A model runs in a process of its own,
+ * so that one which dies, or crashes, is one failure and not the end.
+ *
+ * MAP
+ *   [conf.tolerance]  how close is close enough
+ *   [conf.report]     a line per check
+ *   [conf.golden]     reading golden.json and golden.safetensors
+ *   [conf.decoder]    the checks of a decoder
+ *   [conf.main]       folders, families, one process per model
+ *
+ * Not here yet: adapters (lora.*), encoders, token ids. */
+#include "model.h"
+#include <assert.h>
+#include <cjson/cJSON.h>
+#include <dirent.h>
+#include <math.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* ================================================================================================================= *
+ * [conf.tolerance] In float32: what a second float32 implementation can reach, about ten times the distance of the
+ * official outputs from the same graph run in float64. Mistakes are far outside: a norm's epsilon wrong by ten times
+ * moves logits by 1e-4 and more, a window off by one by 2.
+ * In bf16 an input keeps 8 bits, so a product of two is off by up to 2^-8 relative and a sum of C of them by about
+ * 2^-9 * sqrt(C) in the average term; these tolerances find a broken kernel, not a subtle one. Adam's step divides by the
+ * gradient's own size, so elements of step3 can lie a whole lr per step apart: they are bounded by that, not compared.   */
+typedef struct {
+    double logits;        /* absolute */
+    double loss;          /* absolute */
+    double grad;          /* of the largest element of the tensor */
+    double grad_l2;       /* relative; norms below zero_norm are zeros and compared with it, absolutely */
+    double step;          /* absolute, on stable elements */
+    double delta_l2;      /* relative */
+    double probs;         /* absolute */
+    bool greedy;          /* the best logit leads by 0.005 at least: more than float32's error, less than bf16's */
+} Tolerance;
+static const Tolerance tolerances[] = {
+    [PREC_F32] = {1e-4, 2e-5, 2e-5, 1e-5, 1e-5, 1e-3, 1e-5, true},
+    [PREC_BF16] = {0.25, 0.02, 0.05, 0.02, 6.1e-3, 0.05, 0.02, false},
+};
+static const double zero_norm = 1e-6;
+
+/* ================================================================================================================= *
+ * [conf.report] Counts live in memory that parent and child share: what a child has checked counts though it die.      */
+static struct { int passed, failed; } *count;
+static const char *model_name;                                        /* stands at the head of each line */
+static bool quiet_passes;
+
+PRINTF_LIKE(2, 3) static void check(bool ok, const char *fmt, ...) {
+    char text[1024];
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(text, sizeof text, fmt, args);
+    va_end(args);
+    if (ok) count->passed++;
+    else count->failed++;
+    if (!ok || !quiet_passes) printf("%s %s: %s\n", ok ? "ok   " : "FAIL ", model_name, text);
+    fflush(stdout);
+}
+
+/* The largest |got - want|. A NaN or an infinity on either side is an infinite error. skip (n_skip, ascending): left out. */
+typedef struct { double error; size_t at; double got, want; } Worst;
+static Worst worst_of(const float *got, const float *want, size_t n, const size_t *skip, size_t n_skip) {
+    Worst w = {-1, 0, 0, 0};
+    for (size_t i = 0, s = 0; i < n; i++) {
+        while (s < n_skip && skip[s] < i) s++;
+        if (s < n_skip && skip[s] == i) continue;
+        double error = fabs((double)got[i] - (double)want[i]);
+        if (!isfinite(error)) error = INFINITY;
+        if (error > w.error) w = (Worst){error, i, (double)got[i], (double)want[i]};
+    }
+    return w;
+}
+/* "[1,13,208]" of a row-major index. */
+static const char *place(char out[64], size_t at, const Tensor *shape) {
+    size_t index[TENSOR_DIMS_MAX], used = 1;
+    for (int d = shape->n_dims - 1; d >= 0; at /= shape->shape[d--]) index[d] = at % shape->shape[d];
+    out[0] = '[', out[1] = 0;
+    for (int d = 0; d < shape->n_dims && used < 56; d++)
+        used += (size_t)snprintf(out + used, 64 - used, "%s%zu", d ? "," : "", index[d]);
+    snprintf(out + used, 64 - used, "]");
+    return out;
+}
+static void check_array(const char *what, const float *got, const Tensor *golden, const float *want, double tolerance,
+                        const size_t *skip, size_t n_skip) {
+    char at[64];
+    Worst w = worst_of(got, want, golden->n, skip, n_skip);
+    if (w.error < 0) check(false, "%s: nothing to compare", what);
+    else check(w.error <= tolerance, "%s: largest error %.2e at %s (got %.7g, want %.7g), tolerance %.1e%s", what,
+               w.error, place(at, w.at, golden), w.got, w.want, tolerance,
+               n_skip ? strf(", %zu of %zu left out as unstable", n_skip, golden->n) : "");
+}
+static void check_number(const char *what, double got, double want, double tolerance) {
+    double error = fabs(got - want);
+    check(error <= tolerance, "%s: error %.2e (got %.8g, want %.8g), tolerance %.1e", what, error, got, want, tolerance);
+}
+
+/* ================================================================================================================= *
+ * [conf.golden] The two files. A golden that does not fit the layout is a broken golden, and dies saying so.           */
+typedef struct { cJSON *json; Tensors *tensors; char *json_path; } Golden;
+
+static Golden golden_open(const char *dir) {
+    Golden g = {.json_path = path_join(dir, "golden.json")};
+    char *text = file_read(g.json_path, NULL), *path = path_join(dir, "golden.safetensors");
+    g.json = cJSON_Parse(text);
+    if (!g.json) die("%s: not JSON", g.json_path);
+    g.tensors = tensors_open(path);
+    free(text);
+    free(path);
+    return g;
+}
+static void golden_close(Golden *g) {
+    cJSON_Delete(g->json);
+    tensors_close(g->tensors);
+    free(g->json_path);
+}
+/* "adamw.betas": down the objects; NULL where there is none. */
+static const cJSON *golden_find(const Golden *g, const char *keys) {
+    const cJSON *v = g->json;
+    for (const char *k = keys; v && *k;) {
+        char key[64];
+        size_t n = strcspn(k, ".");
+        assert(n < sizeof key);
+        memcpy(key, k, n);
+        key[n] = 0;
+        v = cJSON_GetObjectItemCaseSensitive(v, key);
+        k += n + (k[n] == '.');
+    }
+    return v && !cJSON_IsNull(v) ? v : NULL;
+}
+static double golden_number(const Golden *g, const char *keys, double fallback) {
+    const cJSON *v = golden_find(g, keys);
+    return cJSON_IsNumber(v) ? v->valuedouble : fallback;
+}
+/* Rows of ids, all of one length: (B,T). A flat list is one row. NULL when the key is not there. */
+static int32_t *golden_ids(const Golden *g, const char *keys, size_t *B, size_t *T) {
+    const cJSON *rows = golden_find(g, keys), *row, *id;
+    if (!rows) return NULL;
+    bool flat = cJSON_IsNumber(cJSON_GetArrayItem(rows, 0));
+    *B = flat ? 1 : (size_t)cJSON_GetArraySize(rows);
+    *T = (size_t)cJSON_GetArraySize(flat ? rows : cJSON_GetArrayItem(rows, 0));
+    if (!*B || !*T) die("%s: \"%s\" is empty", g->json_path, keys);
+    int32_t *ids = xmalloc(*B * *T * sizeof *ids);
+    size_t n = 0;
+    for (row = flat ? rows : rows->child; row; row = flat ? NULL : row->next) {
+        if ((size_t)cJSON_GetArraySize(row) != *T) die("%s: rows of \"%s\" differ in length", g->json_path, keys);
+        cJSON_ArrayForEach(id, row) ids[n++] = id->valueint;
+    }
+    return ids;
+}
+static float *golden_tensor(const Golden *g, const char *name, const Tensor **t) {
+    *t = tensors_find(g->tensors, name);
+    if (!*t) return NULL;
+    float *f = xmalloc(size_mul((*t)->n, sizeof(float)));
+    tensor_to_f32(*t, f);
+    return f;
+}
+/* Flat indices of the elements to leave out of tensor `name`. */
+static size_t *golden_unstable(const Golden *g, const char *name, size_t *n) {
+    const cJSON *list = cJSON_GetObjectItemCaseSensitive(golden_find(g, "unstable_elements"), name), *v;
+    size_t *index = xmalloc(((size_t)cJSON_GetArraySize(list) + 1) * sizeof *index);
+    *n = 0;
+    if (list) cJSON_ArrayForEach(v, list) index[(*n)++] = (size_t)v->valuedouble;
+    return index;
+}
+
+/* ================================================================================================================= *
+ * [conf.decoder]                                                                                                      */
+/* Logits of all rows of the last forward: (n,V) on the host. */
+static float *all_logits(Model *m, Acts *a, size_t n) {
+    size_t V = (size_t)m->cfg.V;
+    float *out = xmalloc(size_mul(n * V, sizeof(float)));
+    for (size_t first = 0; first < n; first += a->chunk) {
+        size_t rows = n - first < a->chunk ? n - first : a->chunk;
+        op.act_to_host(out + first * V, model_logits(m, a, first, rows), rows * V);
+    }
+    return out;
+}
+static void check_logits(const char *what, const Golden *g, const char *name, const float *got, size_t n, double tolerance) {
+    const Tensor *t;
+    float *want = golden_tensor(g, name, &t);
+    if (!want) check(false, "%s: golden.safetensors has no %s", what, name);
+    else if (t->n != n) check(false, "%s: we have %zu values, the golden %zu", what, n, t->n);
+    else check_array(what, got, t, want, tolerance, NULL, 0);
+    free(want);
+}
+/* targets[t] = ids[t+1]; the last of a row has none. */
+static int32_t *next_ids(const int32_t *ids, size_t B, size_t T) {
+    int32_t *next = xmalloc(B * T * sizeof *next);
+    for (size_t i = 0; i < B * T; i++) next[i] = i % T == T - 1 ? -1 : ids[i + 1];
+    return next;
+}
+static double mean_loss(Model *m, Acts *a, const Batch *b, bool with_gradient) {
+    size_t n = 0;
+    for (size_t i = 0; i < b->B * b->T; i++) n += b->targets[i] >= 0;
+    forward(m, a, b);
+    return model_loss(m, a, b, with_gradient ? 1.0f / (float)n : 0) / (double)n;
+}
+
+/* Layer 0's attention, before the product with the values: (H,T,T) of batch row 0. Needs the activations of a forward. */
+static void check_attention(const Golden *g, const Model *m, const Acts *a, const Batch *b, const Tolerance *tol) {
+    const Config *c = &m->cfg;
+    const Tensor *t;
+    float *want = golden_tensor(g, "attn0.probs", &t);
+    if (!want) return;
+    size_t n = (size_t)c->H * b->T * a->S;
+    Attn attn = {.B = b->B, .T = b->T, .S = a->S, .H = c->H, .K = c->K, .D = c->D, .scale = 1 / sqrtf((float)c->D),
+                 .causal = c->mask != MASK_BIDIRECTIONAL, .window = c->window};
+    float *probs = op.mem_alloc(n * sizeof(float)), *got = xmalloc(n * sizeof(float));
+    op.attention_probs(probs, a->layer[0].q, a->layer[0].k, &attn, 0);
+    op.download(got, probs, n * sizeof(float));
+    if (t->n != n) check(false, "attention of layer 0: we have %zu values, the golden %zu", n, t->n);
+    else check_array("attention of layer 0", got, t, want, tol->probs, NULL, 0);
+    op.mem_free(probs);
+    free(got);
+    free(want);
+}
+
+static double l2(const float *x, const float *minus, size_t n) {
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) {
+        double d = (double)x[i] - (minus ? (double)minus[i] : 0);
+        sum += d * d;
+    }
+    return sqrt(sum);
+}
+/* One line per golden tensor called PREFIX + NAME: our field of NAME, in the Hub's layout. */
+static void check_tensors(const Golden *g, const Model *m, const char *prefix, Field field, double tolerance, bool relative) {
+    size_t n_prefix = strlen(prefix);
+    for (int i = 0; i < g->tensors->n; i++) {
+        const Tensor *t = &g->tensors->v[i];
+        if (strncmp(t->name, prefix, n_prefix)) continue;
+        size_t n, n_skip = 0;
+        float *got = model_hub_read(m, t->name + n_prefix, field, &n);
+        if (!got) check(false, "%s: the model has no such tensor", t->name);
+        else if (n != t->n) check(false, "%s: we have %zu values, the golden %zu", t->name, n, t->n);
+        else {
+            float *want = xmalloc(n * sizeof(float));
+            tensor_to_f32(t, want);
+            size_t *skip = golden_unstable(g, t->name, &n_skip);
+            double allowed = tolerance, largest = 0;
+            for (size_t j = 0; j < n; j++) largest = fmax(largest, fabs((double)want[j]));
+            if (relative) allowed = fmax(tolerance * largest, zero_norm / sqrt((double)n));
+            check_array(t->name, got, t, want, allowed, skip, n_skip);
+            free(skip);
+            free(want);
+        }
+        free(got);
+    }
+}
+/* One line for a table of norms {tensor: L2}: the one that is furthest from its golden. before (by tensor, in the table's
+ * order): norms of the difference to these. complete: the table must cover every weight of the model. */
+static void check_norms(const Golden *g, const Model *m, const char *table, Field field, float **before, double tolerance,
+                        bool complete) {
+    const cJSON *norms = golden_find(g, table), *v;
+    if (!norms) return;
+    double worst = -1, worst_got = 0, worst_want = 0;
+    const char *worst_name = "";
+    int i = 0, n_missing = 0;
+    size_t covered = 0;
+    cJSON_ArrayForEach(v, norms) {
+        size_t n;
+        float *x = model_hub_read(m, v->string, field, &n);
+        if (!x) {
+            if (!n_missing++) worst_name = v->string;
+            i++;
+            continue;
+        }
+        double want = v->valuedouble, got = l2(x, before ? before[i] : NULL, n);
+        bool zero = !before && want < zero_norm;                      /* a bias that cannot change the softmax */
+        double error = zero ? got / zero_norm * tolerance : fabs(got - want) / want;
+        if (!isfinite(error)) error = INFINITY;
+        if (error > worst && !n_missing) worst = error, worst_name = v->string, worst_got = got, worst_want = want;
+        covered += n;
+        i++;
+        free(x);
+    }
+    if (n_missing) check(false, "%s: the model lacks %d of its tensors, such as %s", table, n_missing, worst_name);
+    else check(worst >= 0 && worst <= tolerance, "%s of %d tensors: largest relative error %.2e at %s (got %.7g, want %.7g),"
+               " tolerance %.1e", table, i, worst, worst_name, worst_got, worst_want, tolerance);
+    if (complete)
+        check(covered == config_weights(&m->cfg), "%s covers %zu of the model's %zu weights", table, covered,
+              config_weights(&m->cfg));
+}
+/* The weights named in a table of norms, as they are now. */
+static float **snapshot(const Golden *g, const Model *m, const char *table, int *n_out) {
+    const cJSON *norms = golden_find(g, table), *v;
+    float **w = xcalloc((size_t)cJSON_GetArraySize(norms) + 1, sizeof *w);
+    int i = 0;
+    size_t n;
+    if (norms) cJSON_ArrayForEach(v, norms) w[i++] = model_hub_read(m, v->string, FIELD_WEIGHT, &n);
+    *n_out = i;
+    return w;
+}
+
+/* Three steps on one batch: loss before each, all gradients before the first, weights after the last. */
+static void check_training(const Golden *g, Model *m, Acts *a, const Batch *b, const Tolerance *tol) {
+    OptimOpts opt = {.lr = golden_number(g, "adamw.lr", 1e-3), .beta1 = 0.9, .beta2 = 0.95,
+                     .eps = golden_number(g, "adamw.eps", 1e-8), .weight_decay = golden_number(g, "adamw.weight_decay", 0.1),
+                     .clip = golden_number(g, "adamw.clip", 0)};
+    const cJSON *betas = golden_find(g, "adamw.betas"), *losses = golden_find(g, "adamw.losses_before_steps_1_2_3");
+    if (cJSON_GetArraySize(betas) == 2) {
+        opt.beta1 = cJSON_GetArrayItem(betas, 0)->valuedouble;
+        opt.beta2 = cJSON_GetArrayItem(betas, 1)->valuedouble;
+    }
+    int n_before;
+    float **before = snapshot(g, m, "adamw.step3_delta_l2", &n_before);
+    for (int t = 1; t <= 3; t++) {
+        double loss = mean_loss(m, a, b, true);
+        if (t == 1) {
+            check_number("loss", loss, golden_number(g, "loss", NAN), tol->loss);
+            check_tensors(g, m, "grad.", FIELD_GRAD, tol->grad, true);
+            check_norms(g, m, "grad_l2", FIELD_GRAD, NULL, tol->grad_l2, true);
+            if (!losses) break;
+        }
+        const cJSON *want = cJSON_GetArrayItem(losses, t - 1);
+        char what[64];
+        snprintf(what, sizeof what, "loss before AdamW step %d", t);
+        check_number(what, loss, cJSON_IsNumber(want) ? want->valuedouble : NAN, tol->loss);
+        model_adamw(m, &opt, t, model_grad_norm(m));
+    }
+    if (losses) {
+        check_number("loss after AdamW step 3", mean_loss(m, a, b, false), golden_number(g, "adamw.loss_after_step_3", NAN),
+                     tol->loss);
+        check_tensors(g, m, "step3.", FIELD_WEIGHT, tol->step, false);
+        check_norms(g, m, "adamw.step3_delta_l2", FIELD_WEIGHT, before, tol->delta_l2, false);
+    }
+    for (int i = 0; i < n_before; i++) free(before[i]);
+    free(before);
+}
+
+/* The long row, first half in one call and then token by token: the cache must hold what the whole row would have. */
+static float *logits_through_cache(Model *m, const int32_t *ids, size_t T) {
+    size_t V = (size_t)m->cfg.V, half = T / 2;
+    float *out = xmalloc(T * V * sizeof(float));
+    Acts *a = acts_new(m, 1, half ? half : 1, T, false, false);
+    for (size_t at = 0; at < T;) {
+        size_t n = at < half ? half : 1;
+        int32_t pos = (int32_t)at;
+        forward(m, a, &(Batch){.B = 1, .T = n, .tokens = ids + at, .pos = &pos});
+        float *rows = all_logits(m, a, n);
+        memcpy(out + at * V, rows, n * V * sizeof(float));
+        free(rows);
+        at += n;
+    }
+    acts_free(a);
+    return out;
+}
+static void check_greedy(const Golden *g, Model *m) {
+    size_t one, n_prompt, n_want;
+    int32_t *prompt = golden_ids(g, "greedy.prompt_ids", &one, &n_prompt);
+    int32_t *want = golden_ids(g, "greedy.ids", &one, &n_want);
+    if (!prompt || !want) { free(prompt), free(want); return; }
+    Acts *a = acts_new(m, 1, n_prompt, n_prompt + n_want, false, false);
+    int32_t token = 0, pos = 0;
+    size_t n_right = 0, V = (size_t)m->cfg.V;
+    for (; n_right < n_want; n_right++) {
+        bool first = n_right == 0;
+        Batch b = {.B = 1, .T = first ? n_prompt : 1, .tokens = first ? prompt : &token, .pos = &pos};
+        forward(m, a, &b);
+        float *logits = xmalloc(V * sizeof(float));
+        op.act_to_host(logits, model_logits(m, a, b.T - 1, 1), V);
+        token = 0;
+        for (size_t i = 1; i < V; i++)
+            if (logits[i] > logits[token]) token = (int32_t)i;
+        free(logits);
+        if (token != want[n_right]) break;
+        pos += (int32_t)b.T;
+    }
+    if (n_right == n_want) check(true, "greedy through the cache: all %zu ids", n_want);
+    else check(false, "greedy through the cache: id %zu is %d, want %d", n_right, token, want[n_right]);
+    acts_free(a);
+    free(prompt);
+    free(want);
+}
+
+static void check_decoder(const char *dir, const Golden *g, const Tolerance *tol) {
+    size_t B, T, long_B, long_T, mask_B, mask_T;
+    int32_t *ids = golden_ids(g, "batch.input_ids", &B, &T), *row = golden_ids(g, "long.input_ids", &long_B, &long_T);
+    if (!ids) die("%s: \"batch.input_ids\" is missing", g->json_path);
+    int32_t *next = next_ids(ids, B, T), *labels = golden_ids(g, "batch.masked_labels", &mask_B, &mask_T);
+
+    Model *m = model_load(dir, true);                                 /* as a trainer holds it: f32 masters */
+    size_t V = (size_t)m->cfg.V;
+    model_train_begin(m);
+    Acts *a = acts_new(m, B, T, T, true, false);
+    Batch b = {.B = B, .T = T, .tokens = ids, .targets = next};
+    forward(m, a, &b);
+    float *logits = all_logits(m, a, B * T);
+    check_logits("logits", g, "batch.logits", logits, B * T * V, tol->logits);
+    free(logits);
+    check_attention(g, m, a, &b, tol);
+    if (labels && golden_find(g, "loss_masked")) {
+        if (mask_B != B || mask_T != T) die("%s: \"masked_labels\" has another shape than \"input_ids\"", g->json_path);
+        int32_t *masked = next_ids(labels, B, T);                     /* -100 is negative: not counted */
+        Batch with_mask = b;
+        with_mask.targets = masked;
+        check_number("masked loss", mean_loss(m, a, &with_mask, false), golden_number(g, "loss_masked", NAN), tol->loss);
+        free(masked);
+    }
+    check_training(g, m, a, &b, tol);
+    acts_free(a);
+    model_free(m);
+
+    m = model_load(dir, false);                                       /* as inference holds it: weights in the mmap */
+    a = acts_new(m, B, T, T, false, false);
+    forward(m, a, &b);
+    logits = all_logits(m, a, B * T);
+    check_logits("logits, weights in place", g, "batch.logits", logits, B * T * V, tol->logits);
+    free(logits);
+    acts_free(a);
+    if (row) {
+        if (long_B != 1) die("%s: \"long\" has %zu rows, must have one", g->json_path, long_B);
+        a = acts_new(m, 1, long_T, long_T, false, false);
+        forward(m, a, &(Batch){.B = 1, .T = long_T, .tokens = row});
+        logits = all_logits(m, a, long_T);
+        check_logits("long logits", g, "long.logits", logits, long_T * V, tol->logits);
+        free(logits);
+        acts_free(a);
+        logits = logits_through_cache(m, row, long_T);
+        check_logits("long logits through the cache", g, "long.logits", logits, long_T * V, tol->logits);
+        free(logits);
+    }
+    if (tol->greedy) check_greedy(g, m);
+    model_free(m);
+    free(ids);
+    free(row);
+    free(next);
+    free(labels);
+}
+
+/* ================================================================================================================= *
+ * [conf.main]                                                                                                         */
+static const char *precision_name = "f32";
+
+static void check_model(const char *dir) {
+    Precision precision = !strcmp(precision_name, "bf16") ? PREC_BF16 : PREC_F32;
+    ops_select(common.device, common.isa, precision);
+    Golden g = golden_open(dir);
+    check_decoder(dir, &g, &tolerances[precision]);
+    golden_close(&g);
+}
+/* model_type of a directory, a new string; NULL when it is not a model with goldens. */
+static char *golden_model_type(const char *dir) {
+    char *golden = path_join(dir, "golden.json"), *config = path_join(dir, "config.json"), *type = NULL;
+    if (file_exists(golden) && file_exists(config)) {
+        char *text = file_read(config, NULL);
+        cJSON *json = cJSON_Parse(text);
+        const char *s = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "model_type"));
+        type = xstrdup(s ? s : "");
+        cJSON_Delete(json);
+        free(text);
+    }
+    free(golden);
+    free(config);
+    return type;
+}
+/* One process per model. The parent has started no thread and no device, which would not survive the fork. */
+static void run_model(const char *dir, const char *name) {
+    char *type = golden_model_type(dir);
+    if (!type) return;
+    model_name = name;
+    if (!config_supported(type)) {
+        printf("skip  %s: model_type \"%s\" not supported yet\n", name, type);
+        free(type);
+        return;
+    }
+    free(type);
+    fflush(NULL);
+    pid_t pid = fork();
+    if (pid < 0) die("cannot start a process");
+    if (!pid) {
+        check_model(dir);
+        exit(0);
+    }
+    int status = 0;
+    if (waitpid(pid, &status, 0) != pid) die("lost a process");
+    if (WIFSIGNALED(status)) check(false, "ended by signal %d (%s)", WTERMSIG(status), strsignal(WTERMSIG(status)));
+    else if (WEXITSTATUS(status)) check(false, "ended with exit code %d, see above", WEXITSTATUS(status));
+}
+static int by_name(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
+
+int main(int argc, char **argv) {
+    const char *only = "", *root = argc > 1 && argv[1][0] != '-' ? argv[1] : NULL;
+    Opt table[] = {
+        {"only", OPT_STR, &only, "one model's folder name", 0, 0, NULL, NULL, false},
+        {"precision", OPT_STR, &precision_name, "of products; the tolerances follow it", 0, 0, "f32|bf16", NULL, false},
+        COMMON_OPTS,
+    };
+    options_parse(argc, argv, root ? 2 : 1, "conformance DIR: our outputs against the official ones, see tests/conformance.c.",
+                  table, sizeof table / sizeof *table);
+    if (!root) die_usage("which folder of golden data? conformance DIR");
+    if (!is_dir(root)) die("%s: no such directory", root);
+    quiet_passes = common.quiet;
+    count = mmap(NULL, sizeof *count, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (count == MAP_FAILED) die("no shared memory");
+
+    char *single = golden_model_type(root), *models = path_join(root, "models");
+    const char *parent = is_dir(models) ? models : root;
+    if (single) run_model(root, root);
+    else {
+        DIR *d = opendir(parent);
+        if (!d) die("%s: cannot be listed", parent);
+        char **names = NULL;
+        size_t n = 0;
+        for (struct dirent *e; (e = readdir(d));) {
+            if (e->d_name[0] == '.' || (*only && strcmp(only, e->d_name))) continue;
+            names = xrealloc(names, (n + 1) * sizeof *names);
+            names[n++] = xstrdup(e->d_name);
+        }
+        closedir(d);
+        if (n) qsort(names, n, sizeof *names, by_name);
+        for (size_t i = 0; i < n; i++) {
+            char *dir = path_join(parent, names[i]);
+            run_model(dir, names[i]);
+            free(dir);
+            free(names[i]);
+        }
+        free(names);
+    }
+    free(single);
+    free(models);
+    if (!count->passed && !count->failed) die("%s: no model with a golden.json that we support", root);
+    printf("%d passed, %d failed\n", count->passed, count->failed);
+    return count->failed || !count->passed;
+}

@@ -1,0 +1,716 @@
+/* train.c - stage 2: pre-training. A model learns to predict the next token.
+ *
+ *     ./train                                             the built-in corpus, a few minutes on two cores, into out/
+ *     ./train --data shakespeare.txt --out play           your own text; the last tenth is held out
+ *     ./train --steps 60 --out tiny                       the same as the first, in a minute or less
+ *     ./train --resume last                               go on where it stopped, bit for bit
+ *
+ * THE LESSON. Text is cut into tokens (tokenizer.c) and packed into windows of T tokens (dataset.c). For each window the
+ * network (model.c) gives, at every position, a distribution over the next token; the loss is -log of what it gave to the
+ * one that came. Its gradient says how to change each weight; AdamW changes them by about lr. That is all: the loop is
+ * train_loop below.
+ *
+ * MAP
+ *   [train.options]   every choice, one line each
+ *   [train.schedule]  the learning rate over time
+ *   [train.eval]      loss and bits per byte on text never trained on
+ *   [train.sample]    what the model would write now
+ *   [train.save]      checkpoints: whole or not at all
+ *   [train.loop]      the loop
+ *   [train.bench]     the same step on random tokens, timed
+ *
+ * Refused here: conversations and instructions (finetune.c), and anything that would make two runs of one command differ. */
+#include "dataset.h"
+#include "model.h"
+#include <cjson/cJSON.h>
+#include <dirent.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ================================================================================================================= *
+ * [train.options]                                                                                                     */
+static struct {
+    const char *arch, *config, *init, *tokenizer, *split, *out, *resume, *schedule, *precision;
+    StrList data, valid_data, prompt;
+    int64_t layers, width, heads, kv_heads, ffn, vocab, batch, seq, accum, steps, warmup, eval_steps, eval_tokens,
+        sample_steps, sample_tokens, save_steps, keep, bench;
+    double valid_fraction, lr, min_lr, decay_part, weight_decay, beta1, beta2, eps, clip, dropout;
+    bool tie, untie, recompute, no_doc_mask, overwrite, load_best;
+} o = {
+    .arch = "llama", .split = "gpt2", .out = "out", .schedule = "cosine", .precision = "bf16",
+    .layers = 5, .width = 256, .heads = 4, .vocab = 4096, .batch = 16, .seq = 256, .accum = 1, .steps = 1000, .warmup = 60,
+    .eval_steps = 200, .eval_tokens = 65536, .sample_steps = 200, .sample_tokens = 120, .save_steps = 500, .keep = 2,
+    .valid_fraction = 0.1, .lr = 3e-3, .min_lr = 0.05, .decay_part = 0.25, .weight_decay = 0.1, .beta1 = 0.9, .beta2 = 0.95,
+    .eps = 1e-8, .clip = 1.0,
+};
+#define TEXT(n, v, h) {n, OPT_STR, &o.v, h, 0, 0, NULL, NULL, false}
+#define ONE_OF(n, v, h, c) {n, OPT_STR, &o.v, h, 0, 0, c, NULL, false}
+#define INT(n, v, h, lo, hi) {n, OPT_INT, &o.v, h, lo, hi, NULL, NULL, false}
+#define REAL(n, v, h, lo, hi) {n, OPT_FLOAT, &o.v, h, lo, hi, NULL, NULL, false}
+#define FLAG(n, v, h) {n, OPT_FLAG, &o.v, h, 0, 0, NULL, NULL, false}
+#define LIST(n, v, h) {n, OPT_LIST, &o.v, h, 0, 0, NULL, NULL, false}
+#define SECTION(n) {n, OPT_SECTION, NULL, NULL, 0, 0, NULL, NULL, false}
+static Opt table[] = {
+    SECTION("Model"),
+    ONE_OF("arch", arch, "family: RMSNorm, rotary, SwiGLU; or GPT-2's parts", "llama|gpt2"),
+    TEXT("config", config, "a config.json (or its directory) that gives family and sizes instead"),
+    TEXT("init", init, "a model directory whose weights to start from (continued pre-training)"),
+    INT("layers", layers, "blocks", 1, 4096),
+    INT("width", width, "width of the residual stream", 1, 1 << 20),
+    INT("heads", heads, "attention heads", 1, 4096),
+    INT("kv-heads", kv_heads, "key/value heads (0: as many as heads)", 0, 4096),
+    INT("ffn", ffn, "feed-forward width (0: 4 x width; 8/3 x width when gated)", 0, 1 << 22),
+    FLAG("tie", tie, "share the token embedding with the head (gpt2 does)"),
+    FLAG("untie", untie, "do not share it (llama does not when wide; small ones here do)"),
+    SECTION("Data"),
+    LIST("data", data, "text, JSON lines, token shards, folders, corpus:BYTES (default: the built-in corpus)"),
+    LIST("valid-data", valid_data, "held-out text (default: the last part of --data; the corpus has its own)"),
+    REAL("valid-fraction", valid_fraction, "how much of --data is held out, from its end", 0, 0.9),
+    TEXT("tokenizer", tokenizer, "directory with a tokenizer (default: train one on the data)"),
+    INT("vocab", vocab, "tokens of the tokenizer trained here", 258, 1 << 20),
+    ONE_OF("split", split, "its word-splitting rule", "gpt2|llama3"),
+    FLAG("no-doc-mask", no_doc_mask, "let documents packed into one window see each other"),
+    SECTION("Training"),
+    INT("steps", steps, "optimiser steps", 1, 1000000000),
+    INT("batch", batch, "windows in a forward pass", 1, 1 << 20),
+    INT("seq", seq, "tokens of a window", 2, 1 << 20),
+    INT("accum", accum, "forward passes whose gradients are added before a step", 1, 1 << 20),
+    REAL("lr", lr, "peak learning rate", 0, 10),
+    ONE_OF("schedule", schedule, "after warm-up: cosine, warm-up-stable-decay, or constant", "cosine|wsd|constant"),
+    INT("warmup", warmup, "steps of linear warm-up", 0, 1000000000),
+    REAL("min-lr", min_lr, "last learning rate, as a part of the peak", 0, 1),
+    REAL("decay-part", decay_part, "wsd: the part of the steps that decays", 0, 1),
+    REAL("weight-decay", weight_decay, "decoupled decay of matrices and embeddings", 0, 10),
+    REAL("beta1", beta1, "AdamW: memory of the mean", 0, 0.9999999),
+    REAL("beta2", beta2, "AdamW: memory of the square", 0, 0.9999999),
+    REAL("eps", eps, "AdamW: added to the root", 1e-20, 1),
+    REAL("clip", clip, "largest norm of the gradient (0: any)", 0, 1e9),
+    REAL("dropout", dropout, "part of the activations dropped on their way into the stream", 0, 0.95),
+    ONE_OF("precision", precision, "inputs of products; sums, weights and moments stay f32", "f32|bf16"),
+    FLAG("recompute", recompute, "keep only each layer's input, compute the rest again: less memory, a third more work"),
+    SECTION("Looking and saving"),
+    TEXT("out", out, "directory of the run: the model, log.jsonl, report.html, checkpoint-STEP"),
+    INT("eval-steps", eval_steps, "validate every so many steps (0: only at the end)", 0, 1000000000),
+    INT("eval-tokens", eval_tokens, "tokens of a validation (the last one takes all)", 1, 1e12),
+    INT("sample-steps", sample_steps, "write a sample every so many steps (0: only at the end)", 0, 1000000000),
+    INT("sample-tokens", sample_tokens, "length of a sample", 1, 100000),
+    LIST("prompt", prompt, "beginnings of the samples"),
+    INT("save-steps", save_steps, "checkpoint every so many steps (0: only at the end)", 0, 1000000000),
+    INT("keep", keep, "checkpoints kept, beside the best (0: all)", 0, 1000000),
+    FLAG("load-best", load_best, "at the end, out/ gets the weights with the lowest validation loss seen at a save"),
+    TEXT("resume", resume, "go on from a checkpoint directory, or from the last one in --out: \"last\""),
+    FLAG("overwrite", overwrite, "start anew where --out holds an earlier run"),
+    INT("bench", bench, "only time so many steps on random tokens; prints one JSON line", 0, 1000000),
+    COMMON_OPTS,
+};
+enum { N_OPTS = sizeof table / sizeof *table };
+static const char about[] = "train: pre-training of a GPT-2 or LLaMA-style model.\n"
+                            "  ./train [--data FILE...] [--out DIR]\n";
+
+/* A run's options travel in its checkpoints, so that --resume needs no other; what a user gives again wins. */
+static bool travels(const Opt *t) {
+    static const char *stay[] = {"resume", "overwrite", "bench", "device", "threads", "isa", "quiet"};
+    if (t->kind == OPT_SECTION) return false;
+    for (size_t i = 0; i < sizeof stay / sizeof *stay; i++)
+        if (!strcmp(t->name, stay[i])) return false;
+    return true;
+}
+static cJSON *options_to_json(void) {
+    cJSON *j = cJSON_CreateObject();
+    for (int i = 0; i < N_OPTS; i++) {
+        Opt *t = &table[i];
+        if (!travels(t)) continue;
+        if (t->kind == OPT_FLAG) cJSON_AddBoolToObject(j, t->name, *(bool *)t->value);
+        else if (t->kind == OPT_INT) cJSON_AddNumberToObject(j, t->name, (double)*(int64_t *)t->value);
+        else if (t->kind == OPT_FLOAT) cJSON_AddNumberToObject(j, t->name, *(double *)t->value);
+        else if (t->kind == OPT_STR && *(const char **)t->value) cJSON_AddStringToObject(j, t->name, *(const char **)t->value);
+        else if (t->kind == OPT_LIST) {
+            StrList *l = t->value;
+            cJSON_AddItemToObject(j, t->name, cJSON_CreateStringArray(l->v, l->n));
+        }
+    }
+    return j;
+}
+static void options_from_json(const cJSON *j, const char *path) {
+    for (int i = 0; i < N_OPTS; i++) {
+        Opt *t = &table[i];
+        const cJSON *v = cJSON_GetObjectItemCaseSensitive(j, t->name), *s;
+        if (!travels(t) || t->given || !v) continue;
+        if (t->kind == OPT_FLAG) *(bool *)t->value = cJSON_IsTrue(v);
+        else if (t->kind == OPT_INT && cJSON_IsNumber(v)) *(int64_t *)t->value = (int64_t)v->valuedouble;
+        else if (t->kind == OPT_FLOAT && cJSON_IsNumber(v)) *(double *)t->value = v->valuedouble;
+        else if (t->kind == OPT_STR && cJSON_IsString(v)) *(const char **)t->value = xstrdup(v->valuestring);
+        else if (t->kind == OPT_LIST && cJSON_IsArray(v)) {
+            StrList *l = t->value;
+            *l = (StrList){xcalloc((size_t)cJSON_GetArraySize(v) + 1, sizeof(char *)), 0};
+            cJSON_ArrayForEach(s, v) if (cJSON_IsString(s)) l->v[l->n++] = xstrdup(s->valuestring);
+        } else die("%s: option \"%s\" has the wrong type", path, t->name);
+    }
+}
+
+static const char *builtin_data[] = {"corpus:16M"}, *builtin_valid[] = {"corpus-valid:400k"};
+static const char *builtin_prompts[] = {"Once upon a time", "从前", "Question:"};
+static void default_data(void) {
+    if (o.data.n) return;
+    o.data = (StrList){builtin_data, 1};
+    if (!o.valid_data.n) o.valid_data = (StrList){builtin_valid, 1};
+    if (!o.prompt.n) o.prompt = (StrList){builtin_prompts, 3};
+}
+
+static Config config_from_options(int vocab) {
+    if (o.config) {
+        Config c = config_read(o.config);
+        if (vocab > c.V) die("%s: vocab_size %d is smaller than the tokenizer's %d", o.config, c.V, vocab);
+        if (o.seq > c.max_pos) die("--seq %lld is longer than the %d positions of %s", (long long)o.seq, c.max_pos, o.config);
+        return c;
+    }
+    Config c = config_family_default(o.arch);
+    bool gated = c.mlp == MLP_SWIGLU;
+    c.V = vocab;
+    c.C = (int)o.width;
+    c.L = (int)o.layers;
+    c.H = (int)o.heads;
+    c.K = (int)(o.kv_heads ? o.kv_heads : o.heads);
+    if (c.C % c.H) die("--width %d cannot be shared by %d heads", c.C, c.H);
+    c.D = c.C / c.H;
+    c.rope_dims = c.D;
+    c.F = (int)(o.ffn ? o.ffn : gated ? (o.width * 8 / 3 + 15) / 16 * 16 : o.width * 4);
+    c.max_pos = (int)(o.seq > 1024 ? o.seq : 1024);
+    if (gated) c.tied = true;                                         /* a small model's embedding is worth sharing */
+    if (o.tie) c.tied = true;
+    if (o.untie) c.tied = false;
+    config_check(&c);
+    return c;
+}
+
+/* ================================================================================================================= *
+ * [train.schedule] Linear warm-up, then one of three ways down; step counts from 1.                                   */
+static double lr_at(int64_t step) {
+    if (step <= o.warmup) return o.lr * (double)step / (double)(o.warmup + (o.warmup == 0));
+    double floor_lr = o.lr * o.min_lr, span = (double)(o.steps - o.warmup), done = (double)(step - o.warmup) / (span > 0 ? span : 1);
+    if (done > 1) done = 1;
+    if (!strcmp(o.schedule, "cosine")) return floor_lr + (o.lr - floor_lr) * 0.5 * (1 + cos(M_PI * done));
+    if (!strcmp(o.schedule, "wsd")) {
+        double left = (1 - done) / (o.decay_part > 0 ? o.decay_part : 1e-9);
+        return left >= 1 ? o.lr : floor_lr + (o.lr - floor_lr) * left;
+    }
+    return o.lr;
+}
+
+/* ================================================================================================================= *
+ * The run                                                                                                             */
+typedef struct {
+    Model *m;
+    Acts *acts, *gen;
+    Tokenizer *tok;
+    Tokens *data, *valid;
+    uint8_t *id_bytes;             /* (V) bytes of text behind each id; 0 for special ones */
+    int32_t *tokens, *targets, *start;   /* (accum, B, T) */
+    int64_t step;                  /* steps done */
+    double peak;                   /* FLOP/s of this machine */
+    double loss_smooth, loss_low;
+    double best_loss;
+    int64_t best_step;             /* of a checkpoint that was kept for it; -1: none */
+    char *tokenizer_dir;
+} Run;
+
+/* [train.eval] Mean loss over the held-out windows; bits per byte makes tokenizers comparable: the loss of all targets
+ * divided by the bytes of text they stand for. */
+typedef struct { double loss, bits_per_byte; size_t n_tok; } Eval;
+static Eval evaluate(Run *r, size_t max_tokens) {
+    Acts *a = r->acts;
+    size_t T = a->T, B = a->B, window = 0;
+    double sum = 0, bytes = 0;
+    Eval e = {0};
+    double dropout = (double)a->dropout;
+    a->dropout = 0;
+    for (bool more = true; more && e.n_tok < max_tokens;) {
+        size_t n_rows = 0;
+        for (; n_rows < B && more; n_rows++)
+            more = tokens_eval_window(r->valid, window++, T, r->tokens + n_rows * T, r->targets + n_rows * T, r->start + n_rows * T) > 0;
+        if (!more) n_rows--;
+        if (!n_rows) break;
+        Batch b = {.B = n_rows, .T = T, .tokens = r->tokens, .targets = r->targets, .start = o.no_doc_mask ? NULL : r->start};
+        forward(r->m, a, &b);
+        sum += model_loss(r->m, a, &b, 0);
+        e.n_tok += a->n_target;
+        for (size_t i = 0; i < n_rows * T; i++)
+            if (r->targets[i] >= 0) bytes += r->id_bytes ? r->id_bytes[r->targets[i]] : 0;
+    }
+    a->dropout = (float)dropout;
+    e.loss = e.n_tok ? sum / (double)e.n_tok : NAN;
+    e.bits_per_byte = bytes > 0 ? sum / M_LN2 / bytes : NAN;
+    return e;
+}
+
+/* [train.sample] A document begins after the separator, here as in training. */
+static void sample_text(Run *r, const char *prompt, Buf *out) {
+    enum { PROMPT_MAX = 64 };
+    int eos = tokenizer_eos(r->tok);
+    if (!r->gen) {
+        size_t S = (size_t)(PROMPT_MAX + o.sample_tokens);
+        if (r->m->cfg.pos == POS_LEARNED && S > (size_t)r->m->cfg.max_pos) S = (size_t)r->m->cfg.max_pos;
+        r->gen = acts_new(r->m, 1, PROMPT_MAX, S, false, false);
+    }
+    Ids ids = {0};
+    if (eos >= 0) ids_add(&ids, eos);
+    tokenizer_encode(r->tok, prompt, strlen(prompt), false, &ids);
+    if (ids.n > PROMPT_MAX) ids.n = PROMPT_MAX;
+    Utf8Stream utf8 = {0};
+    Sampler s = {.temperature = 0.7f, .top_p = 0.95f};
+    int32_t pos = 0;
+    size_t fed = 0;
+    if (!ids.n) return;
+    for (int64_t i = 0; i < o.sample_tokens && (size_t)pos + (ids.n - fed) <= r->gen->S; i++) {
+        Batch b = {.B = 1, .T = ids.n - fed, .tokens = ids.v + fed, .pos = &pos};
+        forward(r->m, r->gen, &b);
+        pos += (int32_t)b.T;
+        fed = ids.n;
+        float u = (float)((double)(rng_mix((uint64_t)common.seed ^ 0x5A4D, (uint64_t)i) >> 40) * 0x1p-24);
+        int32_t id = model_sample(r->m, r->gen, b.T - 1, &s, ids.v, ids.n, u);
+        if (id == eos || id >= tokenizer_vocab(r->tok)) break;
+        ids_add(&ids, id);
+        tokenizer_decode_stream(r->tok, &utf8, id, out);
+    }
+    tokenizer_decode_stream(r->tok, &utf8, -1, out);
+    ids_free(&ids);
+}
+static void show_samples(Run *r, bool aloud) {
+    static const char *empty[] = {""};
+    StrList prompts = o.prompt.n ? o.prompt : (StrList){empty, 1};
+    if (!r->tok) return;
+    for (int i = 0; i < prompts.n; i++) {
+        Buf text = {0}, prompt_json = {0}, text_json = {0};
+        sample_text(r, prompts.v[i], &text);
+        json_escape(&prompt_json, prompts.v[i], strlen(prompts.v[i]));
+        json_escape(&text_json, text.data ? text.data : "", text.len);
+        log_line("sample", r->step, "\"prompt\":\"%s\",\"text\":\"%s\"", prompt_json.data ? prompt_json.data : "",
+                 text_json.data ? text_json.data : "");
+        if (aloud) printf("\n> %s%s\n", prompts.v[i], text.data ? text.data : ""), fflush(stdout);
+        buf_free(&text);
+        buf_free(&prompt_json);
+        buf_free(&text_json);
+    }
+}
+
+/* ================================================================================================================= *
+ * [train.save] A checkpoint is a model directory plus optimizer.safetensors and trainer_state.json.                   */
+static void write_model_card(Run *r, const char *dir, double val_loss) {
+    Buf b = {0};
+    buf_fmt(&b, "---\nlibrary_name: transformers\npipeline_tag: text-generation\n---\n# A %s model trained with tea\n\n", config_model_type(&r->m->cfg));
+    buf_fmt(&b, "%s parameters, %d layers of width %d, vocabulary %d, trained for %lld steps of %lld tokens.\n\n",
+            human_count((double)config_weights(&r->m->cfg)), r->m->cfg.L, r->m->cfg.C, r->m->cfg.V, (long long)r->step,
+            (long long)(o.batch * o.seq * o.accum));
+    buf_str(&b, "- Data: ");
+    for (int i = 0; i < o.data.n; i++) buf_fmt(&b, "%s%s", i ? ", " : "", o.data.v[i]);
+    buf_str(&b, "\n");
+    if (isfinite(val_loss)) buf_fmt(&b, "- Validation loss: %.4f nats per token\n", val_loss);
+    buf_str(&b, "- Limits: it continues text of the kind it was trained on; what it states is not checked by anyone. It holds what\n"
+                "  its data held, personal data and prejudice included: look at the data before you publish the model.\n");
+    char *path = path_join(dir, "README.md");
+    file_write(path, b.data, b.len);
+    free(path);
+    buf_free(&b);
+}
+static void write_model(Run *r, const char *dir, double val_loss) {
+    model_save(r->m, dir, DT_F32);
+    if (r->tokenizer_dir && strcmp(r->tokenizer_dir, dir)) tokenizer_copy_files(r->tokenizer_dir, dir);
+    write_model_card(r, dir, val_loss);
+}
+
+/* The moments, by parameter. */
+static TensorOut *moment_tensors(Run *r, float **host, int *n) {
+    TensorOut *v = xcalloc((size_t)r->m->n_params * 2, sizeof *v);
+    *n = 0;
+    for (int k = 0; k < 2; k++)
+        for (int i = 0; i < r->m->n_params; i++) {
+            Param *p = &r->m->params[i];
+            char *name = param_name(p);
+            v[*n] = (TensorOut){.name = strf("%s.%s", k ? "exp_avg_sq" : "exp_avg", name), .dtype = DT_F32, .n_dims = 1,
+                                .shape = {p->n}, .ctx = host[k] + (k ? p->v - r->m->v : p->m - r->m->m)};
+            (*n)++;
+            free(name);
+        }
+    return v;
+}
+static char *checkpoint_path(int64_t step) { return strf("%s/checkpoint-%lld", o.out, (long long)step); }
+
+/* Steps of the checkpoints in --out, ascending. */
+static int by_step(const void *a, const void *b) { return (*(const int64_t *)a > *(const int64_t *)b) - (*(const int64_t *)a < *(const int64_t *)b); }
+static int64_t *checkpoints(int *n) {
+    int64_t *v = NULL;
+    *n = 0;
+    DIR *dir = opendir(o.out);
+    for (struct dirent *e; dir && (e = readdir(dir));) {
+        long long step;
+        int end = 0;
+        if (sscanf(e->d_name, "checkpoint-%lld%n", &step, &end) != 1 || e->d_name[end]) continue;
+        v = xrealloc(v, (size_t)(*n + 1) * sizeof *v);
+        v[(*n)++] = step;
+    }
+    if (dir) closedir(dir);
+    if (*n) qsort(v, (size_t)*n, sizeof *v, by_step);
+    return v;
+}
+static void save_checkpoint(Run *r, double val_loss) {
+    char *path = checkpoint_path(r->step), *tmp = dir_begin(path);
+    bool best = isfinite(val_loss) && val_loss < r->best_loss;
+    if (best) r->best_loss = val_loss, r->best_step = r->step;
+    write_model(r, tmp, val_loss);
+    size_t bytes = r->m->n_weights * sizeof(float);
+    float *host[2] = {r->m->m, r->m->v};
+    if (!op.host_memory)
+        for (int k = 0; k < 2; k++) op.download(host[k] = xmalloc(bytes), k ? r->m->v : r->m->m, bytes);
+    int n;
+    TensorOut *moments = moment_tensors(r, host, &n);
+    char *file = path_join(tmp, "optimizer.safetensors");
+    tensors_save(file, moments, n, NULL);
+    free(file);
+    for (int i = 0; i < n; i++) free(moments[i].name);
+    free(moments);
+    if (!op.host_memory) free(host[0]), free(host[1]);
+    cJSON *j = cJSON_CreateObject();
+    cJSON_AddNumberToObject(j, "global_step", (double)r->step);
+    cJSON_AddNumberToObject(j, "loss_smooth", r->loss_smooth);
+    cJSON_AddNumberToObject(j, "loss_low", r->loss_low);
+    if (r->best_step >= 0) {
+        cJSON_AddNumberToObject(j, "best_val_loss", r->best_loss);
+        cJSON_AddNumberToObject(j, "best_step", (double)r->best_step);
+    }
+    cJSON_AddItemToObject(j, "options", options_to_json());
+    char *text = cJSON_Print(j);
+    file = path_join(tmp, "trainer_state.json");
+    file_write(file, text, strlen(text));
+    free(file);
+    free(text);
+    cJSON_Delete(j);
+    dir_commit(tmp, path);
+    log_line("save", r->step, "\"path\":\"checkpoint-%lld\"", (long long)r->step);
+    free(path);
+    if (!o.keep) return;
+    int n_saved;
+    int64_t *saved = checkpoints(&n_saved);
+    for (int i = 0; i + o.keep < n_saved; i++) {
+        if (saved[i] == r->best_step) continue;
+        path = checkpoint_path(saved[i]);
+        dir_remove(path);
+        free(path);
+    }
+    free(saved);
+}
+
+/* --resume: the directory, its options, and later (the model exists by then) its moments. */
+static cJSON *resume_state(char **dir) {
+    if (!strcmp(o.resume, "last")) {
+        int n;
+        int64_t *v = checkpoints(&n);
+        if (!n) die("--resume last: %s holds no checkpoint", o.out);
+        *dir = checkpoint_path(v[n - 1]);
+        free(v);
+    } else *dir = xstrdup(o.resume);
+    char *path = path_join(*dir, "trainer_state.json"), *text = file_read(path, NULL);
+    cJSON *j = cJSON_Parse(text);
+    const cJSON *step = cJSON_GetObjectItemCaseSensitive(j, "global_step");
+    if (!cJSON_IsNumber(step) || !(step->valuedouble >= 0 && step->valuedouble < 1e15)) die("%s: not a trainer's state", path);
+    options_from_json(cJSON_GetObjectItemCaseSensitive(j, "options"), path);
+    free(path);
+    free(text);
+    return j;
+}
+static void resume_moments(Run *r, const char *dir, const cJSON *j) {
+    char *path = path_join(dir, "optimizer.safetensors");
+    Tensors *files = tensors_open(path);
+    for (int k = 0; k < 2; k++)
+        for (int i = 0; i < r->m->n_params; i++) {
+            Param *p = &r->m->params[i];
+            char *short_name = param_name(p), *name = strf("%s.%s", k ? "exp_avg_sq" : "exp_avg", short_name);
+            const Tensor *t = tensors_get(files, name, 1, &p->n);
+            if (t->dtype != DT_F32) die("%s: tensor %s is %s, not F32", path, name, dtype_name(t->dtype));
+            op.upload(k ? p->v : p->m, t->data, t->bytes);
+            free(name);
+            free(short_name);
+        }
+    tensors_close(files);
+    free(path);
+    const cJSON *v;
+    r->step = (int64_t)cJSON_GetObjectItemCaseSensitive(j, "global_step")->valuedouble;
+    if (cJSON_IsNumber(v = cJSON_GetObjectItemCaseSensitive(j, "loss_smooth"))) r->loss_smooth = v->valuedouble;
+    if (cJSON_IsNumber(v = cJSON_GetObjectItemCaseSensitive(j, "loss_low"))) r->loss_low = v->valuedouble;
+    if (cJSON_IsNumber(v = cJSON_GetObjectItemCaseSensitive(j, "best_val_loss"))) r->best_loss = v->valuedouble;
+    if (cJSON_IsNumber(v = cJSON_GetObjectItemCaseSensitive(j, "best_step"))) r->best_step = (int64_t)v->valuedouble;
+}
+
+/* ================================================================================================================= *
+ * [train.loop]                                                                                                        */
+/* One optimiser step: accum forward and backward passes, one division by the number of all their targets, clipping,
+ * AdamW. Returns the mean loss; *norm gets the gradient's. A loss or norm that is not finite leaves the weights alone. */
+static double train_step(Run *r, double lr, double *norm) {
+    size_t T = (size_t)o.seq, N = (size_t)o.batch * T, n_target = 0;
+    for (int64_t i = 0; i < o.accum * o.batch; i++) {
+        uint64_t sample = (uint64_t)r->step * (uint64_t)(o.accum * o.batch) + (uint64_t)i;
+        size_t at = (size_t)i * T;
+        tokens_window(r->data, (uint64_t)common.seed, sample, T, r->tokens + at, r->targets + at, r->start + at);
+    }
+    for (size_t i = 0; i < N * (size_t)o.accum; i++) n_target += r->targets[i] >= 0;
+    double sum = 0;
+    for (int64_t k = 0; k < o.accum; k++) {
+        size_t at = (size_t)k * N;
+        Batch b = {.B = (size_t)o.batch, .T = T, .tokens = r->tokens + at, .targets = r->targets + at,
+                   .start = o.no_doc_mask ? NULL : r->start + at};
+        r->acts->drop_seed = rng_mix((uint64_t)common.seed ^ 0xD40F, (uint64_t)r->step * (uint64_t)o.accum + (uint64_t)k);
+        forward(r->m, r->acts, &b);
+        sum += model_loss(r->m, r->acts, &b, 1.0f / (float)n_target);
+    }
+    double loss = sum / (double)n_target;
+    *norm = model_grad_norm(r->m);
+    if (!isfinite(loss) || !isfinite(*norm)) return NAN;
+    OptimOpts h = {lr, o.beta1, o.beta2, o.eps, o.weight_decay, o.clip};
+    model_adamw(r->m, &h, r->step + 1, *norm);
+    r->step++;
+    return loss;
+}
+
+/* The smoothed loss has risen far above its lowest point: the run is lost, and every further step harms. */
+static bool exploded(Run *r, double loss) {
+    r->loss_smooth = r->step <= 1 ? loss : 0.95 * r->loss_smooth + 0.05 * loss;
+    if (r->step <= 1 || r->loss_smooth < r->loss_low) r->loss_low = r->loss_smooth;
+    return r->loss_smooth > r->loss_low + (r->loss_low > 2 ? r->loss_low / 2 : 1);
+}
+static const char *last_good(Run *r) {
+    int n;
+    int64_t *v = checkpoints(&n);
+    static char text[4200];
+    if (n) snprintf(text, sizeof text, "the last good checkpoint is %s/checkpoint-%lld", o.out, (long long)v[n - 1]);
+    else snprintf(text, sizeof text, "no checkpoint had been saved before step %lld", (long long)r->step);
+    free(v);
+    return text;
+}
+static Eval eval_and_log(Run *r, size_t max_tokens) {
+    if (!r->valid) return (Eval){.loss = NAN, .bits_per_byte = NAN};
+    Eval e = evaluate(r, max_tokens);
+    log_line("eval", r->step, "\"val_loss\":%.6f,\"perplexity\":%.6g,\"bits_per_byte\":%.6f,\"n_tok\":%zu", e.loss, exp(e.loss),
+             e.bits_per_byte, e.n_tok);
+    return e;
+}
+
+static void train_loop(Run *r) {
+    size_t step_tokens = (size_t)(o.batch * o.seq * o.accum);
+    double flops = config_flops_per_token(&r->m->cfg, (size_t)o.seq);
+    Progress bar = progress_begin("train", (double)o.steps);
+    double smooth_s = 0;
+    Eval e = {.loss = NAN, .bits_per_byte = NAN};
+    int64_t saved_at = -1;
+    while (r->step < o.steps && !stop_requested) {
+        double start = now_s(), lr = lr_at(r->step + 1), norm = 0;
+        double loss = train_step(r, lr, &norm);
+        double seconds = now_s() - start;
+        if (isnan(loss) || exploded(r, loss)) {
+            log_line("end", r->step, "\"reason\":\"%s\"", isnan(loss) ? "loss not finite" : "loss exploded");
+            report_write(o.out);
+            die("step %lld: the loss %s (learning rate %g, gradient norm %g): stopped; %s", (long long)r->step + isnan(loss),
+                isnan(loss) ? "is not finite" : "has exploded", lr, norm, last_good(r));
+        }
+        smooth_s = smooth_s == 0 ? seconds : 0.9 * smooth_s + 0.1 * seconds;
+        double tok_s = (double)step_tokens / smooth_s;
+        log_line("step", r->step, "\"loss\":%.8g,\"lr\":%.6g,\"grad_norm\":%.6g,\"tok_s\":%.1f,\"peak_share\":%.4f", loss, lr, norm,
+                 (double)step_tokens / seconds, tok_s * flops / r->peak);
+        bool last = r->step == o.steps, save = o.save_steps && r->step % o.save_steps == 0;
+        bool eval = !last && r->valid && ((o.eval_steps && r->step % o.eval_steps == 0) || save);
+        if (eval) e = eval_and_log(r, (size_t)o.eval_tokens);
+        if (!last && o.sample_steps && r->step % o.sample_steps == 0) show_samples(r, false);
+        char valid_text[64] = "";
+        if (isfinite(e.loss)) snprintf(valid_text, sizeof valid_text, "  valid %.3f", e.loss);
+        progress_at(&bar, (double)r->step, "loss %.3f%s  %s tok/s  %.0f%% of peak", r->loss_smooth, valid_text, human_count(tok_s),
+                    100 * tok_s * flops / r->peak);
+        if (save && !last) save_checkpoint(r, eval ? e.loss : NAN), saved_at = r->step;
+        if (eval) report_write(o.out);
+    }
+    bool finished = r->step >= o.steps;
+    if (finished) e = eval_and_log(r, SIZE_MAX);
+    progress_end(&bar, "step %lld  loss %.4f", (long long)r->step, r->loss_smooth);
+    if (saved_at != r->step) save_checkpoint(r, finished ? e.loss : NAN);
+    if (finished && o.load_best && r->best_step >= 0 && r->best_step != r->step) {
+        char *path = checkpoint_path(r->best_step);
+        Model *best = model_load(path, true);
+        op.copy(r->m->master, best->master, best->n_weights * sizeof(float));
+        model_free(best);
+        free(path);
+        for (int i = 0; i < r->m->n_params; i++) {
+            Param *p = &r->m->params[i];
+            if (p->w.data != (void *)p->master) op.mat_from_f32(&p->w, p->master);
+        }
+        e = eval_and_log(r, SIZE_MAX);
+    }
+    write_model(r, o.out, e.loss);
+    if (finished) show_samples(r, true);
+    log_line("end", r->step, "\"reason\":\"%s\",\"val_loss\":%.6f,\"bits_per_byte\":%.6f", finished ? "finished" : "stopped", e.loss,
+             e.bits_per_byte);
+    report_write(o.out);
+    if (finished && isfinite(e.loss))
+        printf("\nvalidation: loss %.4f nats per token, perplexity %.2f, %.4f bits per byte (%s tokens)\n", e.loss, exp(e.loss),
+               e.bits_per_byte, human_count((double)e.n_tok));
+    if (finished) printf("model in %s, curves in %s/report.html; try ./infer --model %s --prompt \"…\"\n", o.out, o.out, o.out);
+    else printf("stopped at step %lld and saved; go on with ./train --resume last --out %s\n", (long long)r->step, o.out);
+}
+
+/* ================================================================================================================= *
+ * Getting ready                                                                                                       */
+static void prepare_tokenizer(Run *r, const char *resume_dir) {
+    bool all_shards = o.data.n > 0;
+    for (int i = 0; i < o.data.n; i++) {
+        size_t n = strlen(o.data.v[i]);
+        all_shards &= n > 4 && !strcmp(o.data.v[i] + n - 4, ".bin");
+    }
+    if (resume_dir) r->tokenizer_dir = tokenizer_in_dir(resume_dir) ? xstrdup(resume_dir) : NULL;
+    else if (o.tokenizer) r->tokenizer_dir = xstrdup(o.tokenizer);
+    else if (o.init) r->tokenizer_dir = xstrdup(o.init);
+    else if (!all_shards) {
+        static const char *specials[] = {"<|endoftext|>"};
+        Docs *docs = docs_open_range(o.data.v, o.data.n, 0, o.valid_data.n ? 1 : 1 - o.valid_fraction);
+        tokenizer_train((TextSource){docs_next, docs, docs_bytes(docs)}, o.split, (int)o.vocab, 2, specials, 1, o.out);
+        docs_close(docs);
+        r->tokenizer_dir = xstrdup(o.out);
+    }
+    if (r->tokenizer_dir) r->tok = tokenizer_load(r->tokenizer_dir);
+}
+static void prepare_data(Run *r) {
+    char *cache = path_join(o.out, "cache");
+    bool own_valid = o.valid_data.n > 0;
+    double cut = own_valid ? 1 : 1 - o.valid_fraction;
+    r->data = tokens_open(o.data.v, o.data.n, 0, cut, r->tok, cache);
+    if (r->data->n < (size_t)o.seq + 1)
+        die("--data has %zu tokens, fewer than one window of --seq %lld needs", r->data->n, (long long)o.seq);
+    if (own_valid) r->valid = tokens_open(o.valid_data.v, o.valid_data.n, 0, 1, r->tok, cache);
+    else if (o.valid_fraction > 0) r->valid = tokens_open(o.data.v, o.data.n, cut, 1, r->tok, cache);
+    if (r->valid && r->valid->n < 2) warn("the held-out part has no text: no validation"), tokens_close(r->valid), r->valid = NULL;
+    free(cache);
+    if (!r->tok) return;
+    int V = tokenizer_vocab(r->tok);
+    r->id_bytes = xcalloc((size_t)(r->m ? r->m->cfg.V : V) + (size_t)V, 1);
+    Buf word = {0};
+    for (int32_t id = 0; id < V; id++) {
+        word.len = 0;
+        tokenizer_decode(r->tok, &id, 1, true, &word);
+        r->id_bytes[id] = (uint8_t)(word.len < 255 ? word.len : 255);
+    }
+    buf_free(&word);
+}
+static void print_start(Run *r) {
+    const Config *c = &r->m->cfg;
+    double weights = (double)r->m->n_weights * 4 * 4, acts = (double)r->acts->bytes;
+    if (common.quiet) return;
+    fprintf(stderr, "model    %s, %s parameters: %d layers, width %d, %d heads, feed-forward %d, vocabulary %d\n",
+            config_model_type(c), human_count((double)config_weights(c)), c->L, c->C, c->H, c->F, c->V);
+    fprintf(stderr, "data     %s tokens to train on, %s held out; a step reads %s (%.2f epochs in all)\n", human_count((double)r->data->n),
+            human_count(r->valid ? (double)r->valid->n : 0), human_count((double)(o.batch * o.seq * o.accum)),
+            (double)(o.batch * o.seq * o.accum) * (double)o.steps / (double)r->data->n);
+    fprintf(stderr, "memory   %s: weights, gradients and moments %s, activations %s\n", human_bytes(weights + acts), human_bytes(weights),
+            human_bytes(acts));
+    fprintf(stderr, "machine  %s, products in %s, peak %.0f GFLOP/s measured\n", op.name, o.precision, r->peak / 1e9);
+}
+static void alloc_batch(Run *r) {
+    size_t N = (size_t)o.batch * (size_t)o.seq;
+    r->acts = acts_new(r->m, (size_t)o.batch, (size_t)o.seq, (size_t)o.seq, true, o.recompute);
+    r->acts->dropout = (float)o.dropout;
+    r->tokens = xmalloc(N * (size_t)o.accum * 4);
+    r->targets = xmalloc(N * (size_t)o.accum * 4);
+    r->start = xmalloc(N * (size_t)o.accum * 4);
+}
+
+/* [train.bench] Steps on random tokens: no data, nothing written. The median of the timed steps, after two to warm up. */
+static int by_value(const void *a, const void *b) { return (*(const double *)a > *(const double *)b) - (*(const double *)a < *(const double *)b); }
+static void bench(Run *r) {
+    Config c = config_from_options((int)o.vocab);
+    r->m = model_new(&c, (uint64_t)common.seed);
+    model_train_begin(r->m);
+    alloc_batch(r);
+    size_t N = (size_t)(o.batch * o.seq);
+    double *seconds = xcalloc((size_t)o.bench, sizeof *seconds);
+    for (int64_t i = -2; i < o.bench; i++) {
+        double start = now_s(), sum = 0;
+        for (int64_t k = 0; k < o.accum; k++) {
+            for (size_t j = 0; j < N; j++) {
+                Rng g = {(uint64_t)common.seed, ((uint64_t)(i + 2) * (uint64_t)o.accum + (uint64_t)k) * N + j};
+                r->tokens[j] = (int32_t)rng_below(&g, (uint64_t)c.V);
+            }
+            for (size_t j = 0; j < N; j++) r->targets[j] = r->tokens[(j + 1) % N];
+            Batch b = {.B = (size_t)o.batch, .T = (size_t)o.seq, .tokens = r->tokens, .targets = r->targets};
+            forward(r->m, r->acts, &b);
+            sum += model_loss(r->m, r->acts, &b, 1.0f / (float)(N * (size_t)o.accum));
+        }
+        OptimOpts h = {1e-4, o.beta1, o.beta2, o.eps, o.weight_decay, o.clip};
+        model_adamw(r->m, &h, i + 3, model_grad_norm(r->m));
+        op.sync();
+        if (i >= 0) seconds[i] = now_s() - start;
+        if (!isfinite(sum)) die("the benchmark's loss is not finite");
+    }
+    qsort(seconds, (size_t)o.bench, sizeof *seconds, by_value);
+    double s = seconds[o.bench / 2], tok_s = (double)N * (double)o.accum / s;
+    double flops = tok_s * config_flops_per_token(&c, (size_t)o.seq);
+    printf("{\"tok_s\":%.1f,\"step_ms\":%.3f,\"gflops\":%.1f,\"peak_gflops\":%.1f,\"peak_share\":%.4f,\"parameters\":%zu,\"bytes\":%zu,"
+           "\"precision\":\"%s\",\"kernels\":\"%s\"}\n", tok_s, s * 1e3, flops / 1e9, r->peak / 1e9, flops / r->peak, config_weights(&c),
+           r->m->n_weights * 16 + r->acts->bytes, o.precision, op.name);
+}
+
+int main(int argc, char **argv) {
+    common.seed = 1;
+    options_parse(argc, argv, 1, about, table, N_OPTS);
+    Precision precision = strcmp(o.precision, "bf16") ? PREC_F32 : PREC_BF16;
+    Run r = {.best_loss = INFINITY, .best_step = -1};
+    char *resume_dir = NULL;
+    cJSON *state = o.resume ? resume_state(&resume_dir) : NULL;
+    if (state) precision = strcmp(o.precision, "bf16") ? PREC_F32 : PREC_BF16;
+    if (o.tie && o.untie) die_usage("--tie and --untie exclude each other");
+    if (o.config && o.init) die_usage("--config and --init exclude each other: --init brings its own config");
+    ops_select(common.device, common.isa, precision);
+    r.peak = op.peak_flops(precision);
+    if (o.bench) { bench(&r); return 0; }
+
+    default_data();
+    if (!state && !o.overwrite) {
+        int n;
+        int64_t *v = checkpoints(&n);
+        if (n) die("%s holds a run already (checkpoint-%lld): go on with --resume last, start anew with --overwrite, or choose another --out",
+                   o.out, (long long)v[n - 1]);
+        free(v);
+    }
+    make_dirs(o.out);
+    if (!state && o.overwrite) {
+        int n;
+        int64_t *v = checkpoints(&n);
+        for (int i = 0; i < n; i++) dir_remove(checkpoint_path(v[i]));
+        free(v);
+    }
+    prepare_tokenizer(&r, resume_dir);
+    int vocab = r.tok ? tokenizer_vocab(r.tok) : (int)o.vocab;
+    if (resume_dir) r.m = model_load(resume_dir, true);
+    else if (o.init) r.m = model_load(o.init, true);
+    else {
+        Config c = config_from_options(vocab);
+        if (r.tok) c.bos = c.eos[0] = tokenizer_eos(r.tok), c.n_eos = c.bos >= 0;
+        r.m = model_new(&c, (uint64_t)common.seed);
+    }
+    if (vocab > r.m->cfg.V) die("the tokenizer has %d tokens, the model only %d", vocab, r.m->cfg.V);
+    if (o.seq > r.m->cfg.max_pos) die("--seq %lld is longer than the model's %d positions", (long long)o.seq, r.m->cfg.max_pos);
+    prepare_data(&r);
+    model_train_begin(r.m);
+    alloc_batch(&r);
+    if (state) resume_moments(&r, resume_dir, state);
+    if (r.step >= o.steps) die("%s is at step %lld already: nothing to do up to --steps %lld", resume_dir, (long long)r.step, (long long)o.steps);
+
+    log_open(o.out, state ? r.step : -1);
+    cJSON *settings = options_to_json();
+    cJSON_AddStringToObject(settings, "kernels", op.name);
+    cJSON_AddNumberToObject(settings, "parameters", (double)config_weights(&r.m->cfg));
+    char *text = cJSON_PrintUnformatted(settings);
+    text[strlen(text) - 1] = 0;                                       /* the inside of the object */
+    log_line("start", r.step, "%s", text + 1);
+    free(text);
+    cJSON_Delete(settings);
+    print_start(&r);
+    catch_signals();
+    train_loop(&r);
+    log_close();
+    return 0;
+}
