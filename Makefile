@@ -4,6 +4,7 @@
 #   make deps       install what the system lacks   make SAN=1 test  the same under the address and UB sanitizers
 #   make debug      -O0 -g                          make CUDA=0      without the GPU half
 #   make bench      the benchmarks                  make doc-check   the course's tags
+#   make test-gpu   every op, CPU against GPU       make conformance GOLDENS=DIR   against official outputs
 #   make found      what the probes found           make CC=clang    another compiler
 #
 # Objects live in build/COMPILER-MODE/, so switching compiler, sanitizer, debug or CUDA never needs a clean; the programs
@@ -120,6 +121,8 @@ $(BUILD)/corpus: data/corpus.c $(BUILD)/libtea.a
 	$(CC) $(CFLAGS) -DCORPUS_MAIN data/corpus.c $(BUILD)/libtea.a -o $@ $(LIBS)
 $(TESTS): $(BUILD)/%: tests/%.c $(BUILD)/libtea.a tests/test.h
 	$(CC) $(CFLAGS) -I. $< $(BUILD)/libtea.a -o $@ $(LIBS)
+$(BUILD)/conformance: tests/conformance.c $(BUILD)/libtea.a
+	$(CC) $(CFLAGS) -I. $< $(BUILD)/libtea.a -o $@ $(LIBS)
 $(BENCHES): $(BUILD)/bench_%: bench/%.c $(BUILD)/libtea.a
 	$(CC) $(CFLAGS) -I. $< $(BUILD)/libtea.a -o $@ $(LIBS)
 -include $(wildcard $(BUILD)/*.d)
@@ -127,13 +130,15 @@ $(BENCHES): $(BUILD)/bench_%: bench/%.c $(BUILD)/libtea.a
 # ---- tasks ----------------------------------------------------------------------------------------------------------
 debug:
 	@$(MAKE) DEBUG=1 all
-test: all $(TESTS)
+test: all $(TESTS) $(BUILD)/conformance
 	@BUILD=$(BUILD) sh tests/run.sh
 test-gpu: all $(BUILD)/test_gpu
 	$(BUILD)/test_gpu
 bench-programs: $(BENCHES)
 bench: all bench-programs
 	@for b in $(BENCHES); do echo "== $$b"; $$b || exit 1; done
+conformance: $(BUILD)/conformance
+	$(BUILD)/conformance $(GOLDENS)
 doc-check:
 	@sh tests/doc-check.sh
 found: ; @rm -f $(BUILD)/found.mk; $(MAKE) $(BUILD)/found.mk

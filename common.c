@@ -635,7 +635,7 @@ static char *scaled(double x, double step, const char *const *units, int n_units
     /* 999.5 would print as "1000": the next unit begins where rounding does. */
     while (magnitude >= (u ? 0.9995 : 1.0) * step && u + 1 < n_units) magnitude /= step, u++;
     if (!isfinite(x)) snprintf(s, bytes, "%g", x);
-    else if (u == 0) snprintf(s, bytes, "%.6g%s", x, units[0]);
+    else if (u == 0) snprintf(s, bytes, x == round(x) ? "%.0f%s" : "%.3g%s", x, units[0]);
     else snprintf(s, bytes, "%s%.3g%s", x < 0 ? "-" : "", magnitude < 999.5 ? magnitude : round(magnitude), units[u]);
     return s;
 }

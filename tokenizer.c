@@ -653,12 +653,26 @@ static inline void encode_word(const Tokenizer *t, Worker *w, const uint8_t *p, 
 /* ---- one spelling per character --------------------------------------------------------------- [tok.norm] ---- *
  * "é" may be one character or an e with an accent that follows it. NFC makes it one. Only around characters that can
  * take part in such a change (suspects) is there anything to do; all other text is copied as it is. */
+/* Marks younger than Unicode 9, the version whose NFC the reference library has: it leaves them where they stand. */
+static const struct { uint32_t first, last; } young_marks[] = {
+    {0x7FD, 0x7FD}, {0x897, 0x89F}, {0x8CA, 0x8D3}, {0x9FE, 0x9FE}, {0xC3C, 0xC3C}, {0xD3B, 0xD3C}, {0xEBA, 0xEBA},
+    {0x1715, 0x1715}, {0x1ABF, 0x1ADF}, {0x1DF6, 0x1DFA}, {0xA82C, 0xA82C}, {0x10D24, 0x10D27}, {0x10D69, 0x10D6D},
+    {0x10EAB, 0x10EAC}, {0x10EFA, 0x10EFF}, {0x10F46, 0x10F50}, {0x10F82, 0x10F85}, {0x11070, 0x11070},
+    {0x1133B, 0x1133B}, {0x113B8, 0x113E2}, {0x1145E, 0x1145E}, {0x11839, 0x1183A}, {0x11930, 0x11930},
+    {0x1193D, 0x1193E}, {0x11943, 0x11943}, {0x119E0, 0x119E0}, {0x11A34, 0x11A34}, {0x11A47, 0x11A47},
+    {0x11A99, 0x11A99}, {0x11D42, 0x11D45}, {0x11D97, 0x11D97}, {0x11F41, 0x11F42}, {0x1611E, 0x1612F},
+    {0x16D63, 0x16D6A}, {0x16FF0, 0x16FF1}, {0x1E08F, 0x1E08F}, {0x1E130, 0x1E136}, {0x1E2AE, 0x1E2AE},
+    {0x1E2EC, 0x1E2EF}, {0x1E4EC, 0x1E4EF}, {0x1E5EE, 0x1E5EF}};
+
 static bool nfc_suspect(uint32_t cp) {
     if (cp < 0x300) return false;
     if (cp >= 0x1160 && cp <= 0x11FF) return true; /* Hangul vowels and finals join the syllable before them */
     const utf8proc_property_t *p = utf8proc_get_property((int32_t)cp);
-    return p->combining_class || p->category == UTF8PROC_CATEGORY_MN || p->category == UTF8PROC_CATEGORY_MC ||
-           (p->decomp_seqindex != UINT16_MAX && p->decomp_type == 0);
+    bool suspect = p->combining_class || p->category == UTF8PROC_CATEGORY_MN || p->category == UTF8PROC_CATEGORY_MC ||
+                   (p->decomp_seqindex != UINT16_MAX && p->decomp_type == 0);
+    for (size_t i = 0; suspect && i < sizeof young_marks / sizeof *young_marks; i++)
+        suspect = cp < young_marks[i].first || cp > young_marks[i].last;
+    return suspect;
 }
 
 static void nfc_append(const uint8_t *s, size_t n, Buf *out) {
