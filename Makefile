@@ -115,7 +115,7 @@ lib: $(BUILD)/libtea.a
 
 $(BUILD)/tokenizer: $(BUILD)/tokenizer.o $(BUILD)/libtea.a
 	$(CC) $(CFLAGS) $(BUILD)/tokenizer.o $(filter-out %/tokenizer_lib.o,$(LIB_OBJ)) -o $@ $(LIBS)
-$(STAGES:%=$(BUILD)/%): $(BUILD)/%: $(BUILD)/%.o $(BUILD)/libtea.a
+$(patsubst %,$(BUILD)/%,$(filter-out tokenizer,$(STAGES))): $(BUILD)/%: $(BUILD)/%.o $(BUILD)/libtea.a
 	$(CC) $(CFLAGS) $^ -o $@ $(LIBS)
 $(BUILD)/corpus: data/corpus.c $(BUILD)/libtea.a
 	$(CC) $(CFLAGS) -DCORPUS_MAIN data/corpus.c $(BUILD)/libtea.a -o $@ $(LIBS)

@@ -9,7 +9,6 @@
  *
  * Map:  [common.err] errors and memory   [common.opt] options   [common.file] files   [common.rng] random numbers
  *       [common.time] time, progress, signals   [common.log] the run log */
-#define _GNU_SOURCE
 #include "common.h"
 
 #include <cjson/cJSON.h>

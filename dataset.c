@@ -35,6 +35,7 @@ struct Docs {
     size_t at;                     /* next byte of it */
     size_t line;                   /* jsonl: number of the line read last */
     cJSON *array, *item;           /* json */
+    int n_items;
     uint64_t corpus_i;
     size_t corpus_bytes;
     Buf text;                      /* the document handed out, where it is not a slice of the map */
@@ -156,6 +157,7 @@ static void source_open(Docs *d, const Source *s) {
         d->array = cJSON_ParseWithLength((const char *)d->map.data, d->map.bytes);
         if (!cJSON_IsArray(d->array)) die("%s: not a JSON array of documents", s->path);
         d->item = d->array->child;
+        d->n_items = cJSON_GetArraySize(d->array);                    /* walks the whole list: once */
     }
 }
 static void source_close(Docs *d, const Source *s) {
@@ -213,8 +215,11 @@ static const char *source_next(Docs *d, const Source *s, size_t *n, size_t *star
             while (blank < len && strchr(" \t\r", line[blank])) blank++;
             if (blank == len) continue;
             snprintf(where, sizeof where, "%s:%zu", s->path, d->line);
-            cJSON *o = cJSON_ParseWithLength(line, len);
+            const char *rest;
+            cJSON *o = cJSON_ParseWithLengthOpts(line, len, &rest, false);
             if (!cJSON_IsObject(o)) die("%s: not a JSON object", where);
+            while (rest < line + len && strchr(" \t\r", *rest)) rest++;
+            if (rest < line + len) die("%s: something follows the JSON object; one document a line", where);
             json_document(o, where, &d->text);
             cJSON_Delete(o);
             *n = d->text.len;
@@ -228,7 +233,7 @@ static const char *source_next(Docs *d, const Source *s, size_t *n, size_t *star
         json_document(d->item, where, &d->text);
         d->item = d->item->next;
         *start = d->at;                                               /* JSON does not tell: spread evenly */
-        d->at = (size_t)((double)s->bytes * (double)d->line / cJSON_GetArraySize(d->array));
+        d->at = (size_t)((double)s->bytes * (double)d->line / d->n_items);
         *n = d->text.len;
         return d->text.data ? d->text.data : "";
     }
@@ -440,7 +445,7 @@ void tokens_window(const Tokens *d, uint64_t seed, uint64_t sample, size_t T, in
     if (n_windows < 1) die("the data has %zu tokens, fewer than one window of %zu needs", d->n, T + 1);
     if (n_windows > 1) n_windows--;                                   /* room for the shift */
     uint64_t epoch = sample / n_windows, i = permute(sample % n_windows, n_windows, rng_mix(seed, epoch));
-    size_t room = d->n - 1 - n_windows * T, shift = rng_mix(seed ^ 0x5EED, epoch) % (room < T ? room + 1 : T);
+    size_t room = d->n - 1 - n_windows * T, shift = rng_mix(seed ^ 0x5EED, epoch) % (room + 1);
     size_t at = i * T + shift;
     for (size_t t = 0; t < T; t++) tokens[t] = tokens_at(d, at + t), targets[t] = tokens_at(d, at + t + 1);
     if (start) document_starts(tokens, T, d->eos, start);

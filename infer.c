@@ -17,9 +17,9 @@
  *   [infer.bench]     tokens/s beside the machine's limits
  *   [infer.compare]   two devices or instruction sets in one process, layer by layer
  *
- * WHY TWO SPEEDS. The prompt is known, so its tokens go through the network together and each weight that is read serves
- * hundreds of them: prefill is limited by arithmetic. New tokens come one after the other, each needs every weight once:
- * decoding is limited by memory bandwidth, whatever the processor. --bench prints both beside their limits.
+ * WHY TWO SPEEDS. The prompt is known, so its tokens go through the network together and each weight that is read
+ * serves hundreds of them: prefill is limited by arithmetic. New tokens come one after the other, each needs every
+ * weight once: decoding is limited by memory bandwidth, whatever the processor. --bench shows both beside their limits.
  *
  * Refused here: changing weights, writing models, tokenizer files, any knowledge of a family (model.c) or a device. */
 #include "common.h"
@@ -38,7 +38,7 @@
 #endif
 
 /* ================================================================================================================= *
- * [infer.options]                                                                                                     */
+ * [infer.options] */
 static struct {
     const char *model, *config, *prompt, *bos, *logits, *logits_out, *attention_out, *compare, *precision;
     int64_t n, samples, context, stride, top_k, layer;
@@ -98,7 +98,7 @@ static Opt options[] = {
 
     SECTION("Measure"),
     FLAG("bench", bench, "prefill and decode tokens/s against the machine's limits: a table on stderr, JSON on stdout"),
-    TEXT("config", config, "with --bench: a config.json (or its directory) to fill with random weights; needs no model"),
+    TEXT("config", config, "with --bench: random weights for this config.json (or its directory); no model needed"),
     COMMON_OPTS,
 };
 enum { N_OPTIONS = sizeof options / sizeof *options };
@@ -116,10 +116,11 @@ static size_t min_size(size_t a, size_t b) { return a < b ? a : b; }
 
 /* ================================================================================================================= *
  * [infer.start] Kernels are chosen before weights are loaded, because where weights may lie depends on the device; and
- * the precision depends on how the weights are stored. So the file is asked first, which costs its header only.       */
+ * the precision depends on how the weights are stored. So the file is asked first, which costs its header only. */
 static void require_model_dir(void) {
     if (is_dir(o.model)) return;
-    if (given("model")) die("%s: no such directory: a model is a directory with config.json and model.safetensors", o.model);
+    if (given("model"))
+        die("%s: no such directory: a model is a directory with config.json and model.safetensors", o.model);
     die("there is no model in %s/ yet: run ./train first, or name one with --model DIR", o.model);
 }
 
@@ -179,10 +180,19 @@ static Memory memory_of(const Model *m, const Acts *a) {
     mem.work = (double)a->bytes - mem.cache;
     return mem;
 }
+static void print_memory(const Model *m, const Acts *a) {
+    Memory mem = memory_of(m, a);
+    fprintf(stderr, "weights %s, cache %s, work %s", human_bytes(mem.weights), human_bytes(mem.cache),
+            human_bytes(mem.work));
+}
+static void print_machine(void) {
+    fprintf(stderr, "%s, %s, %d thread%s", op.name, precision_name(), threads(), threads() > 1 ? "s" : "");
+}
 
 /* ================================================================================================================= *
- * [infer.settings] An option on the command line wins over generation_config.json, that over our defaults. Where the file
- * says do_sample, what it leaves out has transformers' meaning: false is greedy; true is temperature 1, top-k 50.      */
+ * [infer.settings] An option on the command line wins over generation_config.json, that over our defaults. Where the
+ * file says do_sample, what it leaves out means what it does to transformers: false is greedy; true is temperature 1,
+ * top-k 50. */
 typedef struct { Sampler sampler; Ids stop; } Settings;
 
 static double recommended(const cJSON *g, const char *key, double min, double max, double fallback) {
@@ -205,7 +215,8 @@ static bool stop_has(const Ids *stop, int32_t id) {
 
 static Settings settings_read(const Model *m, const Tokenizer *tok) {
     Settings s = {0};
-    double temperature = o.temperature, top_k = (double)o.top_k, top_p = o.top_p, min_p = o.min_p, repetition = o.repetition;
+    double temperature = o.temperature, top_k = (double)o.top_k, top_p = o.top_p, min_p = o.min_p;
+    double repetition = o.repetition;
     for (int i = 0; i < m->cfg.n_eos; i++) stop_add(&s.stop, m->cfg.eos[i]);
     stop_add(&s.stop, tokenizer_eos(tok));
     if (m->generation_json) {
@@ -230,7 +241,7 @@ static Settings settings_read(const Model *m, const Tokenizer *tok) {
 }
 
 /* ================================================================================================================= *
- * [infer.prompt]                                                                                                      */
+ * [infer.prompt] */
 /* The token that a document follows: BOS where the tokenizer puts one before every text; else the end-of-text token,
  * behind which training data has its next document. -1: none. */
 static int opening_token(const Config *c, const Tokenizer *tok) {
@@ -253,9 +264,13 @@ static Buf stdin_read(void) {
 /* The prompt's ids; n_opening of them were put before it. Special tokens written in the prompt are meant. */
 static Ids prompt_ids(const Config *c, const Tokenizer *tok, size_t *n_opening) {
     Ids ids = {0};
+    const Ids *prefix = tokenizer_prefix(tok);
     int opening = opening_token(c, tok);
-    if (!o.prompt || wants_bos(tokenizer_adds_bos(tok))) {
-        if (opening < 0) die("%s: no token opens a document here; give a --prompt%s", o.model, o.prompt ? " and --bos no" : "");
+    if (prefix->n && strcmp(o.bos, "no"))
+        for (size_t i = 0; i < prefix->n; i++) ids_add(&ids, prefix->v[i]);
+    else if (!o.prompt || wants_bos(false)) {
+        if (opening < 0)
+            die("%s: no token opens a document here; %s", o.model, o.prompt ? "use --bos no" : "give a --prompt");
         ids_add(&ids, opening);
     }
     *n_opening = ids.n;
@@ -269,14 +284,14 @@ static Ids prompt_ids(const Config *c, const Tokenizer *tok, size_t *n_opening) 
     }
     for (size_t i = 0; i < ids.n; i++)
         if (ids.v[i] >= c->V)
-            die("%s: the tokenizer gives id %d, the model knows %d: do the two belong together?", o.model, ids.v[i], c->V);
+            die("%s: the tokenizer gives id %d, the model has %d ids: do they fit together?", o.model, ids.v[i], c->V);
     return ids;
 }
 
 /* ================================================================================================================= *
  * [infer.prefill] n ids go behind the `filled` slots of the cache, in pieces of a->T: activations need memory for one
  * piece only, however long the prompt. Later pieces see earlier ones through the cache. n = 1 is decoding. Returns the
- * last token's logits (V).                                                                                            */
+ * last token's logits (V). */
 enum { PREFILL_CHUNK = 512 };                                      /* enough rows that each weight read is well used */
 static act *feed(Model *m, Acts *a, const int32_t *ids, size_t n, size_t filled) {
     size_t T = 0;
@@ -289,16 +304,14 @@ static act *feed(Model *m, Acts *a, const int32_t *ids, size_t n, size_t filled)
 }
 
 /* ================================================================================================================= *
- * [infer.decode]                                                                                                      */
-typedef struct {                                                   /* all but V on the device */
-    size_t V;                                                      /* ids that the tokenizer can spell: vocabularies are
-                                                                      often padded to a round number, and padding is
-                                                                      nothing that one could print */
-    int32_t *token, *history;
-    float *scratch;
-} Draw;
+ * [infer.decode] */
+/* What drawing needs on the device. V counts the ids that the tokenizer can spell: vocabularies are often padded to a
+ * round number, and nobody could print the padding. */
+typedef struct { size_t V; int32_t *token, *history; float *scratch; } Draw;
 static Draw draw_new(size_t V, size_t n_history) {
-    return (Draw){V, op.mem_alloc(sizeof(int32_t)), op.mem_alloc((n_history + 1) * sizeof(int32_t)), op.mem_alloc(V * sizeof(float))};
+    Draw d = {.V = V, .token = op.mem_alloc(sizeof(int32_t)), .scratch = op.mem_alloc(size_mul(V, sizeof(float)))};
+    d.history = op.mem_alloc(size_mul(n_history + 1, sizeof(int32_t)));
+    return d;
 }
 static void draw_free(Draw *d) {
     op.mem_free(d->token);
@@ -306,7 +319,8 @@ static void draw_free(Draw *d) {
     op.mem_free(d->scratch);
 }
 /* The uniform number is a function of seed, sample and step alone: 24 bits, so that it stays below 1 as a float. */
-static int32_t draw(const Draw *d, const act *logits, size_t n_history, const Sampler *s, uint64_t stream, uint64_t step) {
+static int32_t draw(const Draw *d, const act *logits, size_t n_history, const Sampler *s, uint64_t stream,
+                    uint64_t step) {
     float u = (float)(rng_mix(stream, step) >> 40) * 0x1p-24f;
     op.sample(d->token, d->scratch, logits, d->V, d->history, n_history, s, u);
     int32_t token;
@@ -324,94 +338,111 @@ static void json_ids(Buf *b, const char *key, const int32_t *ids, size_t n) {
     buf_str(b, "]");
 }
 
+typedef struct {
+    Model *m;
+    Acts *a;
+    Tokenizer *tok;
+    Settings set;
+    Draw d;
+    Ids ids;                                                       /* of the text so far, prompt included */
+    Utf8Stream utf8;                                               /* a character may take several tokens ... */
+    Buf text;                                                      /* ... so this lags behind; with --json, all of it */
+    size_t n_fed;                                                  /* tokens that went through the network alone */
+    double decode_s;
+} Session;
+
+static void text_add(Session *s, int32_t id) {
+    tokenizer_decode_stream(s->tok, &s->utf8, id, &s->text);
+    if (!o.json) show(&s->text), s->text.len = 0;
+}
+
+/* Goes on from the last token's logits for at most n_new tokens; says why it ended. The token drawn last is not fed:
+ * nobody asks what would follow it. */
+static const char *decode(Session *s, const act *logits, size_t n_new, uint64_t stream) {
+    const char *why = "length";
+    double start = now_s();
+    for (size_t step = 0; step < n_new; step++) {
+        int32_t id = draw(&s->d, logits, s->ids.n, &s->set.sampler, stream, step);
+        if (stop_requested) { why = "interrupted"; break; }
+        if (!o.ignore_eos && stop_has(&s->set.stop, id)) { why = "stop"; break; }
+        op.upload(s->d.history + s->ids.n, &id, sizeof id);
+        ids_add(&s->ids, id);
+        text_add(s, id);
+        if (step + 1 < n_new) logits = feed(s->m, s->a, &id, 1, s->ids.n - 1), s->n_fed++;
+    }
+    s->decode_s += now_s() - start;
+    return why;
+}
+
+static void result_json(const Session *s, int64_t sample, size_t n_prompt, const char *why) {
+    Buf line = {0};
+    buf_fmt(&line, "{\"sample\":%lld,", (long long)sample);
+    json_ids(&line, "prompt_ids", s->ids.v, n_prompt);
+    buf_str(&line, ",");
+    json_ids(&line, "ids", s->ids.v + n_prompt, s->ids.n - n_prompt);
+    buf_str(&line, ",\"text\":\"");
+    json_escape(&line, s->text.data ? s->text.data : "", s->text.len);
+    buf_fmt(&line, "\",\"finish\":\"%s\"}\n", why);
+    show(&line);
+    buf_free(&line);
+}
+
 static void generate(void) {
-    Model *m = start_model();
-    const Config *c = &m->cfg;
-    Tokenizer *tok = tokenizer_load(o.model);
-    Settings set = settings_read(m, tok);
-    size_t n_opening, context = context_limit(c);
-    Ids ids = prompt_ids(c, tok, &n_opening);
-    size_t n_prompt = ids.n;
+    Session s = {.m = start_model()};
+    const Config *c = &s.m->cfg;
+    s.tok = tokenizer_load(o.model);
+    s.set = settings_read(s.m, s.tok);
+    size_t n_opening, context = context_limit(c), logits_bytes = (size_t)c->V * op.act_size;
+    s.ids = prompt_ids(c, s.tok, &n_opening);
+    size_t n_prompt = s.ids.n;
     if (n_prompt >= context)
         die("the prompt has %zu tokens, the context %zu: no room for an answer", n_prompt, context);
     size_t n_new = min_size((size_t)o.n, context - n_prompt);
 
-    Acts *a = acts_new(m, 1, min_size(n_prompt, PREFILL_CHUNK), n_prompt + n_new, false, false);
-    Draw d = draw_new(min_size((size_t)c->V, (size_t)tokenizer_vocab(tok)), n_prompt + n_new);
-    op.upload(d.history, ids.v, n_prompt * sizeof(int32_t));
+    s.a = acts_new(s.m, 1, min_size(n_prompt, PREFILL_CHUNK), n_prompt + n_new, false, false);
+    s.d = draw_new(min_size((size_t)c->V, (size_t)tokenizer_vocab(s.tok)), n_prompt + n_new);
+    op.upload(s.d.history, s.ids.v, n_prompt * sizeof(int32_t));
     catch_signals();
 
     /* The prompt is paid for once: every sample starts from its slots in the cache, and from a copy of its logits. */
     double start = now_s();
-    act *first_logits = op.mem_alloc((size_t)c->V * op.act_size);
-    op.copy(first_logits, feed(m, a, ids.v, n_prompt, 0), (size_t)c->V * op.act_size);
+    act *first_logits = op.mem_alloc(logits_bytes);
+    op.copy(first_logits, feed(s.m, s.a, s.ids.v, n_prompt, 0), logits_bytes);
     op.sync();
-    double prefill_s = now_s() - start, decode_s = 0;
-
-    size_t n_fed = 0;                                              /* tokens that went through the network alone */
+    double prefill_s = now_s() - start;
     const char *why = "";
-    for (int64_t sample = 0; sample < o.samples && !stop_requested; sample++) {
-        uint64_t stream = rng_mix((uint64_t)common.seed, (uint64_t)sample);
-        Utf8Stream utf8 = {0};
-        Buf text = {0};                                            /* with --json all of it, else what is not shown yet */
-        if (o.samples > 1 && !o.json) buf_fmt(&text, "%s--- sample %lld of %lld ---\n", sample ? "\n" : "", (long long)sample + 1, (long long)o.samples);
-        /* A character may begin in the prompt and end in the answer: both go through one stream. */
-        Buf hidden = {0};
-        for (size_t i = n_opening; i < n_prompt; i++) tokenizer_decode_stream(tok, &utf8, ids.v[i], o.echo ? &text : &hidden);
-        buf_free(&hidden);
-        if (!o.json) show(&text), text.len = 0;
-
-        act *logits = first_logits;
-        ids.n = n_prompt;
-        why = n_new < (size_t)o.n ? "context" : "length";
-        start = now_s();
-        for (size_t step = 0; step < n_new; step++) {              /* here it is */
-            int32_t id = draw(&d, logits, ids.n, &set.sampler, stream, step);
-            if (stop_requested) { why = "interrupted"; break; }
-            if (!o.ignore_eos && stop_has(&set.stop, id)) { why = "stop"; break; }
-            op.upload(d.history + ids.n, &id, sizeof id);
-            ids_add(&ids, id);
-            tokenizer_decode_stream(tok, &utf8, id, &text);
-            if (!o.json) show(&text), text.len = 0;
-            if (step + 1 < n_new) logits = feed(m, a, &id, 1, ids.n - 1), n_fed++;
-        }
-        op.sync();
-        decode_s += now_s() - start;
-        tokenizer_decode_stream(tok, &utf8, -1, &text);
-        if (o.json) {
-            Buf line = {0};
-            buf_fmt(&line, "{\"sample\":%lld,", (long long)sample);
-            json_ids(&line, "prompt_ids", ids.v, n_prompt);
-            buf_str(&line, ",");
-            json_ids(&line, "ids", ids.v + n_prompt, ids.n - n_prompt);
-            buf_str(&line, ",\"text\":\"");
-            json_escape(&line, text.data ? text.data : "", text.len);
-            buf_fmt(&line, "\",\"finish\":\"%s\"}\n", why);
-            show(&line);
-            buf_free(&line);
-        } else {
-            buf_str(&text, "\n");
-            show(&text);
-        }
-        buf_free(&text);
+    for (int64_t i = 0; i < o.samples && !stop_requested; i++) {
+        s.ids.n = n_prompt;
+        s.utf8 = (Utf8Stream){0};
+        s.text.len = 0;
+        if (o.samples > 1 && !o.json) printf("%s--- sample %lld ---\n", i ? "\n" : "", (long long)i + 1);
+        if (o.echo) for (size_t j = n_opening; j < n_prompt; j++) text_add(&s, s.ids.v[j]);
+        why = decode(&s, first_logits, n_new, rng_mix((uint64_t)common.seed, (uint64_t)i));
+        if (!strcmp(why, "length") && n_new < (size_t)o.n) why = "context";
+        text_add(&s, -1);
+        if (o.json) result_json(&s, i, n_prompt, why);
+        else if (puts("") < 0) die("stdout: %s", strerror(errno));
     }
 
     if (!common.quiet) {
-        Memory mem = memory_of(m, a);
         if (!strcmp(why, "context"))
-            fprintf(stderr, "the context of %zu tokens is full%s\n", context, o.context ? " (--context)" : ": the model knows no more positions");
+            fprintf(stderr, "stopped: the context of %zu tokens is full%s\n", context,
+                    o.context ? " (--context)" : ", the model has no more positions");
         fprintf(stderr, "prompt %zu tokens, %.1f tokens/s; ", n_prompt, (double)n_prompt / prefill_s);
-        if (n_fed) fprintf(stderr, "decode %.1f tokens/s; ", (double)n_fed / decode_s);
-        fprintf(stderr, "weights %s, cache %s, work %s; %s, %s, %d thread%s\n", human_bytes(mem.weights),
-                human_bytes(mem.cache), human_bytes(mem.work), op.name, precision_name(), threads(), threads() > 1 ? "s" : "");
+        if (s.n_fed) fprintf(stderr, "decode %.1f tokens/s; ", (double)s.n_fed / s.decode_s);
+        print_memory(s.m, s.a);
+        fprintf(stderr, "; ");
+        print_machine();
+        fprintf(stderr, "\n");
     }
     op.mem_free(first_logits);
-    draw_free(&d);
-    acts_free(a);
-    model_free(m);
-    tokenizer_free(tok);
-    ids_free(&ids);
-    ids_free(&set.stop);
+    draw_free(&s.d);
+    acts_free(s.a);
+    model_free(s.m);
+    tokenizer_free(s.tok);
+    ids_free(&s.ids);
+    ids_free(&s.set.stop);
+    buf_free(&s.text);
 }
 
 /* ================================================================================================================= *
@@ -422,8 +453,8 @@ static void generate(void) {
  * A window of T tokens moves over it by `stride`. The first window counts all its predictions, a later one its last
  * `stride`, so each is made once, from at least T - stride tokens or all that its document has: no token sees another
  * document. A smaller stride is kinder to the model and costs T/stride passes. A document's end is a prediction too,
- * except the last one's; BOS is not, since nobody trains a model to say it. Bits per byte divides by the bytes of the text,
- * so it compares models whose tokenizers differ; nats per token and perplexity do not.                                */
+ * except the last one's; BOS is not, since nobody trains a model to say it. Bits per byte divides by the bytes of the
+ * text, so it compares models whose tokenizers differ; nats per token and perplexity do not. */
 typedef struct {
     Ids ids;
     double bytes;                                                  /* of text; 0: not known (shards, no tokenizer) */
@@ -456,7 +487,8 @@ static void stream_read_shards(Stream *s, const Config *c, const Tokenizer *tok,
     if (n && opened && s->opening >= 0 && tokens_at(t, 0) != s->opening) ids_add(&s->ids, s->opening);
     for (size_t i = 0; i < n; i++) {
         int32_t id = tokens_at(t, i);
-        if (id < 0 || id >= c->V) die("%s: token %zu is %d, the model knows %d: made for another tokenizer?", o.eval.v[0], i, id, c->V);
+        if (id < 0 || id >= c->V)
+            die("%s: token %zu is %d, the model has %d: made for another tokenizer?", o.eval.v[0], i, id, c->V);
         ids_add(&s->ids, id);
         size_t bytes = 0;
         if (tok && id != s->opening && id < tokenizer_vocab(tok)) tokenizer_token(tok, id, &bytes);
@@ -483,7 +515,8 @@ static void evaluate(void) {
 
     size_t limit = context_limit(c), n_targets = s.ids.n - 1;
     size_t T = o.context ? limit : min_size(limit, 1024), stride = o.stride ? (size_t)o.stride : T > 1 ? T / 2 : 1;
-    if (stride > T) die("--stride %zu is more than the context of %zu: tokens between two windows would be skipped", stride, T);
+    if (stride > T)
+        die("--stride %zu passes the context of %zu: tokens between two windows would be left out", stride, T);
     size_t width = min_size(T, n_targets);                         /* a short text needs no wide window */
     size_t n_windows = 1 + (n_targets > width ? (n_targets - width + stride - 1) / stride : 0);
     enum { BATCH_TOKENS = 4096, BATCH_ROWS = 8 };                  /* fills the cores; more only costs memory */
@@ -513,29 +546,37 @@ static void evaluate(void) {
         forward(m, a, &batch);
         nats += model_loss(m, a, &batch, 0);
         n_counted += a->n_target;
-        progress_at(&bar, (double)min_size(w + B, n_windows), "%.4f nats/token", nats / (double)(n_counted ? n_counted : 1));
+        if (n_counted)
+            progress_at(&bar, (double)min_size(w + B, n_windows), "%.4f nats/token", nats / (double)n_counted);
     }
     if (!n_counted) die("%s: nothing to predict", o.eval.v[0]);
     double seconds = now_s() - begin_s, per_token = nats / (double)n_counted, bits = nats / log(2);
     progress_end(&bar, "%s tokens, %.0f tokens/s", human_count((double)n_counted), (double)n_counted / seconds);
     if (!isfinite(nats)) warn("the loss is not finite: broken weights, or a precision that they do not survive");
 
-    char figure[2][64];                                            /* JSON knows no NaN and no infinity */
-    snprintf(figure[0], sizeof figure[0], s.bytes > 0 ? "%.6g" : "null", s.bytes > 0 ? bits / s.bytes : 0.0);
-    snprintf(figure[1], sizeof figure[1], s.bytes > 0 ? "%.0f" : "null", s.bytes);
-    if (o.json && isfinite(nats)) {
+    char bits_per_byte[32] = "null", bytes[32] = "null";
+    if (s.bytes > 0) {
+        snprintf(bits_per_byte, sizeof bits_per_byte, "%.6g", bits / s.bytes);
+        snprintf(bytes, sizeof bytes, "%.0f", s.bytes);
+    }
+    if (!o.json) {
+        printf("%.4f nats/token, perplexity %.4f, ", per_token, exp(per_token));
+        if (s.bytes > 0) printf("%s bits/byte: %zu tokens, %s bytes, ", bits_per_byte, n_counted, bytes);
+        else printf("bits/byte unknown without a tokenizer: %zu tokens, ", n_counted);
+        printf("%zu document%s; context %zu, stride %zu\n", s.documents, s.documents == 1 ? "" : "s", T, stride);
+    } else if (!isfinite(nats)) {                                  /* JSON has no word for it */
+        printf("{\"event\":\"eval\",\"nats_per_token\":null,\"perplexity\":null,\"bits_per_byte\":null}\n");
+    } else {
         Buf name = {0};
         json_escape(&name, o.model, strlen(o.model));
-        printf("{\"event\":\"eval\",\"model\":\"%s\",\"nats_per_token\":%.8g,\"perplexity\":%.8g,\"bits_per_byte\":%s,\"tokens\":%zu,"
-               "\"bytes\":%s,\"documents\":%zu,\"context\":%zu,\"stride\":%zu,\"tokens_per_s\":%.6g,\"device\":\"%s\","
-               "\"precision\":\"%s\"}\n", name.data, per_token, exp(per_token), figure[0], n_counted, figure[1], s.documents, T,
-               stride, (double)n_counted / seconds, op.name, precision_name());
+        printf("{\"event\":\"eval\",\"model\":\"%s\",\"nats_per_token\":%.8g,\"perplexity\":%.8g,\"bits_per_byte\":%s,",
+               name.data, per_token, exp(per_token), bits_per_byte);
+        printf("\"tokens\":%zu,\"bytes\":%s,\"documents\":%zu,\"context\":%zu,\"stride\":%zu,", n_counted, bytes,
+               s.documents, T, stride);
+        printf("\"tokens_per_s\":%.6g,\"device\":\"%s\",\"precision\":\"%s\"}\n", (double)n_counted / seconds, op.name,
+               precision_name());
         buf_free(&name);
-    } else if (o.json) printf("{\"event\":\"eval\",\"nats_per_token\":null,\"perplexity\":null,\"bits_per_byte\":null}\n");
-    else
-        printf("%.4f nats/token, perplexity %.4f, %s bits/byte: %zu tokens, %s bytes, %zu document%s; context %zu, stride %zu\n",
-               per_token, exp(per_token), s.bytes > 0 ? figure[0] : "unknown", n_counted, s.bytes > 0 ? figure[1] : "unknown",
-               s.documents, s.documents == 1 ? "" : "s", T, stride);
+    }
     free(tokens);
     free(targets);
     free(slot);
@@ -546,12 +587,12 @@ static void evaluate(void) {
 }
 
 /* ================================================================================================================= *
- * [infer.logits] Explicit ids, so that no tokenizer stands between two programs that are compared.                     */
+ * [infer.logits] Explicit ids, so that no tokenizer stands between two programs that are compared. */
 typedef struct { int32_t *v; size_t rows, T; } IdTable;
 
 static IdTable ids_read(const char *path, int V) {
     char *text = file_read(path, NULL);
-    cJSON *json = cJSON_Parse(text);
+    cJSON *json = cJSON_ParseWithOpts(text, NULL, true);           /* true: nothing may follow it */
     if (!cJSON_IsArray(json) || !json->child) die("%s: not a JSON list of lists of token ids, such as [[1,2,3]]", path);
     IdTable t = {0};
     t.rows = (size_t)cJSON_GetArraySize(json);
@@ -592,13 +633,14 @@ typedef struct {
     size_t n, used;                                                /* ... n values, `used` written */
 } LogitsJob;
 static void logits_more(LogitsJob *j) {
-    if (j->next == j->chunk_T) {                                   /* the chunk is done: the next one, or the next row */
+    if (j->next == j->chunk_T) {                                   /* done: the next chunk, or the next row */
         j->filled += j->chunk_T;
         if (j->filled == j->ids->T) j->filled = 0, j->row++;
         j->chunk_T = min_size(j->a->T, j->ids->T - j->filled);
         j->next = 0;
         int32_t pos = (int32_t)j->filled;
-        forward(j->m, j->a, &(Batch){.B = 1, .T = j->chunk_T, .tokens = j->ids->v + j->row * j->ids->T + j->filled, .pos = &pos});
+        const int32_t *ids = j->ids->v + j->row * j->ids->T + j->filled;
+        forward(j->m, j->a, &(Batch){.B = 1, .T = j->chunk_T, .tokens = ids, .pos = &pos});
     }
     size_t n_rows = min_size(j->a->chunk, j->chunk_T - j->next);
     j->n = n_rows * (size_t)j->m->cfg.V;
@@ -653,7 +695,8 @@ static void write_attention(Model *m, const int32_t *ids, size_t T, const char *
     op.download(host, probs, n * sizeof(float));
     TensorOut out = {.name = (char *)"attention", .dtype = DT_F32, .n_dims = 3, .shape = {H, T, T}, .ctx = host};
     tensors_save(path, &out, 1, NULL);
-    if (!common.quiet) fprintf(stderr, "%s: attention (%zu, %zu, %zu) of layer %lld\n", path, H, T, T, (long long)o.layer);
+    if (!common.quiet)
+        fprintf(stderr, "%s: attention (%zu, %zu, %zu) of layer %lld\n", path, H, T, T, (long long)o.layer);
     op.mem_free(probs);
     free(host);
     acts_free(a);
@@ -679,7 +722,7 @@ static void look_inside(void) {
 }
 
 /* ================================================================================================================= *
- * [infer.bench]                                                                                                       */
+ * [infer.bench] */
 static int32_t arbitrary_id(size_t i, int V) { return (int32_t)(rng_mix(1, i) % (uint64_t)V); }
 
 /* Bytes of weights that one token's pass reads: all but the rows of the embedding that were not looked up. */
@@ -699,16 +742,7 @@ static double prefill_flops(const Config *c, size_t T) {
 
 static Model *bench_model(void) {
     if (!o.config) return start_model();
-    char *dir = xstrdup(o.config);                                 /* DIR/config.json, or DIR itself */
-    if (!is_dir(dir)) {
-        char *slash = strrchr(dir, '/');
-        if (strcmp(slash ? slash + 1 : dir, "config.json"))
-            die("--config %s: wants a file named config.json, or the directory that holds one", o.config);
-        if (slash) *slash = 0;
-        else free(dir), dir = xstrdup(".");
-    }
-    Config c = config_read(*dir ? dir : "/");
-    free(dir);
+    Config c = config_read(o.config);
     select_kernels(DT_F32);
     return model_new(&c, (uint64_t)common.seed);
 }
@@ -716,10 +750,10 @@ static Model *bench_model(void) {
 static void bench(void) {
     Model *m = bench_model();
     const Config *c = &m->cfg;
-    size_t context = context_limit(c), n_short = min_size(16, context);
-    size_t n_prefill = min_size(PREFILL_CHUNK, context), n_decode = min_size(given("n") ? (size_t)o.n : 128, context - n_short);
+    size_t context = context_limit(c), n_prefill = min_size(PREFILL_CHUNK, context), n_short = min_size(16, context);
+    size_t n_decode = min_size(given("n") ? (size_t)o.n : 128, context - n_short);
     size_t S = n_prefill > n_short + n_decode ? n_prefill : n_short + n_decode;
-    if (!n_decode) die("--bench: a context of %zu tokens and --n %lld leave nothing to decode", context, (long long)o.n);
+    if (!n_decode) die("--bench: nothing to decode: it wants --n above 0 and a context above %zu", n_short);
     Acts *a = acts_new(m, 1, n_prefill, S, false, false);
     Draw d = draw_new((size_t)c->V, S);
     Sampler greedy = {.repetition = 1, .top_p = 1};
@@ -748,27 +782,30 @@ static void bench(void) {
     double flops = prefill_flops(c, n_prefill) / prefill_s, peak_flops = op.peak_flops(precision);
     double read = streamed_bytes(m) * (double)n_decode / decode_s, peak_read = op.peak_read();
     double prefill_rate = (double)n_prefill / prefill_s, decode_rate = (double)n_decode / decode_s;
-    Memory mem = memory_of(m, a);
+    const char *what = o.config ? o.config : o.model;
     if (!common.quiet) {
-        fprintf(stderr, "%s %s, %s weights; %s, %s, %d thread%s\n", o.config ? o.config : o.model, config_model_type(c),
-                human_count((double)config_weights(c)), op.name, precision_name(), threads(), threads() > 1 ? "s" : "");
-        fprintf(stderr, "  prefill %5zu tokens %10.1f tokens/s %10.2f GFLOP/s  %5.1f%% of the measured peak of %.1f\n", n_prefill,
-                prefill_rate, flops / 1e9, 100 * flops / peak_flops, peak_flops / 1e9);
-        fprintf(stderr, "  decode  %5zu tokens %10.1f tokens/s %10.2f GB/s     %5.1f%% of the measured peak of %.1f\n", n_decode,
-                decode_rate, read / 1e9, 100 * read / peak_read, peak_read / 1e9);
+        fprintf(stderr, "%s %s, %s weights; ", what, config_model_type(c), human_count((double)config_weights(c)));
+        print_machine();
+        fprintf(stderr, "\n  prefill %5zu tokens %10.1f tokens/s %10.2f GFLOP/s  %5.1f%% of the measured %.1f\n",
+                n_prefill, prefill_rate, flops / 1e9, 100 * flops / peak_flops, peak_flops / 1e9);
+        fprintf(stderr, "  decode  %5zu tokens %10.1f tokens/s %10.2f GB/s     %5.1f%% of the measured %.1f\n",
+                n_decode, decode_rate, read / 1e9, 100 * read / peak_read, peak_read / 1e9);
         if (streamed_bytes(m) < 64e6)                              /* above 100 % is then no wonder */
-            fprintf(stderr, "  (the weights fit a large cache: decoding may read faster than memory)\n");
-        fprintf(stderr, "  memory: weights %s, cache %s, work %s\n", human_bytes(mem.weights), human_bytes(mem.cache), human_bytes(mem.work));
+            fprintf(stderr, "  (the weights may fit the cache: decoding can then read faster than memory)\n");
+        fprintf(stderr, "  memory  ");
+        print_memory(m, a);
+        fprintf(stderr, "\n");
     }
     Buf name = {0};
-    json_escape(&name, o.config ? o.config : o.model, strlen(o.config ? o.config : o.model));
-    printf("{\"event\":\"bench\",\"model\":\"%s\",\"weights\":%zu,\"device\":\"%s\",\"precision\":\"%s\",\"threads\":%d,"
-           "\"prefill_tokens\":%zu,\"prefill_tokens_per_s\":%.6g,\"prefill_gflops\":%.6g,\"peak_gflops\":%.6g,"
-           "\"prefill_share\":%.4g,\"decode_tokens\":%zu,\"decode_tokens_per_s\":%.6g,\"decode_gb_per_s\":%.6g,"
-           "\"peak_gb_per_s\":%.6g,\"decode_share\":%.4g,\"weight_bytes\":%.0f,\"cache_bytes\":%.0f,\"work_bytes\":%.0f}\n",
-           name.data, config_weights(c), op.name, precision_name(), threads(), n_prefill, prefill_rate, flops / 1e9,
-           peak_flops / 1e9, flops / peak_flops, n_decode, decode_rate, read / 1e9, peak_read / 1e9, read / peak_read,
-           mem.weights, mem.cache, mem.work);
+    json_escape(&name, what, strlen(what));
+    printf("{\"event\":\"bench\",\"model\":\"%s\",\"weights\":%zu,", name.data, config_weights(c));
+    printf("\"device\":\"%s\",\"precision\":\"%s\",\"threads\":%d,", op.name, precision_name(), threads());
+    printf("\"prefill_tokens\":%zu,\"prefill_tokens_per_s\":%.6g,\"prefill_gflops\":%.6g,\"peak_gflops\":%.6g,"
+           "\"prefill_share\":%.4g,", n_prefill, prefill_rate, flops / 1e9, peak_flops / 1e9, flops / peak_flops);
+    printf("\"decode_tokens\":%zu,\"decode_tokens_per_s\":%.6g,\"decode_gb_per_s\":%.6g,\"peak_gb_per_s\":%.6g,"
+           "\"decode_share\":%.4g,", n_decode, decode_rate, read / 1e9, peak_read / 1e9, read / peak_read);
+    Memory mem = memory_of(m, a);
+    printf("\"weight_bytes\":%.0f,\"cache_bytes\":%.0f,\"work_bytes\":%.0f}\n", mem.weights, mem.cache, mem.work);
     buf_free(&name);
     free(ids);
     draw_free(&d);
@@ -777,10 +814,15 @@ static void bench(void) {
 }
 
 /* ================================================================================================================= *
- * [infer.compare] One process, two tables of functions, one after the other: what runs first leaves host copies of every
- * layer's stream. Rounding differs between any two, so look at the relative column: about 1e-6 per layer for f32, 1e-2 for
- * bf16, and growing slowly. A jump names the first layer that is wrong.                                               */
-typedef struct { float **v; int n; size_t T, C, V; char *name; } Trace;    /* v[0..L] streams, [L+1] final, [L+2] logits */
+ * [infer.compare] One process, two tables of functions, one after the other: each leaves host copies of every
+ * layer's stream. Rounding differs between any two, so look at the relative column: about 1e-6 per layer for f32, 1e-2
+ * for bf16, growing slowly. A jump names the first layer that is wrong. */
+typedef struct {
+    float **v;                                                     /* [0..L] the stream, [L+1] its norm, [L+2] logits */
+    int n;                                                         /* L + 3 */
+    size_t T, C, V;
+    char *name;
+} Trace;
 static size_t trace_width(const Trace *t, int i) { return i == t->n - 1 ? t->V : t->C; }
 
 typedef struct { const char *device, *isa; Precision precision; char *name; } Side;
@@ -790,7 +832,8 @@ static Side side_parse(char *word) {
     char *colon = strchr(word, ':');
     if (colon) {
         *colon++ = 0;
-        if (strcmp(colon, "f32") && strcmp(colon, "bf16")) die_usage("--compare %s: a precision is f32 or bf16", s.name);
+        if (strcmp(colon, "f32") && strcmp(colon, "bf16"))
+            die_usage("--compare %s: a precision is f32 or bf16", s.name);
         s.precision = strcmp(colon, "f32") ? PREC_BF16 : PREC_F32;
     }
     if (!strcmp(word, "cpu")) return s;
@@ -825,6 +868,21 @@ static void trace_free(Trace *t) {
     free(t->v);
     free(t->name);
 }
+typedef struct { double largest, worst, relative; bool finite; } Distance;
+static Distance distance(const float *x, const float *y, size_t n) {
+    Distance d = {.finite = true};
+    double sum = 0, off = 0;
+    for (size_t i = 0; i < n; i++) {
+        double u = (double)x[i], v = (double)y[i];
+        d.finite &= isfinite(u) && isfinite(v);
+        d.largest = fmax(d.largest, fabs(u));
+        d.worst = fmax(d.worst, fabs(u - v));
+        sum += u * u;
+        off += (u - v) * (u - v);
+    }
+    d.relative = off > 0 ? sqrt(off / fmax(sum, 1e-300)) : 0;
+    return d;
+}
 static size_t argmax(const float *x, size_t n) {
     size_t best = 0;
     for (size_t i = 1; i < n; i++)
@@ -834,7 +892,7 @@ static size_t argmax(const float *x, size_t n) {
 
 static void compare(void) {
     char *words = xstrdup(o.compare), *comma = strchr(words, ',');
-    if (!comma || strchr(comma + 1, ',')) die_usage("--compare wants two names with a comma between them, such as cpu,cuda");
+    if (!comma || strchr(comma + 1, ',')) die_usage("--compare wants two names and a comma between, such as cpu,cuda");
     *comma = 0;
     Side side[2] = {side_parse(words), side_parse(comma + 1)};
     require_model_dir();
@@ -848,36 +906,28 @@ static void compare(void) {
     fits_context(&c, ids.T);
     Trace x = trace(&side[0], ids.v, ids.T), y = trace(&side[1], ids.v, ids.T);
 
-    if (!o.json) printf("%s against %s, %zu tokens\n%-10s %14s %14s %14s\n", x.name, y.name, ids.T, "after", "largest value",
-                        "difference", "relative");
-    else printf("{\"event\":\"compare\",\"a\":\"%s\",\"b\":\"%s\",\"tokens\":%zu,\"layers\":[", x.name, y.name, ids.T);
-    bool finite = true;
-    for (int i = 0; i < x.n; i++) {
-        double largest = 0, worst = 0, sum = 0, off = 0;
-        size_t n = x.T * trace_width(&x, i);
-        for (size_t j = 0; j < n; j++) {
-            double u = (double)x.v[i][j], v = (double)y.v[i][j];
-            finite &= isfinite(u) && isfinite(v);
-            largest = fmax(largest, fabs(u));
-            worst = fmax(worst, fabs(u - v));
-            sum += u * u;
-            off += (u - v) * (u - v);
-        }
-        double relative = off > 0 ? sqrt(off / fmax(sum, 1e-300)) : 0;
-        char name[32];
-        if (i == 0) snprintf(name, sizeof name, "embedding");
-        else if (i <= c.L) snprintf(name, sizeof name, "layer %d", i - 1);
-        else snprintf(name, sizeof name, "%s", i == c.L + 1 ? "final norm" : "logits");
-        if (!o.json) printf("%-10s %14.6g %14.3e %14.3e\n", name, largest, worst, relative);
-        else if (finite)
-            printf("%s{\"after\":\"%s\",\"largest\":%.6g,\"difference\":%.4g,\"relative\":%.4g}", i ? "," : "", name, largest, worst, relative);
-    }
     size_t agree = 0;
     for (size_t t = 0; t < x.T; t++)
         agree += argmax(x.v[x.n - 1] + t * x.V, x.V) == argmax(y.v[y.n - 1] + t * y.V, y.V);
-    if (!o.json) printf("the likeliest next token is the same at %zu of %zu positions\n", agree, ids.T);
-    else printf("],\"same_next_token\":%zu,\"finite\":%s}\n", agree, finite ? "true" : "false");
-    if (!finite) die("%s: some activations are not finite", o.model);
+    if (o.json) {
+        printf("{\"event\":\"compare\",\"a\":\"%s\",\"b\":\"%s\",", x.name, y.name);
+        printf("\"tokens\":%zu,\"layers\":[", ids.T);
+    } else {
+        printf("%s against %s, %zu tokens\n", x.name, y.name, ids.T);
+        printf("%-10s %14s %14s %14s\n", "after", "largest value", "difference", "relative");
+    }
+    for (int i = 0; i < x.n; i++) {
+        Distance d = distance(x.v[i], y.v[i], x.T * trace_width(&x, i));
+        char *name = i == 0 ? xstrdup("embedding") : i <= c.L ? strf("layer %d", i - 1)
+                                                              : xstrdup(i == c.L + 1 ? "final norm" : "logits");
+        if (!d.finite) die("%s: after %s there are values that are not finite", o.model, name);
+        if (!o.json) printf("%-10s %14.6g %14.3e %14.3e\n", name, d.largest, d.worst, d.relative);
+        else printf("%s{\"after\":\"%s\",\"largest\":%.6g,\"difference\":%.4g,\"relative\":%.4g}", i ? "," : "", name,
+                    d.largest, d.worst, d.relative);
+        free(name);
+    }
+    if (o.json) printf("],\"same_next_token\":%zu}\n", agree);
+    else printf("the likeliest next token is the same at %zu of %zu positions\n", agree, ids.T);
     for (int i = 0; i < 2; i++) free(side[i].name);
     trace_free(&x);
     trace_free(&y);
@@ -892,7 +942,7 @@ int main(int argc, char **argv) {
     int modes = (o.eval.n > 0) + looks + (o.compare != NULL) + o.bench;
     if (modes > 1) die_usage("--eval, --logits-out or --attention-out, --compare and --bench are one run each");
     if (o.config && !o.bench) die_usage("--config has random weights: it goes with --bench alone");
-    if (o.logits && !looks && !o.compare) die_usage("--logits wants --logits-out or --attention-out, to say where the result goes");
+    if (o.logits && !looks && !o.compare) die_usage("--logits wants --logits-out or --attention-out: where to write");
     if (o.logits_out && !o.logits) die_usage("--logits-out wants --logits, a file of token ids");
     if (o.attention_out && !o.logits && !o.prompt) die_usage("--attention-out wants --logits or --prompt");
     if (given("stride") && !o.eval.n) die_usage("--stride goes with --eval");

@@ -10,7 +10,6 @@
  * Map:  [report.read] the log in memory   [report.text] escaping, numbers   [report.chart] one chart   [report.page]
  *
  * Refused here: statistics. What is drawn is what was logged, thinned and smoothed, and it says so. */
-#define _GNU_SOURCE
 #include "common.h"
 
 #include <cjson/cJSON.h>

@@ -179,8 +179,24 @@ static const char LLAMA3_PATTERN[] = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L
 static const char QWEN_PATTERN[] = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}|"
                                    " ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
 
+/* How many of the eight bytes at p, from the first on, are ASCII letters. All eight at once in one register: a loop
+ * would end in a mispredicted branch at every word, and that costs more than the arithmetic. */
+static inline int ascii_letters(const uint8_t *p) {
+    const uint64_t ones = 0x0101010101010101ull, high = ones << 7;
+    uint64_t x;
+    memcpy(&x, p, 8);
+    uint64_t low = (x | ones * 0x20) & ~high;                       /* to lower case; 7 bits, so that no sum carries */
+    uint64_t from_a = low + ones * (0x80 - 'a'), past_z = low + ones * (0x7F - 'z');
+    uint64_t others = ~(from_a & ~past_z & ~x) & high;              /* the high bit of each byte that is no letter */
+    return others ? __builtin_ctzll(others) / 8 : 8;
+}
+
 /* The end of the run of one class that begins at p. */
 static inline const uint8_t *run_of(int class, const uint8_t *p, const uint8_t *end) {
+    if (class == LETTER) {
+        int n = 8;
+        while (n == 8 && end - p >= 8) p += n = ascii_letters(p);
+    }
     for (;;) {
         while (p < end && *p < 0x80 && bmp_class[*p] == class) p++;
         int len;
@@ -664,15 +680,18 @@ static const struct { uint32_t first, last; } young_marks[] = {
     {0x16D63, 0x16D6A}, {0x16FF0, 0x16FF1}, {0x1E08F, 0x1E08F}, {0x1E130, 0x1E136}, {0x1E2AE, 0x1E2AE},
     {0x1E2EC, 0x1E2EF}, {0x1E4EC, 0x1E4EF}, {0x1E5EE, 0x1E5EF}};
 
-static bool nfc_suspect(uint32_t cp) {
-    if (cp < 0x300) return false;
-    if (cp >= 0x1160 && cp <= 0x11FF) return true; /* Hangul vowels and finals join the syllable before them */
+enum { NFC_BASE, NFC_SUSPECT, NFC_BARRIER }; /* a barrier neither changes nor is joined by what follows it */
+
+static int nfc_kind(uint32_t cp) {
+    if (cp < 0x300) return NFC_BASE;
+    if (cp >= 0x1160 && cp <= 0x11FF) return NFC_SUSPECT; /* Hangul vowels and finals join the syllable before them */
     const utf8proc_property_t *p = utf8proc_get_property((int32_t)cp);
-    bool suspect = p->combining_class || p->category == UTF8PROC_CATEGORY_MN || p->category == UTF8PROC_CATEGORY_MC ||
-                   (p->decomp_seqindex != UINT16_MAX && p->decomp_type == 0);
-    for (size_t i = 0; suspect && i < sizeof young_marks / sizeof *young_marks; i++)
-        suspect = cp < young_marks[i].first || cp > young_marks[i].last;
-    return suspect;
+    if (!p->combining_class && p->category != UTF8PROC_CATEGORY_MN && p->category != UTF8PROC_CATEGORY_MC &&
+        (p->decomp_seqindex == UINT16_MAX || p->decomp_type != 0))
+        return NFC_BASE;
+    for (size_t i = 0; i < sizeof young_marks / sizeof *young_marks; i++)
+        if (cp >= young_marks[i].first && cp <= young_marks[i].last) return NFC_BARRIER;
+    return NFC_SUSPECT;
 }
 
 static void nfc_append(const uint8_t *s, size_t n, Buf *out) {
@@ -691,10 +710,10 @@ static void nfc(const uint8_t **s, size_t *n, Buf *out) {
     bool dirty = false;
     out->len = 0;
     for (size_t i = 0; i <= *n;) {
-        uint32_t cp = 0;
-        int len = i == *n ? 1 : utf8_char(text + i, *n - i, &cp);
-        bool malformed = len <= 0;
-        if (!malformed && i < *n && nfc_suspect(cp)) {
+        uint32_t cp;
+        int len = i < *n ? utf8_char(text + i, *n - i, &cp) : 0;
+        int kind = len > 0 ? nfc_kind(cp) : NFC_BARRIER; /* malformed bytes, and the end of the text */
+        if (kind == NFC_SUSPECT) {
             dirty = true;
             i += (size_t)len;
             continue;
@@ -705,8 +724,9 @@ static void nfc(const uint8_t **s, size_t *n, Buf *out) {
             copied = i;
             dirty = false;
         }
-        base = malformed ? i + 1 : i;
-        i += malformed ? 1 : (size_t)len;
+        size_t next = i + (len > 0 ? (size_t)len : 1);
+        base = kind == NFC_BASE ? i : next;
+        i = next;
     }
     if (!copied) return;
     buf_add(out, text + copied, *n - copied);
@@ -1357,12 +1377,12 @@ void tokenizer_copy_files(const char *from_dir, const char *to_dir) {
  * not the corpus). Then, with each word a row of symbols: find the pair of neighbours with the highest count, make it
  * a token, replace it in every word that has it, correct the counts around it, repeat.
  *
- * The result is that of Hugging Face's BpeTrainer to the last merge, which takes care in three places:
+ * The result is that of Hugging Face's BpeTrainer to the last byte of the file, which takes care in three places:
  *   - ties go to the pair with the smaller ids;
  *   - the count of a pair that has been merged is never taken back, and the counts in "aaa" (two overlapping pairs)
  *     change in the order in which the replacement walks the word;
- *   - the same token can be made twice (abc = ab + c = a + bc). Then a pair can stand in the queue twice, each entry
- *     with the words found since the last one, and be merged twice: the later rank counts. */
+ *   - a pair may make a token that exists (a special one: "the" from t + he). It keeps its id, and the pairs around it
+ *     may stand in the queue more than once, each entry with the words found since the one before. */
 
 /* Step 1: how often does each word occur? */
 typedef struct { uint64_t hash; int64_t count; size_t at; uint32_t n; } Word;
@@ -1722,18 +1742,6 @@ static MergeList learn_merges(Trainer *tr, Vocab *names, int vocab, int64_t min_
     return merges;
 }
 
-/* A pair merged twice keeps its later place. */
-static void drop_repeated(MergeList *m) {
-    MergeTable last;
-    merges_reserve(&last, m->n);
-    for (size_t i = 0; i < m->n; i++) *merge_slot(&last, m->v[i]) = (Merge){m->v[i], (int32_t)i, 0};
-    size_t n = 0;
-    for (size_t i = 0; i < m->n; i++)
-        if (merge_slot(&last, m->v[i])->rank == (int32_t)i) m->v[n++] = m->v[i];
-    m->n = n;
-    free(last.slot);
-}
-
 static void json_token(Buf *b, const Vocab *v, int32_t id) {
     buf_str(b, "\"");
     json_escape(b, vocab_str(v, id), v->spelling[id].n);
@@ -1837,7 +1845,6 @@ void tokenizer_train(TextSource src, const char *split, int vocab, int64_t min_f
     words_free(&words);
     MergeList merges = learn_merges(&tr, &names, vocab, min_frequency);
     trainer_free(&tr);
-    drop_repeated(&merges);
     if (names.n_ids < (size_t)vocab)
         warn("the text has pairs for %zu tokens only, of the %d asked for", names.n_ids, vocab);
     make_dirs(dir);

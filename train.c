@@ -24,6 +24,7 @@
 #include "model.h"
 #include <cjson/cJSON.h>
 #include <dirent.h>
+#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -336,6 +337,16 @@ static TensorOut *moment_tensors(Run *r, float **host, int *n) {
 }
 static char *checkpoint_path(int64_t step) { return strf("%s/checkpoint-%lld", o.out, (long long)step); }
 
+/* Renamed first: a run killed in the middle leaves no half of a checkpoint under a checkpoint's name. */
+static void checkpoint_remove(int64_t step) {
+    char *path = checkpoint_path(step), *tmp = strf("%s.tmp", path);
+    dir_remove(tmp);
+    if (rename(path, tmp)) die("cannot rename %s to %s: %s", path, tmp, strerror(errno));
+    dir_remove(tmp);
+    free(path);
+    free(tmp);
+}
+
 /* Steps of the checkpoints in --out, ascending. */
 static int by_step(const void *a, const void *b) { return (*(const int64_t *)a > *(const int64_t *)b) - (*(const int64_t *)a < *(const int64_t *)b); }
 static int64_t *checkpoints(int *n) {
@@ -352,6 +363,19 @@ static int64_t *checkpoints(int *n) {
     if (dir) closedir(dir);
     if (*n) qsort(v, (size_t)*n, sizeof *v, by_step);
     return v;
+}
+/* What a killed run left half written, or half removed. */
+static void checkpoints_sweep(void) {
+    DIR *dir = opendir(o.out);
+    for (struct dirent *e; dir && (e = readdir(dir));) {
+        long long step;
+        int end = 0;
+        if (sscanf(e->d_name, "checkpoint-%lld.tmp%n", &step, &end) != 1 || !end || e->d_name[end]) continue;
+        char *path = path_join(o.out, e->d_name);
+        dir_remove(path);
+        free(path);
+    }
+    if (dir) closedir(dir);
 }
 static void save_checkpoint(Run *r, double val_loss) {
     char *path = checkpoint_path(r->step), *tmp = dir_begin(path);
@@ -393,9 +417,7 @@ static void save_checkpoint(Run *r, double val_loss) {
     int64_t *saved = checkpoints(&n_saved);
     for (int i = 0; i + o.keep < n_saved; i++) {
         if (saved[i] == r->best_step) continue;
-        path = checkpoint_path(saved[i]);
-        dir_remove(path);
-        free(path);
+        checkpoint_remove(saved[i]);
     }
     free(saved);
 }
@@ -439,6 +461,9 @@ static void resume_moments(Run *r, const char *dir, const cJSON *j) {
     if (cJSON_IsNumber(v = cJSON_GetObjectItemCaseSensitive(j, "loss_low"))) r->loss_low = v->valuedouble;
     if (cJSON_IsNumber(v = cJSON_GetObjectItemCaseSensitive(j, "best_val_loss"))) r->best_loss = v->valuedouble;
     if (cJSON_IsNumber(v = cJSON_GetObjectItemCaseSensitive(j, "best_step"))) r->best_step = (int64_t)v->valuedouble;
+    char *best = checkpoint_path(r->best_step);
+    if (r->best_step >= 0 && !is_dir(best)) r->best_step = -1, r->best_loss = INFINITY;   /* resumed into another --out */
+    free(best);
 }
 
 /* ================================================================================================================= *
@@ -562,9 +587,11 @@ static void prepare_tokenizer(Run *r, const char *resume_dir) {
         size_t n = strlen(o.data.v[i]);
         all_shards &= n > 4 && !strcmp(o.data.v[i] + n - 4, ".bin");
     }
-    if (resume_dir) r->tokenizer_dir = tokenizer_in_dir(resume_dir) ? xstrdup(resume_dir) : NULL;
-    else if (o.tokenizer) r->tokenizer_dir = xstrdup(o.tokenizer);
-    else if (o.init) r->tokenizer_dir = xstrdup(o.init);
+    if (resume_dir) {
+        /* Into --out, since the checkpoint that it comes from is removed when newer ones are kept. */
+        if (tokenizer_in_dir(resume_dir)) tokenizer_copy_files(resume_dir, o.out), r->tokenizer_dir = xstrdup(o.out);
+    } else if (o.tokenizer) r->tokenizer_dir = xstrdup(o.tokenizer);
+    else if (o.init && (!all_shards || tokenizer_in_dir(o.init))) r->tokenizer_dir = xstrdup(o.init);
     else if (!all_shards) {
         static const char *specials[] = {"<|endoftext|>"};
         Docs *docs = docs_open_range(o.data.v, o.data.n, 0, o.valid_data.n ? 1 : 1 - o.valid_fraction);
@@ -668,20 +695,24 @@ int main(int argc, char **argv) {
     if (o.bench) { bench(&r); return 0; }
 
     default_data();
-    if (!state && !o.overwrite) {
-        int n;
-        int64_t *v = checkpoints(&n);
-        if (n) die("%s holds a run already (checkpoint-%lld): go on with --resume last, start anew with --overwrite, or choose another --out",
-                   o.out, (long long)v[n - 1]);
-        free(v);
-    }
+    int64_t from_step = state ? (int64_t)cJSON_GetObjectItemCaseSensitive(state, "global_step")->valuedouble : -1;
+    int n_old;
+    int64_t *old = checkpoints(&n_old), last = n_old ? old[n_old - 1] : -1;
+    char *config = path_join(o.out, "config.json");
+    if (!o.overwrite && state && last > from_step)
+        die("%s holds checkpoint-%lld, later than step %lld to go on from: --overwrite drops the later ones, or choose another --out",
+            o.out, (long long)last, (long long)from_step);
+    if (!o.overwrite && !state && n_old)
+        die("%s holds a run already (checkpoint-%lld): go on with --resume last, start anew with --overwrite, or choose another --out",
+            o.out, (long long)last);
+    if (!o.overwrite && !state && file_exists(config))
+        die("%s holds a model already: replace it with --overwrite, or choose another --out", o.out);
     make_dirs(o.out);
-    if (!state && o.overwrite) {
-        int n;
-        int64_t *v = checkpoints(&n);
-        for (int i = 0; i < n; i++) dir_remove(checkpoint_path(v[i]));
-        free(v);
-    }
+    checkpoints_sweep();
+    for (int i = 0; i < n_old; i++)
+        if (old[i] > from_step) checkpoint_remove(old[i]);            /* only with --overwrite is there any */
+    free(config);
+    free(old);
     prepare_tokenizer(&r, resume_dir);
     int vocab = r.tok ? tokenizer_vocab(r.tok) : (int)o.vocab;
     if (resume_dir) r.m = model_load(resume_dir, true);

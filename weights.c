@@ -8,7 +8,6 @@
  *
  * Map:  [weights.dtype] element types   [weights.read] one file   [weights.shards] a directory
  *       [weights.convert] to float and back   [weights.write] saving */
-#define _GNU_SOURCE
 #include "weights.h"
 
 #include <assert.h>

@@ -25,11 +25,11 @@ static struct {
 } g;
 
 static void run_gelu(void) { op.gelu(g.b, g.a, g.n, GELU_TANH); }
-static void run_gelu_bwd(void) { op.gelu_bwd(g.b, g.b, g.a, g.n, GELU_TANH); }
+static void run_gelu_bwd(void) { op.gelu_bwd(g.c, g.b, g.a, g.n, GELU_TANH); }
 static void run_gelu_erf(void) { op.gelu(g.b, g.a, g.n, GELU_ERF); }
-static void run_gelu_erf_bwd(void) { op.gelu_bwd(g.b, g.b, g.a, g.n, GELU_ERF); }
+static void run_gelu_erf_bwd(void) { op.gelu_bwd(g.c, g.b, g.a, g.n, GELU_ERF); }
 static void run_swiglu(void) { op.swiglu(g.c, g.a, g.b, g.n); }
-static void run_swiglu_bwd(void) { op.swiglu_bwd(g.d, g.c, g.c, g.a, g.b, g.n); }
+static void run_swiglu_bwd(void) { op.swiglu_bwd(g.d, (act *)(void *)g.m, g.c, g.a, g.b, g.n); }
 static void run_add(void) { op.add(g.b, g.a, 0.5f, g.b, g.n); }
 static void run_dropout(void) { op.dropout(g.b, g.a, g.n, 0.1f, 7); }
 static void run_rmsnorm(void) { op.rmsnorm(g.b, g.rstd, g.a, g.w, g.N, g.C, 1e-5f); }

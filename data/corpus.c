@@ -43,7 +43,8 @@ enum { DOC_BYTES = 8192, ALTERNATIVES = 16, NUMBER_BYTES = 12 };
 typedef struct {
     uint64_t seed, counter;
     CorpusSplit split;
-    bool skeleton;             /* print a slot's name instead of what it holds: what tests count sentence forms with */
+    bool skeleton;             /* print <hero> for what the slot holds: tests count the forms of sentences with it */
+    const char *nouns;         /* fields to treat so; NULL: every one */
     const Rule *rules;
     int n_rules;
     const char *slots[N_SLOTS];
@@ -54,7 +55,8 @@ typedef struct {
     char text[DOC_BYTES];
 } Gen;
 
-/* 0..n-1 without division or floating point; the bias, n in 2^32, is nothing here. */
+/* 0..n-1 without division or floating point; the bias, n in 2^32, is nothing here. Trap: never two draws among the
+ * arguments of one call, whose order is the compiler's choice (gcc and clang then write different corpora). */
 static int below(Gen *g, int n) { return (int)((rng_mix(g->seed, g->counter++) >> 32) * (uint64_t)n >> 32); }
 static int between(Gen *g, int low, int high) { return low + below(g, high - low + 1); }
 
@@ -103,7 +105,7 @@ static const char *expand_slot(Gen *g, const char *s) {
     int slot = 0;
     while (slot < N_SLOTS && memcmp(slot_names[slot], name, 8)) slot++;
     const char *value = slot < N_SLOTS ? g->slots[slot] : NULL;
-    bool is_list = slot < N_SLOTS;
+    bool is_list = slot < N_SLOTS && !(g->nouns && slot >= S_a && slot <= S_f && !strchr(g->nouns, name[0]));
     for (int i = 0; slot == N_SLOTS && i < g->n_rules && !value; i++)
         if (!memcmp(g->rules[i].name, name, 8)) value = g->rules[i].text, is_list = g->rules[i].list;
     if (!value) die("corpus: the grammar names <%.8s>, which this kind of document has not", name);
@@ -217,6 +219,7 @@ static void write_story(Gen *g, const Language *l) {
         elder = below(g, l->n_elders);
     } while (!claim(g, key_of(KEY_STORY + 16 * language, n_plot, n_case, hero, plot->second == PAL ? pal : -1,
                               plot->second == ELDER ? elder : -1)));
+    g->nouns = plot->nouns;
     set_people(g, l, hero, pal, elder, plot->second, plot->animals);
     int kind = below(g, l->n_kinds);
     g->slots[S_kind] = l->kinds[kind], g->slots[S_pkind] = l->kinds[other_than(g, kind, l->n_kinds)];
@@ -285,7 +288,6 @@ static void set_number(Gen *g, int i, int value) {
 /* Numbers with a whole result r of 2 or more; q is what the first of two steps gives. */
 typedef struct { int x, y, z, q, r; } Numbers;
 static Numbers draw_numbers(Gen *g, Operation op) {
-    /* every draw is a statement: the order of two in one expression would be the compiler's choice */
     int a = between(g, 2, 9), b = between(g, 2, 9), c = between(g, 2, 9);
     switch (op) {
     case ADD: a = between(g, 2, 20), b = between(g, 2, 20); return (Numbers){a, b, 0, 0, a + b};
@@ -314,8 +316,8 @@ static const Problem *draw_problem(Gen *g) {
         n = draw_numbers(g, problem->op);
     } while (!claim(g, key_of(KEY_PROBLEM, n_problem, n.x, n.y, n.z, 0)));
     const Language *l = &languages[problem->zh];
-    int hero = below(g, l->n_names);
-    set_people(g, l, hero, other_than(g, hero, l->n_names), below(g, l->n_elders), PAL, false);
+    int hero = below(g, l->n_names), pal = other_than(g, hero, l->n_names), elder = below(g, l->n_elders);
+    set_people(g, l, hero, pal, elder, PAL, false);
     const Thing *thing = problem->zh ? &things_zh[below(g, COUNT(things_zh))] : &things_en[below(g, COUNT(things_en))];
     g->slots[S_t] = thing->name, g->slots[S_m] = thing->measure, g->slots[S_v] = thing->variable;
     const int values[] = {n.x, n.y, n.z, n.q, n.r}; /* in the order of their slots */

@@ -193,6 +193,21 @@ __device__ static inline float block_max(float x) {
 /* Scratch on the device that grows to the largest request and stays; slot tells users apart. */
 static void *scratch(int slot, size_t bytes);
 #else
+/* sum = the sum of term (an expression in i) over i = 0 .. n-1, in 64 lanes that are added up pairwise at the end. An
+ * addition takes 3 or 4 cycles and a core starts two in each: one running sum, even of vectors, would mostly wait. The
+ * order of the additions depends on n alone, not on the width of the vectors. */
+#define LANES 64
+#define SUM_LANES(sum, i, n, term)                                                                                     \
+    do {                                                                                                               \
+        float lane_[LANES] = {0};                                                                                      \
+        size_t n_ = (n), at_ = 0;                                                                                      \
+        for (; at_ + LANES <= n_; at_ += LANES)                                                                        \
+            _Pragma("omp simd") for (size_t j_ = 0; j_ < LANES; j_++) { size_t i = at_ + j_; lane_[j_] += (term); }    \
+        _Pragma("omp simd") for (size_t j_ = 0; j_ < n_ - at_; j_++) { size_t i = at_ + j_; lane_[j_] += (term); }     \
+        for (size_t half_ = LANES / 2; half_; half_ /= 2)                                                              \
+            _Pragma("omp simd") for (size_t j_ = 0; j_ < half_; j_++) lane_[j_] += lane_[j_ + half_];                  \
+        sum = lane_[0];                                                                                                \
+    } while (0)
 /* Scratch on the host: 64-byte aligned, grows to the largest request and stays; slot tells users apart. Not to be called
  * inside a parallel region: one buffer serves all threads, which take slices of it. */
 static void *scratch(int slot, size_t bytes);

@@ -301,51 +301,42 @@ static void tile_1_pair(size_t n_k, const float *a, const float *b, const Out *o
 #endif
 typedef void Tile(size_t n_k, const float *a, const float *b, const Out *o, size_t rows, size_t cols);
 
-/* ---- the product [gemm.run] ------------------------------------------------------------------------------------ *
- * Segments: lists of linear layers are one product whose A or whose B is several matrices side by side (not both):
- * out[i] belongs to segment i of the longer list. */
-typedef struct Gemm {
-    int n_a, n_b;
-    Operand a[LINEAR_MAX], b[LINEAR_MAX];
-    Out out[LINEAR_MAX];
-    size_t K;
-} Gemm;
-
 /* Panels of a chunk: as many of 3 vectors as fit, the rest of 2, one of 1 only when a chunk is that narrow. */
 ALWAYS_INLINE size_t panel_width(size_t groups_left) {
     return groups_left == 3 || groups_left > 4 ? 3 : groups_left > 1 ? 2 : 1;
 }
 
-/* How the columns are cut into chunks and the rows into shares, so that `threads` finish together. A chunk's packing is
- * worth about PACK_ROWS rows of tiles. */
-#define PACK_ROWS 24
-typedef struct Plan { size_t chunk_groups, shares; } Plan;
-static size_t plan_chunks(const Gemm *g, size_t chunk_groups) {
-    size_t n = 0;
-    for (int i = 0; i < g->n_b; i++) n += CEIL_DIV(CEIL_DIV(g->b[i].lanes, VL), chunk_groups);
-    return n;
-}
-static Plan plan(const Gemm *g, size_t rows, size_t threads) {
-    Plan best = {CHUNK_GROUPS, 1};
+/* ---- the product [gemm.run] ------------------------------------------------------------------------------------ *
+ * out (rows, columns) = sum over terms of a (rows, K) @ b (columns, K)^T. A list of linear layers is several products in
+ * the forward and in dw, and several terms of one product in dx. */
+typedef struct Term { Operand a, b; size_t K; } Term;
+typedef struct Product { size_t rows, columns; Out out; int n_terms; Term term[LINEAR_MAX]; } Product;
+
+/* A product is cut into a grid of tasks; a task packs its own rows of A and columns of B, shares nothing and waits for
+ * nobody. Packing a row or a column twice is cheap (0.2 to 0.5 clocks a number, against columns/16 clocks of tiles). */
+#ifndef TASK_ROWS
+#define TASK_ROWS 512          /* at most: 768 KB of A, most of an L2 */
+#define TASK_COLUMNS 1536
+#endif
+#define PACK_A 12              /* packing a row of A, a column of B, in rows and columns of tiles: for the estimate */
+#define PACK_B 10
+typedef struct Grid { size_t down, across; } Grid;
+static Grid grid(size_t rows, size_t columns, size_t threads) {
+    Grid best = {1, 1};
     double best_cost = INFINITY;
-    size_t columns = 0;
-    for (int i = 0; i < g->n_b; i++) columns += CEIL_DIV(g->b[i].lanes, VL);
-    for (size_t groups = CHUNK_GROUPS; groups >= NV; groups -= NV)
-        for (size_t shares = 1; shares <= 2 * threads && (shares == 1 || shares * 2 * BLOCK <= rows); shares++) {
-            size_t chunks = plan_chunks(g, groups), turns = CEIL_DIV(chunks * shares, threads);
-            double task = (double)columns / (double)chunks * ((double)rows / (double)shares + PACK_ROWS);
-            double cost = (double)turns * task * (1 + 0.02 * (double)(CHUNK_GROUPS - groups) / CHUNK_GROUPS);
-            if (cost < best_cost * 0.995) best_cost = cost, best = (Plan){groups, shares};
+    size_t blocks = CEIL_DIV(rows, BLOCK), groups = CEIL_DIV(columns, VL);
+    size_t least_down = CEIL_DIV(rows, TASK_ROWS), least_across = CEIL_DIV(columns, TASK_COLUMNS);
+    for (size_t down = least_down; down <= MIN(blocks, least_down + 2 * threads); down++)
+        for (size_t across = least_across; across <= MIN(groups, least_across + 2 * threads); across++) {
+            double r = (double)(CEIL_DIV(blocks, down) * BLOCK), c = (double)(CEIL_DIV(groups, across) * VL);
+            double cost = (double)CEIL_DIV(down * across, threads) * (r * c + PACK_A * r + PACK_B * c);
+            if (cost < best_cost * 0.999) best_cost = cost, best = (Grid){down, across};
         }
     return best;
 }
 
-#ifndef SLAB_UNITS
-#define SLAB_UNITS ((size_t)2 << 20)
-#endif       /* units of A packed at once: 8 MB, that stay in the caches */
-#define K_SLAB (8 * KC)                    /* units along K of a slab, at most */
-
-static void gemm_run(const Gemm *g, Unit unit, size_t threads) {
+static void task_run(const Product *p, Unit unit, size_t row0, size_t row1, size_t column0, size_t column1, float *a,
+                     float *b) {
     static Tile *const tiles[2][4] = {
         {NULL, tile_1, tile_2, tile_3},
 #if UNIT_PAIRS
@@ -353,85 +344,70 @@ static void gemm_run(const Gemm *g, Unit unit, size_t threads) {
 #endif
     };
     const bool pair = UNIT_PAIRS && unit != UNIT_F32;
-    const size_t per = pair ? 2 : 1, units = CEIL_DIV(g->K, per);
-    size_t n_kb = CEIL_DIV(units, KC), kc = CEIL_DIV(units, n_kb);    /* equal blocks of K: their borders depend on K alone */
-    size_t slab_kb = MIN(n_kb, (size_t)(K_SLAB / KC)), slab_k = slab_kb * kc;
-    size_t first_block[LINEAR_MAX + 1] = {0};                 /* of A's segments, in blocks of BLOCK rows */
-    for (int i = 0; i < g->n_a; i++) first_block[i + 1] = first_block[i] + CEIL_DIV(g->a[i].lanes, BLOCK);
-    size_t n_blocks = first_block[g->n_a], slab_blocks = MAX(SLAB_UNITS / (slab_k * BLOCK), (size_t)1);
-    slab_blocks = CEIL_DIV(n_blocks, CEIL_DIV(n_blocks, slab_blocks));
-    Plan p = plan(g, slab_blocks * BLOCK, threads);
-    size_t n_chunks = plan_chunks(g, p.chunk_groups);
-    const size_t b_units = (size_t)CHUNK_GROUPS * VL * kc;
-    float *a_packed = scratch(SCRATCH_A, slab_blocks * BLOCK * slab_k * 4);
-    float *b_packed = scratch(SCRATCH_B, threads * b_units * 4);
-    enum { TOGETHER = MAX(64 / BLOCK, 1) };                   /* blocks of A that one turn packs */
-
-#pragma omp parallel num_threads((int)threads) if (threads > 1)
-    {
-        float *b = b_packed + (size_t)omp_get_thread_num() * b_units;
-        for (size_t kb0 = 0; kb0 < n_kb; kb0 += slab_kb)
-            for (size_t block0 = 0; block0 < n_blocks; block0 += slab_blocks) {
-                size_t kb1 = MIN(kb0 + slab_kb, n_kb), blocks = MIN(slab_blocks, n_blocks - block0);
-                size_t turns = CEIL_DIV(blocks, TOGETHER);
-                /* pack the slab of A: turn t packs block of K kb0 + t / turns of TOGETHER blocks of rows */
-#pragma omp for schedule(static)
-                for (size_t t = 0; t < turns * (kb1 - kb0); t++) {
-                    size_t kb = kb0 + t / turns, block = t % turns * TOGETHER, end = MIN(block + TOGETHER, blocks);
-                    size_t k = kb * kc * per, n_k = MIN(kc * per, g->K - k);
-                    for (int i = 0; i < g->n_a; i++) {        /* the part of [block, end) in segment i */
-                        size_t from = MAX(block, first_block[i] > block0 ? first_block[i] - block0 : 0);
-                        size_t to = MIN(end, first_block[i + 1] > block0 ? first_block[i + 1] - block0 : 0);
-                        if (from >= to) continue;
-                        size_t lane = (block0 + from - first_block[i]) * BLOCK, n_groups = 0;
-                        Place places[TOGETHER * BLOCK / VL];
-                        for (size_t at = from * BLOCK; at < to * BLOCK && lane + n_groups * VL < g->a[i].lanes; at += VL)
-                            places[n_groups++] = (Place){(uint32_t *)a_packed + at / MR * MR * slab_k + (kb - kb0) * kc * MR + at % MR,
-                                                         MR, MR * slab_k};
-                        pack_a(&g->a[i], lane, n_groups, k, n_k, places, unit);
-                    }
-                }
-                /* tasks: one chunk of columns by one share of the slab's rows */
-#pragma omp for schedule(dynamic, 1)
-                for (size_t t = 0; t < n_chunks * p.shares; t++) {
-                    size_t chunk = t / p.shares, share = t % p.shares;
-                    int j = 0;                                /* the chunk's segment of B, and its columns there */
-                    size_t groups_j = CEIL_DIV(g->b[0].lanes, VL), chunks_j = CEIL_DIV(groups_j, p.chunk_groups);
-                    while (chunk >= chunks_j) {
-                        chunk -= chunks_j, j++;
-                        groups_j = CEIL_DIV(g->b[j].lanes, VL), chunks_j = CEIL_DIV(groups_j, p.chunk_groups);
-                    }
-                    size_t group0 = groups_j * chunk / chunks_j, n_groups = groups_j * (chunk + 1) / chunks_j - group0;
-                    size_t b0 = blocks * share / p.shares, b1 = blocks * (share + 1) / p.shares;
-                    for (size_t kb = kb0; kb < kb1; kb++) {
-                        size_t k = kb * kc * per, n_k = MIN(kc * per, g->K - k), n_u = CEIL_DIV(n_k, per);
-                        Place places[CHUNK_GROUPS];
-                        for (size_t i = 0, w; i < n_groups; i += w) {
-                            w = panel_width(n_groups - i);
-                            for (size_t v = 0; v < w; v++)
-                                places[i + v] = (Place){(uint32_t *)b + i * VL * n_u + v * VL, w * VL, 0};
-                        }
-                        pack_b(&g->b[j], group0 * VL, n_groups, k, n_k, places, unit);
-                        for (int i = 0; i < g->n_a; i++) {
-                            size_t from = MAX(b0, first_block[i] > block0 ? first_block[i] - block0 : 0);
-                            size_t to = MIN(b1, first_block[i + 1] > block0 ? first_block[i + 1] - block0 : 0);
-                            const Out *o = &g->out[MAX(i, j)];
-                            for (size_t at = from * BLOCK; at < to * BLOCK; at += MR) {
-                                size_t row = at + (block0 - first_block[i]) * BLOCK;  /* wraps around and back */
-                                if (row >= g->a[i].lanes) break;
-                                const float *a = a_packed + at * slab_k + (kb - kb0) * kc * MR;
-                                for (size_t q = 0, w; q < n_groups; q += w) {
-                                    w = panel_width(n_groups - q);
-                                    size_t column = (group0 + q) * VL, offset = row * o->ld + column;
-                                    Out tile_out = {o->c + offset, o->ld, kb || !o->bias ? NULL : o->bias + column,
-                                                    kb || !o->residual ? NULL : o->residual + offset, kb || o->add};
-                                    tiles[pair][w](n_u, a, b + q * VL * n_u, &tile_out, MIN((size_t)MR, g->a[i].lanes - row),
-                                                   MIN(w * VL, g->b[j].lanes - column));
-                                }
-                            }
-                        }
-                    }
-                }
+    const size_t per = pair ? 2 : 1;
+    const size_t all_groups = CEIL_DIV(column1 - column0, VL), n_chunks = CEIL_DIV(all_groups, CHUNK_GROUPS);
+    const size_t row_groups = CEIL_DIV(row1 - row0, VL);
+    Out o = p->out;
+    for (const Term *t = p->term; t < p->term + p->n_terms; t++) {
+        size_t units = CEIL_DIV(t->K, per), n_kb = CEIL_DIV(units, KC), kc = CEIL_DIV(units, n_kb);
+        for (size_t kb = 0; kb < n_kb; kb++) {
+            size_t k0 = kb * kc * per, n_k = MIN(kc * per, t->K - k0), n_u = CEIL_DIV(n_k, per);
+            size_t far = n_u * MR + 16;                       /* a cache line more: panels do not share L1 sets */
+            enum { TOGETHER = 64 / VL };
+            for (size_t g = 0; g < row_groups; g += TOGETHER) {
+                Place places[TOGETHER];
+                size_t n = MIN(row_groups - g, (size_t)TOGETHER);
+                for (size_t i = 0; i < n; i++)
+                    places[i] = (Place){(uint32_t *)a + (g + i) * VL / MR * far + (g + i) * VL % MR, MR, far};
+                pack_a(&t->a, row0 + g * VL, n, k0, n_k, places, unit);
             }
+            for (size_t chunk = 0; chunk < n_chunks; chunk++) {
+                size_t g0 = all_groups * chunk / n_chunks, n_groups = all_groups * (chunk + 1) / n_chunks - g0;
+                Place places[CHUNK_GROUPS];
+                for (size_t i = 0, w; i < n_groups; i += w) {
+                    w = panel_width(n_groups - i);
+                    for (size_t v = 0; v < w; v++)
+                        places[i + v] = (Place){(uint32_t *)b + i * VL * n_u + v * VL, w * VL, 0};
+                }
+                pack_b(&t->b, column0 + g0 * VL, n_groups, k0, n_k, places, unit);
+                const float *a_panel = a;
+                for (size_t row = row0; row < row1; row += MR, a_panel += far)
+                    for (size_t q = 0, w; q < n_groups; q += w) {
+                        w = panel_width(n_groups - q);
+                        size_t column = column0 + (g0 + q) * VL, at = row * o.ld + column;
+                        Out here = {o.c + at, o.ld, o.bias ? o.bias + column : NULL, o.residual ? o.residual + at : NULL,
+                                    o.add};
+                        tiles[pair][w](n_u, a_panel, b + q * VL * n_u, &here, MIN((size_t)MR, row1 - row),
+                                       MIN(w * VL, column1 - column));
+                    }
+            }
+            o.bias = o.residual = NULL, o.add = true;         /* the first block of K has brought them in */
+        }
+    }
+}
+
+static void gemm_run(const Product *p, int n, Unit unit) {
+    Grid grids[LINEAR_MAX];
+    size_t first[LINEAR_MAX + 1] = {0}, threads = (size_t)omp_get_max_threads();
+    double work = 0;
+    for (int i = 0; i < n; i++)
+        for (int j = 0; j < p[i].n_terms; j++) work += (double)p[i].rows * (double)p[i].columns * (double)p[i].term[j].K;
+    if (work < 1e5) threads = 1;                              /* starting threads costs as much as this */
+    for (int i = 0; i < n; i++) {
+        grids[i] = grid(p[i].rows, p[i].columns, threads);
+        first[i + 1] = first[i] + grids[i].down * grids[i].across;
+    }
+    const size_t a_units = (TASK_ROWS + BLOCK) / MR * (KC * MR + 16), b_units = CHUNK * KC;
+    float *buffers = scratch(SCRATCH_A, threads * (a_units + b_units) * 4);
+#pragma omp parallel for schedule(dynamic, 1) num_threads((int)threads) if (threads > 1)
+    for (size_t t = 0; t < first[n]; t++) {
+        int i = 0;
+        while (t >= first[i + 1]) i++;
+        size_t down = (t - first[i]) % grids[i].down, across = (t - first[i]) / grids[i].down;
+        size_t blocks = CEIL_DIV(p[i].rows, BLOCK), groups = CEIL_DIV(p[i].columns, VL);
+        float *a = buffers + (size_t)omp_get_thread_num() * (a_units + b_units);
+        task_run(&p[i], unit, blocks * down / grids[i].down * BLOCK, MIN(blocks * (down + 1) / grids[i].down * BLOCK, p[i].rows),
+                 groups * across / grids[i].across * VL, MIN(groups * (across + 1) / grids[i].across * VL, p[i].columns),
+                 a, a + a_units);
     }
 }

@@ -5,7 +5,6 @@
 /* ---- CPU ---- */
 /* The largest value that is not NaN. Lanes, not one maximum: clang vectorises no float maximum that must heed NaN. */
 static float row_max(const float *x, size_t n) {
-    enum { LANES = 64 };
     float lane[LANES], max = -FLT_MAX;
     for (size_t j = 0; j < LANES; j++) lane[j] = -FLT_MAX;
     size_t i = 0;
@@ -72,16 +71,11 @@ HD float penalised(float x, float repetition) { return x > 0 ? x / repetition : 
 #ifndef __CUDACC__
 /* ---- CPU ---- */
 /* The number of values >= x, or their sum. Floats within a block, doubles over the blocks: exact for counts. */
-enum { SAMPLE_BLOCK = 1024 };
+enum { SAMPLE_BLOCK = 8192 };
 static float block_weight(const float *p, size_t n, float x, bool mass) {
-    float sum = 0;
-    if (mass) {
-#pragma omp simd reduction(+ : sum)
-        for (size_t v = 0; v < n; v++) sum += p[v] >= x ? p[v] : 0.0f;
-    } else {
-#pragma omp simd reduction(+ : sum)
-        for (size_t v = 0; v < n; v++) sum += p[v] >= x ? 1.0f : 0.0f;
-    }
+    float sum;
+    if (mass) SUM_LANES(sum, v, n, p[v] >= x ? p[v] : 0.0f);
+    else SUM_LANES(sum, v, n, p[v] >= x ? 1.0f : 0.0f);
     return sum;
 }
 static double weight(const float *p, size_t V, float x, bool mass) {
@@ -114,10 +108,11 @@ static void sample(int32_t *token, float *p, const act *logits, size_t V, const 
     *token = (int32_t)best;
     if (!(s->temperature > 0) || !isfinite(p[best])) return;
 
+    float temperature = s->temperature;                       /* a copy: through s, the loop below would not vectorise */
     float cut = -FLT_MAX;                                     /* on logits: distinct ones may have equal probabilities */
     if (s->top_k > 0 && (size_t)s->top_k < V) cut = threshold(p, V, cut, max, s->top_k, false);
 #pragma omp simd
-    for (size_t v = 0; v < V; v++) p[v] = p[v] >= cut ? exp_fast((p[v] - max) / s->temperature) : 0.0f;
+    for (size_t v = 0; v < V; v++) p[v] = exp_fast(p[v] >= cut ? (p[v] - max) / temperature : -INFINITY);
 
     float keep = FLT_MIN;                                     /* exp_fast gives nothing between this and zero */
     if (s->top_p < 1) keep = threshold(p, V, keep, 1, (double)s->top_p * weight(p, V, keep, true), true);

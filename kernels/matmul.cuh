@@ -18,38 +18,37 @@ static float in_at(const float *x, size_t i) { return input_precision == PREC_BF
 
 #if VL > 1
 #include "gemm_cpu.cuh"
-static size_t gemm_threads(double multiply_adds) { return multiply_adds < 1e5 ? 1 : (size_t)omp_get_max_threads(); }
 static Unit unit_now(void) { return input_precision == PREC_F32 ? UNIT_F32 : UNIT_PAIRS ? UNIT_PAIR : UNIT_ROUNDED; }
 
 static void matmul(const Linear *lin, int n, const act *x, const act *residual, size_t N) {
-    size_t C = lin[0].w.cols, O = 0;
-    Gemm g = {.n_a = 1, .n_b = n, .K = C, .a = {{x, DT_F32, N, C, true}}};
+    size_t C = lin[0].w.cols;
+    Product p[LINEAR_MAX];
     for (int i = 0; i < n; i++) {
-        g.b[i] = (Operand){lin[i].w.data, lin[i].w.dtype, lin[i].w.rows, C, true};
-        g.out[i] = (Out){lin[i].y, lin[i].w.rows, lin[i].bias, residual, false};
-        O += lin[i].w.rows;
+        const Mat *w = &lin[i].w;
+        p[i] = (Product){N, w->rows, {lin[i].y, w->rows, lin[i].bias, residual, false}, 1,
+                         {{{x, DT_F32, N, C, true}, {w->data, w->dtype, w->rows, C, true}, C}}};
     }
-    gemm_run(&g, unit_now(), gemm_threads((double)N * (double)C * (double)O));
+    gemm_run(p, n, unit_now());
 }
 
 static void matmul_dx(act *dx, const Linear *lin, int n, size_t N, bool accumulate) {
     size_t C = lin[0].w.cols;
+    Product p = {N, C, {dx, C, NULL, NULL, accumulate}, n, {{{0}, {0}, 0}}};
     for (int i = 0; i < n; i++) {
-        size_t O = lin[i].w.rows;
-        Gemm g = {.n_a = 1, .n_b = 1, .K = O, .a = {{lin[i].dy, DT_F32, N, O, true}},
-                  .b = {{lin[i].w.data, lin[i].w.dtype, C, C, false}}, .out = {{dx, C, NULL, NULL, accumulate || i}}};
-        gemm_run(&g, unit_now(), gemm_threads((double)N * (double)C * (double)O));
+        const Mat *w = &lin[i].w;
+        p.term[i] = (Term){{lin[i].dy, DT_F32, N, w->rows, true}, {w->data, w->dtype, C, C, false}, w->rows};
     }
+    gemm_run(&p, 1, unit_now());
 }
 
 static void matmul_dw(const Linear *lin, int n, const act *x, size_t N) {
-    size_t C = lin[0].w.cols, O = 0;
-    Gemm g = {.n_b = 1, .K = N, .b = {{x, DT_F32, C, C, false}}};
+    size_t C = lin[0].w.cols;
+    Product p[LINEAR_MAX];
+    int n_p = 0;
     for (int i = 0; i < n; i++) {
-        if (!lin[i].dw) continue;
-        g.a[g.n_a] = (Operand){lin[i].dy, DT_F32, lin[i].w.rows, lin[i].w.rows, false};
-        g.out[g.n_a++] = (Out){lin[i].dw, C, NULL, NULL, true};
-        O += lin[i].w.rows;
+        size_t O = lin[i].w.rows;
+        if (lin[i].dw) p[n_p++] = (Product){O, C, {lin[i].dw, C, NULL, NULL, true}, 1,
+                                {{{lin[i].dy, DT_F32, O, O, false}, {x, DT_F32, C, C, false}, N}}};
     }
     for (int i = 0; i < n; i++) if (lin[i].dbias)
         for (size_t o = 0; o < lin[i].w.rows; o++) {
@@ -57,7 +56,7 @@ static void matmul_dw(const Linear *lin, int n, const act *x, size_t N) {
             for (size_t t = 0; t < N; t++) sum += lin[i].dy[t * lin[i].w.rows + o];
             lin[i].dbias[o] += sum;
         }
-    if (g.n_a) gemm_run(&g, unit_now(), gemm_threads((double)N * (double)C * (double)O));
+    if (n_p) gemm_run(p, n_p, unit_now());
 }
 #else
 static void matmul(const Linear *lin, int n, const act *x, const act *residual, size_t N) {

@@ -8,9 +8,8 @@ static void rmsnorm(act *y, float *rstd, const act *x, const float *w, size_t N,
     for (size_t i = 0; i < N; i++) {
         const act *x_i = x + i * C;
         act *y_i = y + i * C;
-        float sum = 0;
-#pragma omp simd reduction(+ : sum)
-        for (size_t c = 0; c < C; c++) sum += x_i[c] * x_i[c];
+        float sum;
+        SUM_LANES(sum, c, C, x_i[c] * x_i[c]);
         float r = 1.0f / sqrtf(sum / (float)C + eps);
 #pragma omp simd
         for (size_t c = 0; c < C; c++) y_i[c] = x_i[c] * r * w[c];
@@ -37,9 +36,8 @@ static void rmsnorm_bwd(act *dx, float *dw, const act *dy, const act *x, const f
         for (size_t i = k * NORM_ROWS; i < MIN((k + 1) * NORM_ROWS, N); i++) {
             const act *x_i = x + i * C, *dy_i = dy + i * C;
             act *dx_i = dx + i * C;
-            float r = rstd[i], dot = 0;
-#pragma omp simd reduction(+ : dot)
-            for (size_t c = 0; c < C; c++) dot += dy_i[c] * w[c] * x_i[c];
+            float r = rstd[i], dot;
+            SUM_LANES(dot, c, C, dy_i[c] * w[c] * x_i[c]);
             if (dw)
 #pragma omp simd
                 for (size_t c = 0; c < C; c++) dw_k[c] += dy_i[c] * (x_i[c] * r);
@@ -60,12 +58,10 @@ static void layernorm(act *y, float *mean, float *rstd, const act *x, const floa
     for (size_t i = 0; i < N; i++) {
         const act *x_i = x + i * C;
         act *y_i = y + i * C;
-        float sum = 0, var = 0;
-#pragma omp simd reduction(+ : sum)
-        for (size_t c = 0; c < C; c++) sum += x_i[c];
+        float sum, var;
+        SUM_LANES(sum, c, C, x_i[c]);
         float mu = sum / (float)C;
-#pragma omp simd reduction(+ : var)
-        for (size_t c = 0; c < C; c++) var += (x_i[c] - mu) * (x_i[c] - mu);
+        SUM_LANES(var, c, C, (x_i[c] - mu) * (x_i[c] - mu));
         float r = 1.0f / sqrtf(var / (float)C + eps);
 #pragma omp simd
         for (size_t c = 0; c < C; c++) y_i[c] = (x_i[c] - mu) * r * w[c] + b[c];

@@ -52,7 +52,7 @@ typedef struct {
 } Tolerance;
 static const Tolerance tolerances[] = {
     [PREC_F32] = {1e-4, 2e-5, 2e-5, 1e-5, 1e-5, 1e-3, 1e-5, true},
-    [PREC_BF16] = {0.25, 0.02, 0.05, 0.02, 6.1e-3, 0.05, 0.02, false},
+    [PREC_BF16] = {0.4, 0.15, 0.2, 0.15, 6.1e-3, 0.15, 0.02, false},
 };
 static const double zero_norm = 1e-6;
 static const double noise_gradient = 1e-6;   /* not zero and below this: its sign may be rounding's, see find_strays */
@@ -101,12 +101,12 @@ static const char *place(char out[64], size_t at, const Tensor *shape) {
 }
 static void check_array(const char *what, const float *got, const Tensor *golden, const float *want, double tolerance,
                         const size_t *skip, size_t n_skip) {
-    char at[64];
+    char at[64], left_out[64] = "";
+    if (n_skip) snprintf(left_out, sizeof left_out, ", %zu of %zu left out as unstable", n_skip, golden->n);
     Worst w = worst_of(got, want, golden->n, skip, n_skip);
     if (w.error < 0) check(false, "%s: nothing to compare", what);
     else check(w.error <= tolerance, "%s: largest error %.2e at %s (got %.7g, want %.7g), tolerance %.1e%s", what,
-               w.error, place(at, w.at, golden), w.got, w.want, tolerance,
-               n_skip ? strf(", %zu of %zu left out as unstable", n_skip, golden->n) : "");
+               w.error, place(at, w.at, golden), w.got, w.want, tolerance, left_out);
 }
 static void check_number(const char *what, double got, double want, double tolerance) {
     double error = fabs(got - want);
@@ -326,10 +326,11 @@ static void check_norms(const Golden *g, const Model *m, const char *key, Field 
         i++;
         free(x);
     }
+    char excused[64] = "";
+    if (n_excused) snprintf(excused, sizeof excused, ", allowing for elements of noise in %d", n_excused);
     if (n_missing) check(false, "%s: the model lacks %d of its tensors, such as %s", key, n_missing, worst_name);
     else check(worst >= 0 && worst <= tolerance, "%s of %d tensors: largest relative error %.2e at %s (got %.7g, want %.7g),"
-               " tolerance %.1e%s", key, i, worst, worst_name, worst_got, worst_want, tolerance,
-               n_excused ? strf(", allowing for elements of noise in %d", n_excused) : "");
+               " tolerance %.1e%s", key, i, worst, worst_name, worst_got, worst_want, tolerance, excused);
     if (complete)
         check(covered == config_weights(&m->cfg), "%s covers %zu of the model's %zu weights", key, covered,
               config_weights(&m->cfg));
@@ -402,12 +403,14 @@ static void check_training(const Golden *g, const char *dir, Model *m, Acts *a, 
     int n_strays = find_strays(g, m, again, strays);
     if (n_strays) {
         model_train_begin(again);
+        Acts *acts = acts_new(again, b->B, b->T, b->T, true, false);
         for (int t = 0; t < 3; t++) {
-            loss[t] = mean_loss(again, a, b, true);
+            loss[t] = mean_loss(again, acts, b, true);
             model_adamw(again, &h, t + 1, model_grad_norm(again));
             lead_strays(again, strays, n_strays, t + 1);
         }
-        loss[3] = mean_loss(again, a, b, false);
+        loss[3] = mean_loss(again, acts, b, false);
+        acts_free(acts);
         if (!quiet_passes)
             printf("note  %s: %d unstable element%s led the golden's way\n", model_name, n_strays, n_strays > 1 ? "s" : "");
     }

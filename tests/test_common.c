@@ -1,6 +1,5 @@
 /* test_common.c - options, files that appear whole, the run log and its report, random numbers.
  * Run: tests/test_common */
-#define _GNU_SOURCE
 #include "../common.h"
 #include "test.h"
 #include <cjson/cJSON.h>

@@ -4,6 +4,7 @@
  *
  * The texts themselves need a reader: ./data/corpus --kind story-en | less. What a program can see of them, broken
  * quotes, double blanks, grammar marks left over, is checked here for every document. */
+#define _GNU_SOURCE
 #include "data/corpus_words.h"
 #include "tests/test.h"
 
@@ -43,8 +44,8 @@ static void test_determinism(void) {
     Buf all = {0}, one = {0};
     uint64_t n = 0;
     while (all.len < 1000000) corpus_document(0, CORPUS_TRAIN, CORPUS_ALL, n++, &all);
-    uint64_t got = hash(all.data, all.len), want = 0x0;
-    CHECK(got == want, "the first megabyte of seed 0 has hash %016llx (pinned: %016llx; a change of any text changes it)",
+    uint64_t got = hash(all.data, all.len), want = 0x448ef2c94eed2321ull;
+    CHECK(got == want, "the first megabyte of seed 0 has hash %016llx (pinned: %016llx; any change of text changes it)",
           (unsigned long long)got, (unsigned long long)want);
     size_t end = all.len; /* backwards: no document depends on one drawn before it */
     bool same = true;
@@ -83,7 +84,7 @@ static void test_determinism(void) {
 
 static bool valid_utf8(const uint8_t *s, size_t n) {
     for (size_t i = 0; i < n;) {
-        int more = s[i] < 0x80 ? 0 : s[i] >= 0xC2 && s[i] < 0xE0 ? 1 : (s[i] & 0xF0) == 0xE0 ? 2 : (s[i] & 0xF8) == 0xF0 ? 3 : -1;
+        int more = s[i] < 0x80 ? 0 : s[i] < 0xC2 ? -1 : s[i] < 0xE0 ? 1 : s[i] < 0xF0 ? 2 : s[i] < 0xF5 ? 3 : -1;
         if (more < 0 || i + (size_t)more >= n) return false;
         for (i++; more--; i++)
             if ((s[i] & 0xC0) != 0x80) return false;
@@ -99,13 +100,15 @@ static int occurrences(const char *text, const char *what) {
 
 /* NULL, or what is wrong with the text of a document. */
 static const char *flaw(const Buf *doc, CorpusKind kind) {
-    static const char *const never[] = {"<", ">", "{", "}", "[", "]", "|", "`", "  ", " .", " ,", "..", "?.", "!.", "?,",
-                                        "!,", ",.", ".,", " \n", "\n\n", "。。", "，。", "。，", "？。", "！。", "？，", "！，",
-                                        "，，", "的的", " a a", " an a "};
+    static const char *const never[] = {"<", ">", "{", "}", "[", "]", "|", "`", "  ", " .", " ,", "..", "?.", "!.",
+                                        "?,", "!,", ",.", ".,", " \n", "\n\n", "。。", "，。", "。，", "？。", "！。", "？，", "！，",
+                                        "，，", "的的", "。”。", "！”。", " a a", " an a "};
     if (doc->len < 20 || doc->data[doc->len - 1] != '\n') return "it is too short or does not end with a newline";
     if (!valid_utf8((const uint8_t *)doc->data, doc->len)) return "it is not UTF-8";
     for (int i = 0; i < COUNT(never); i++)
         if (strstr(doc->data, never[i])) return never[i];
+    if (kind == CORPUS_STORY_EN && (strstr(doc->data, "\".") || strstr(doc->data, "\",")))
+        return "a stop outside its quote";
     if (occurrences(doc->data, "\"") % 2) return "a quote is not closed";
     if (occurrences(doc->data, "“") != occurrences(doc->data, "”")) return "a Chinese quote is not closed";
     const char *last = doc->data + doc->len - 2;
@@ -113,7 +116,8 @@ static const char *flaw(const Buf *doc, CorpusKind kind) {
                                                              !memcmp(last - 2, "？", 3) || !memcmp(last - 2, "”", 3)));
     if (kind <= CORPUS_FACTS && !ends) return "its last sentence has no end";
     for (const char *p = doc->data; kind == CORPUS_STORY_EN && *p; p++) {
-        bool after_stop = p == doc->data || (p > doc->data + 1 && p[-1] == ' ' && strchr(".!?", p[-2])) || p[-1] == '\n';
+        bool after_stop = p == doc->data || p[-1] == '\n' ||
+                          (p > doc->data + 1 && p[-1] == ' ' && strchr(".!?", p[-2]));
         if (after_stop && islower((uint8_t)*p)) return "a sentence begins small";
     }
     return NULL;
@@ -142,8 +146,8 @@ static void test_soundness(void) {
 
 /* ---- no two stories equal, many ways to say it ------------------------------------------------------------------ */
 
-/* The sentences of a skeleton, one hash each. Slots and words of lists are printed as their names, so two sentences that
- * differ only in those count once; so do two cases of a plot, whose phrases are slots. */
+/* The sentences of a skeleton, one hash each: names, nouns, numbers and words of lists are printed as what they are, so
+ * two sentences that differ only in those count once. */
 static void add_sentences(Set *forms, const char *text, size_t len) {
     static const char *const stops[] = {".", "!", "?", "\n", "。", "！", "？"};
     size_t begin = 0;
@@ -178,7 +182,8 @@ static void test_variety(void) {
         }
         size_t distinct = set_sort(&stories), n_forms = set_sort(&forms);
         CHECK(distinct == stories.n, "%s: %zu of %zu in 10 MB are different", kind_names[kind], distinct, stories.n);
-        CHECK(n_forms >= 3000, "%s: %zu sentence forms (3000 wanted) in %zu sentences", kind_names[kind], n_forms, forms.n);
+        CHECK(n_forms >= 3000, "%s: %zu sentence forms (3000 wanted) in %zu sentences", kind_names[kind], n_forms,
+              forms.n);
         CHECK(!nameless, "%s: every one names both characters, on whom the split depends", kind_names[kind]);
         double share = (double)girls / (double)(girls + boys);
         CHECK(share > 0.47 && share < 0.53, "%s: girls in %zu, boys in %zu", kind_names[kind], girls, boys);
@@ -215,17 +220,19 @@ static void test_split(void) {
     size_t shared_keys = 0, shared_docs = 0;
     for (size_t i = 0; i < valid_keys.n; i++) shared_keys += set_has(&train_keys, valid_keys.v[i]);
     for (size_t i = 0; i < valid_docs.n; i++) shared_docs += set_has(&train_docs, valid_docs.v[i]);
-    CHECK(!shared_keys && valid_keys.n > 500, "%zu of %zu validation combinations occur among %zu of training", shared_keys,
-          valid_keys.n, train_keys.n);
-    CHECK(!shared_docs && valid_docs.n > 500, "%zu of %zu validation documents occur among %zu of training", shared_docs,
-          valid_docs.n, train_docs.n);
+    CHECK(!shared_keys && valid_keys.n > 500, "%zu of %zu validation combinations occur among %zu of training",
+          shared_keys, valid_keys.n, train_keys.n);
+    CHECK(!shared_docs && valid_docs.n > 500, "%zu of %zu validation documents occur among %zu of training",
+          shared_docs, valid_docs.n, train_docs.n);
 
-    int absent = missing(train.data, names_en, COUNT(names_en), &which) + missing(train.data, names_zh, COUNT(names_zh), &which) +
-                 missing(train.data, elders_en, COUNT(elders_en), &which) + missing(train.data, elders_zh, COUNT(elders_zh), &which) +
-                 missing(train.data, kinds_en, COUNT(kinds_en), &which) + missing(train.data, kinds_zh, COUNT(kinds_zh), &which);
+    static const struct { const char *const *words; int n; } lists[] = {
+        {names_en, COUNT(names_en)}, {elders_en, COUNT(elders_en)}, {kinds_en, COUNT(kinds_en)},
+        {names_zh, COUNT(names_zh)}, {elders_zh, COUNT(elders_zh)}, {kinds_zh, COUNT(kinds_zh)}};
+    int absent = 0;
+    for (int i = 0; i < COUNT(lists); i++) absent += missing(train.data, lists[i].words, lists[i].n, &which);
     for (int i = 0; i < COUNT(things_en); i++) absent += missing(train.data, &things_en[i].name, 1, &which);
     for (int i = 0; i < COUNT(things_zh); i++) absent += missing(train.data, &things_zh[i].name, 1, &which);
-    for (int i = 2; i <= 40; i++) {
+    for (int i = 2; i <= 30; i++) {
         char number[16];
         const char *p = number;
         snprintf(number, sizeof number, " %d ", i);
@@ -233,7 +240,8 @@ static void test_split(void) {
     }
     for (int i = 0; i < COUNT(relations); i++)
         for (int k = 0; k < relations[i].n_pairs; k++) absent += missing(train.data, relations[i].pairs[k], 2, &which);
-    CHECK(!absent, "each single name, animal, thing, number and fact is in 5 MB of training%s", which.len ? which.data : "");
+    CHECK(!absent, "each single name, animal, thing, number and fact is in 5 MB of training%s",
+          which.len ? which.data : "");
 
     /* Held-out problems against everything that training says of problems, by combination and by wording. */
     Set questions = {0};
@@ -251,8 +259,8 @@ static void test_split(void) {
         int n = corpus_inspect(0, CORPUS_VALID, CORPUS_POT, i, NULL, keys);
         seen += n != 1 || set_has(&train_keys, keys[0]) || set_has(&questions, hash(q, strcspn(q, "\"")));
     }
-    CHECK(!seen && questions.n > 5000, "%zu of %zu held-out problems occur among %zu questions of training", seen, n_problems,
-          questions.n);
+    CHECK(!seen && questions.n > 5000, "%zu of %zu held-out problems occur among %zu questions of training", seen,
+          n_problems, questions.n);
     set_free(&train_keys), set_free(&train_docs), set_free(&valid_keys), set_free(&valid_docs), set_free(&questions);
     buf_free(&train), buf_free(&valid), buf_free(&which);
 }
@@ -287,7 +295,8 @@ static long py_factor(Py *py) {
     }
     size_t n = py_name(py);
     for (int i = 0; i < py->n; i++)
-        if (n && strlen(py->vars[i].name) == n && !strncmp(py->vars[i].name, py->s, n)) return py->s += n, py->vars[i].value;
+        if (n && strlen(py->vars[i].name) == n && !strncmp(py->vars[i].name, py->s, n))
+            return py->s += n, py->vars[i].value;
     py->ok = false; /* a name that was never given a value */
     return 0;
 }
@@ -338,7 +347,9 @@ static bool reasoning_right(const char *text, long answer) {
     for (const char *p = text; *p; p++) {
         if (!isdigit((uint8_t)*p) || (p > text && isdigit((uint8_t)p[-1]))) continue;
         if (sscanf(p, "%ld %c %ld = %ld", &a, &op, &b, &c) != 4) continue;
-        if (op == '/' ? !b || a % b || a / b != c : op == '*' ? a * b != c : op == '+' ? a + b != c : op != '-' || a - b != c) return false;
+        bool holds = op == '+' ? a + b == c : op == '-' ? a - b == c : op == '*' ? a * b == c
+                     : op == '/' && b && a % b == 0 && a / b == c;
+        if (!holds) return false;
         last = c;
     }
     return last == answer;
@@ -364,10 +375,12 @@ static void test_answers(void) {
         line.len = 0;
         corpus_problem(6, n % 2 ? CORPUS_VALID : CORPUS_TRAIN, (uint64_t)n, &line);
         right = json_field(line.data, "question", question, sizeof question) &&
-                json_field(line.data, "answer", answer, sizeof answer) && json_field(line.data, "program", program, sizeof program);
+                json_field(line.data, "answer", answer, sizeof answer) &&
+                json_field(line.data, "program", program, sizeof program);
         const char *final = strstr(answer, "#### ");
         long claimed = final ? strtol(final + 5, NULL, 10) : -1, computed = -2;
-        right = right && py_run(program, &computed) && claimed == computed && claimed >= 2 && reasoning_right(answer, claimed);
+        right = right && py_run(program, &computed) && claimed == computed && claimed >= 2 &&
+                reasoning_right(answer, claimed);
         for (const char *p = question; *p && right; p++) /* the program computes with the question's numbers */
             if (isdigit((uint8_t)*p)) {
                 char number[16] = "";
@@ -378,10 +391,12 @@ static void test_answers(void) {
             }
         if (n < 400) buf_str(&script, program), buf_fmt(&expected, "%ld\n", claimed);
     }
-    CHECK(right, "%d problems: reasoning, answer and program agree%s%s", n, right ? "" : "; not in ", right ? "" : line.data);
+    CHECK(right, "%d problems: reasoning, answer and program agree%s%s", n, right ? "" : "; not in ",
+          right ? "" : line.data);
     long value;
-    CHECK(!py_run("a = 7\nanswer = a // 2\nprint(answer)\n", &value) && !py_run("answer = b\nprint(answer)\n", &value) &&
-              !py_run("answer = 3\n", &value) && !reasoning_right("2 + 2 = 5. #### 5", 5) && reasoning_right("7 - 3 = 4.", 4),
+    CHECK(!py_run("a = 7\nanswer = a // 2\nprint(answer)\n", &value) &&
+              !py_run("answer = b\nprint(answer)\n", &value) && !py_run("answer = 3\n", &value) &&
+              !reasoning_right("2 + 2 = 5. #### 5", 5) && reasoning_right("7 - 3 = 4.", 4),
           "the judges refuse what is wrong");
 
     if (system("python3 -c 'pass' 2>/dev/null") == 0) {
@@ -391,38 +406,36 @@ static void test_answers(void) {
         FILE *pipe = popen(command, "r");
         size_t len = pipe ? fread(got, 1, sizeof got, pipe) : 0;
         int status = pipe ? pclose(pipe) : -1;
-        CHECK(!status && len == expected.len && !memcmp(got, expected.data, len), "python3 says the same of 400 programs");
+        CHECK(!status && len == expected.len && !memcmp(got, expected.data, len),
+              "python3 says the same of 400 programs");
         free(path), free(command);
     } else printf("      no python3 here: programs judged by the small evaluator only\n");
     buf_free(&line), buf_free(&script), buf_free(&expected);
 }
 
-/* One question, one answer: facts never contradict each other, and what is asked for was told. */
+/* One question, one answer: facts never contradict each other. */
 static void test_facts(void) {
-    Buf doc = {0};
-    typedef struct { uint64_t question, answer; } Pair;
+    typedef struct { uint64_t question, answer; } Pair; /* the question first: compare() sorts by it */
     Pair *pairs = NULL;
-    size_t n = 0, cap = 0, contradictions = 0, untold = 0, questions = 0;
+    Buf doc = {0};
+    size_t n = 0, cap = 0, contradictions = 0, questions = 1;
     for (uint64_t i = 0; i < 20000; i++) {
         doc.len = 0;
         corpus_document(7, i % 2 ? CORPUS_VALID : CORPUS_TRAIN, CORPUS_FACTS, i, &doc);
-        bool told = strncmp(doc.data, "Question", 8) && strncmp(doc.data, "问", 3);
-        for (char *q = doc.data; (q = strstr(q, "Question: ")) || (q = strstr(q ? q : doc.data, "问：")); ) {
-            size_t len = strcspn(q, "\n");
-            char *a = q + len + 1;
+        for (const char *line = doc.data, *next; *line; line = next) {
+            next = line + strcspn(line, "\n") + 1;
+            if (strncmp(line, "Question: ", 10) && strncmp(line, "问：", 6)) continue;
             if (n == cap) pairs = xrealloc(pairs, size_mul(cap = cap ? 2 * cap : 1024, sizeof *pairs));
-            pairs[n++] = (Pair){hash(q, len), hash(a, strcspn(a, "\n"))};
-            q = a;
-            if (told && strncmp(a, "Answer: ", 8) && strncmp(a, "答：", 6)) untold++;
-            if (!strstr(q, "Question: ")) break;
+            pairs[n++] = (Pair){hash(line, (size_t)(next - line)), hash(next, strcspn(next, "\n"))};
         }
     }
     qsort(pairs, n, sizeof *pairs, compare);
     for (size_t i = 1; i < n; i++) {
-        questions += pairs[i].question != pairs[i - 1].question;
-        contradictions += pairs[i].question == pairs[i - 1].question && pairs[i].answer != pairs[i - 1].answer;
+        bool same = pairs[i].question == pairs[i - 1].question;
+        questions += !same;
+        contradictions += same && pairs[i].answer != pairs[i - 1].answer;
     }
-    CHECK(!contradictions && !untold && questions > 800, "facts: %zu questions, %zu with two answers", questions + 1, contradictions);
+    CHECK(!contradictions && questions > 800, "facts: %zu questions, %zu with two answers", questions, contradictions);
     free(pairs);
     buf_free(&doc);
 }
@@ -444,7 +457,8 @@ static void test_mix(void) {
     }
     for (int kind = CORPUS_STORY_EN; kind < CORPUS_KINDS; kind++) {
         double share = 100 * bytes[kind] / total;
-        CHECK(fabs(share - want[kind]) < 1, "%s: %.1f%% of the bytes (%.0f%% wanted)", kind_names[kind], share, want[kind]);
+        CHECK(fabs(share - want[kind]) < 1, "%s: %.1f%% of the bytes (%.0f%% wanted)", kind_names[kind], share,
+              want[kind]);
     }
     buf_free(&doc);
 }

@@ -1,6 +1,5 @@
 /* test_weights.c - safetensors: what is written reads back bit for bit, and damaged or hostile files are refused in
  * one sentence.  Run: tests/test_weights */
-#define _GNU_SOURCE
 #include "../weights.h"
 #include "test.h"
 #include <sys/resource.h>
