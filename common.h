@@ -94,6 +94,9 @@ void dir_commit(char *tmp, const char *path);
 /* ---- random numbers --------------------------------------------------------------------------------------------- *
  * Counter based: the value depends on (seed, counter) only, so any thread may draw any element and a resumed run
  * draws what the first would have. Mixer: splitmix64 (Steele, Lea, Flood 2014). */
+#ifdef __CUDACC__
+__host__ __device__            /* dropout draws on the GPU */
+#endif
 static inline uint64_t rng_mix(uint64_t seed, uint64_t counter) {
     uint64_t z = seed * 0xD1342543DE82EF95ull + (counter + 1) * 0x9E3779B97F4A7C15ull;
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;

@@ -301,6 +301,11 @@ void config_check(const Config *c) {
     if (c->pos == POS_ROPE && c->rope_dims % 2) die("rotary embedding needs an even head size, not %d", c->rope_dims);
     if (c->norm_place != NORM_PRE || c->rope_2d || c->mask != MASK_CAUSAL)
         die("%s: this family's parts are not built yet", c->family->model_type);
+    double n = 0;                                                     /* in double: sizes in bytes must not overflow */
+    for (Role r = 0; r < R_COUNT; r++)
+        if (role_present(c, r))
+            n += (double)letter_size(c, roles[r].rows) * (double)letter_size(c, roles[r].cols) * (role_in_layer(r) ? c->L : 1);
+    if (n > 1e13) die("model sizes ask for %.3g weights, more than any machine holds", n);
 }
 
 /* Config -> config.json of a model born here, with the keys that every version of transformers reads. */
@@ -864,6 +869,9 @@ static void acts_layout(Carver *v, const Config *c, Acts *a) {
     a->delta = carve_float(v, N * (size_t)c->H);
 }
 size_t acts_bytes(const Config *c, size_t B, size_t T, size_t S, bool train, bool recompute) {
+    double widest = (double)c->C + c->F + (double)(c->H + 2 * c->K) * c->D + c->V;
+    if ((double)B * (double)S * widest * c->L > 1e15)                 /* the sums below would overflow */
+        die("%zu rows of %zu tokens are more than any machine holds", B, S);
     Acts a = {.B = B, .T = T, .S = S, .train = train, .recompute = recompute};
     a.layer = xcalloc((size_t)c->L, sizeof *a.layer);
     Carver v = {0};
@@ -1134,6 +1142,7 @@ static void backward(Model *m, Acts *a, const Batch *b) {
 double model_loss(Model *m, Acts *a, const Batch *b, float scale) {
     size_t N = b->B * b->T, C = (size_t)m->cfg.C, V = (size_t)m->cfg.V;
     assert(b->targets && (scale == 0 || a->train));
+    assert(scale == 0 || (b->T == a->S && !b->pos));                  /* backward takes the whole cache to be this batch */
     op.upload(a->targets, b->targets, N * 4);
     for (size_t first = 0; first < N; first += a->chunk) {
         size_t n = N - first < a->chunk ? N - first : a->chunk;

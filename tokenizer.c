@@ -51,7 +51,7 @@
  * 300,000, and a "vocabulary" of 2^31 with three tokens is an attack or a mistake. */
 enum { MAX_IDS = 1 << 22 };
 
-/* ---- bytes and characters -------------------------------------------------------------------- [tok.bytes] ---- */
+/* [tok.bytes] bytes and characters --------------------------------------------------------------------------------- */
 
 /* The well-formed character at s (n > 0 bytes): its length, its code point in *cp. 0 when the bytes end inside a
  * character that is well-formed so far. Otherwise minus the length of the malformed part: the longest beginning of
@@ -90,9 +90,14 @@ static void alphabet_build(void) {
     }
 }
 
-static void spell(const uint8_t *bytes, size_t n, Buf *out) { /* bytes -> the vocabulary file's spelling */
-    char c[4];
-    for (size_t i = 0; i < n; i++) buf_add(out, c, (size_t)utf8_put(char_of_byte[bytes[i]], c));
+static size_t spell(const uint8_t *bytes, size_t n, char *out) { /* into at most 2 * n bytes; returns how many */
+    char *p = out;
+    for (size_t i = 0; i < n; i++) {
+        uint32_t c = char_of_byte[bytes[i]];
+        if (c >= 0x80) *p++ = (char)(0xC0 | c >> 6), c = 0x80 | (c & 0x3F);
+        *p++ = (char)c;
+    }
+    return (size_t)(p - out);
 }
 
 static bool unspell(const char *s, size_t n, Buf *out) { /* false: a character outside the alphabet */
@@ -106,7 +111,7 @@ static bool unspell(const char *s, size_t n, Buf *out) { /* false: a character o
     return true;
 }
 
-/* ---- what Unicode says of a character -------------------------------------------------------- [tok.class] ---- */
+/* [tok.class] what Unicode says of a character --------------------------------------------------------------------- */
 
 /* The patterns know four things: \p{L}, \p{N}, \s, and \r\n, which is a kind of \s. Everything else is OTHER. */
 enum { OTHER = 0, LETTER = 1, NUMBER = 2, SPACE = 4, NEWLINE = 8 | SPACE };
@@ -163,7 +168,7 @@ static inline int class_at(const uint8_t *p, const uint8_t *end, int *len) {
     return cp < 0x10000 ? bmp_class[cp] : class_look_up(cp);
 }
 
-/* ---- text -> words --------------------------------------------------------------------------- [tok.split] ---- *
+/* [tok.split] text -> words ----------------------------------------------------------------------------------------- *
  * Merges never cross the border of a word, so a word's ids do not depend on its neighbours, and the sentence
  * "dog. dog! dog?" cannot fill the vocabulary with "dog.", "dog!" and "dog?". What a word is, is said by a regular
  * expression. Both below are written out by hand, because a regex engine is ten times slower than all the rest here.
@@ -275,7 +280,7 @@ static inline const uint8_t *word_end(Split split, const uint8_t *p, const uint8
                                       : end;
 }
 
-/* ---- tokens, ids and merges ------------------------------------------------------------------ [tok.vocab] ---- */
+/* [tok.vocab] tokens, ids and merges ------------------------------------------------------------------------------- */
 
 /* A 64-bit hash of any bytes, eight at a time: multiply, fold the high half down, as every fast string hash does. */
 static inline uint64_t mix(uint64_t h) {
@@ -352,7 +357,7 @@ static void vocab_free(Vocab *v) {
 }
 
 /* Which two tokens merge, how early that was learnt (the rank: lower goes first), and into what. Open addressing, at
- * most half full: a look-up is nearly always one cache line. */
+ * most a third full: a look-up is nearly always one cache line. */
 typedef struct { uint64_t pair; int32_t rank, id; } Merge;
 typedef struct { Merge *slot; int shift; } MergeTable;
 enum { NO_MERGE = INT_MAX };
@@ -363,7 +368,7 @@ static inline uint64_t pair_of(int32_t left, int32_t right) { return (uint64_t)(
 static inline Merge *merge_slot(const MergeTable *m, uint64_t pair) {
     size_t mask = ((size_t)1 << (64 - m->shift)) - 1;
     size_t i = (size_t)((pair ^ pair >> 32) * 0x9E3779B97F4A7C15ull >> m->shift);
-    while (m->slot[i].pair != pair && m->slot[i].pair != NO_PAIR) i = (i + 1) & mask;
+    while ((m->slot[i].pair != pair) & (m->slot[i].pair != NO_PAIR)) i = (i + 1) & mask; /* &: one branch, not two */
     return &m->slot[i];
 }
 
@@ -410,6 +415,11 @@ bool tokenizer_adds_bos(const Tokenizer *t) { return t->prefix.n && t->prefix.v[
 const Ids *tokenizer_prefix(const Tokenizer *t) { return &t->prefix; }
 bool tokenizer_is_special(const Tokenizer *t, int id) { return id >= 0 && id < t->n_ids && t->is_special[id]; }
 
+size_t tokenizer_word(const Tokenizer *t, const char *text, size_t n) {
+    const uint8_t *s = (const uint8_t *)text;
+    return n ? (size_t)(word_end(t->split, s, s + n) - s) : 0;
+}
+
 void ids_add(Ids *ids, int32_t id) {
     if (ids->n == ids->cap) {
         ids->cap = ids->cap ? ids->cap * 2 : 64;
@@ -429,49 +439,49 @@ void ids_free(Ids *ids) {
     *ids = (Ids){0};
 }
 
-/* ---- a word -> ids ----------------------------------------------------------------------------- [tok.bpe] ---- */
+/* [tok.bpe] a word -> ids ------------------------------------------------------------------------------------------ */
 
 /* A word that the cache below holds: up to 31 bytes that became up to 7 ids, in one cache line. */
-enum { CACHE_WORD = 31, CACHE_IDS = 7, CACHE_BITS = 15 };
+enum { CACHE_WORD = 31, CACHE_IDS = 7, CACHE_BITS = 16 };
 typedef struct { uint64_t key[4]; int32_t id[CACHE_IDS], n; } CacheSlot;
 
 struct Worker {
-    CacheSlot *cache;                            /* [1 << CACHE_BITS], 2 MiB: what a core's own cache can hold */
+    CacheSlot *cache;                            /* [1 << CACHE_BITS], 4 MiB; the frequent words stay near the core */
     int32_t *id, *rank, *next, *prev;            /* [cap], for long words */
     uint64_t *heap;
     size_t cap, heap_cap;
-    Buf norm, prefixed, spelt;
+    Buf norm, prefixed;
 };
 
-/* show prints each step; encode passes NULL. ids holds n symbols, the one at `at` has just been merged. */
-typedef void (*Trace)(void *state, const int32_t *ids, int n, int at, int32_t rank);
+/* show prints each step; encode passes NULL. Of the n symbols those at `at` and after it are about to become `into`. */
+typedef void (*Trace)(const Tokenizer *t, const int32_t *ids, int n, int at, int32_t rank, int32_t into);
 
 /* The definition of BPE: of all neighbouring pairs take the one learnt first, leftmost among equals, replace it, and
  * again, until no pair is left that was ever learnt. Each round looks at all pairs, O(n^2) in all; at the length of
- * words that is faster than anything clever. rank[i] is that of the pair (i, i + 1). Returns the number of ids. */
+ * words that is faster than anything clever. merge[i] is that of the pair (i, i + 1), its rank in the upper half, what
+ * it makes in the lower: one comparison finds the rank, one copy moves both. Returns the number of ids. */
 enum { SHORT_WORD = 96 };
 
-static int merge_short(const Tokenizer *t, int32_t *id, int n, Trace trace, void *state) {
-    int32_t rank[SHORT_WORD];
-    int32_t into[SHORT_WORD];
-    for (int i = 0; i < n - 1; i++) {
-        const Merge *m = merge_slot(&t->merges, pair_of(id[i], id[i + 1]));
-        rank[i] = m->rank, into[i] = m->id;
-    }
+static inline uint64_t merge_of(const Tokenizer *t, int32_t left, int32_t right) {
+    const Merge *m = merge_slot(&t->merges, pair_of(left, right));
+    return (uint64_t)(uint32_t)m->rank << 32 | (uint32_t)m->id;
+}
+
+static int merge_short(const Tokenizer *t, int32_t *id, int n, Trace trace) {
+    uint64_t merge[SHORT_WORD];
+    for (int i = 0; i < n - 1; i++) merge[i] = merge_of(t, id[i], id[i + 1]);
     while (n > 1) {
         int at = 0;
         for (int i = 1; i < n - 1; i++)
-            if (rank[i] < rank[at]) at = i;
-        if (rank[at] == NO_MERGE) break;
-        int32_t merged = rank[at];
-        id[at] = into[at];
+            if (merge[i] >> 32 < merge[at] >> 32) at = i;
+        int32_t rank = (int32_t)(merge[at] >> 32), into = (int32_t)(uint32_t)merge[at];
+        if (rank == NO_MERGE) break;
+        if (trace) trace(t, id, n, at, rank, into);
+        id[at] = into;
         n--;
-        for (int i = at + 1; i < n; i++) id[i] = id[i + 1], rank[i] = rank[i + 1], into[i] = into[i + 1];
-        for (int i = at ? at - 1 : 0; i <= at && i < n - 1; i++) { /* the two pairs that the new token is part of */
-            const Merge *m = merge_slot(&t->merges, pair_of(id[i], id[i + 1]));
-            rank[i] = m->rank, into[i] = m->id;
-        }
-        if (trace) trace(state, id, n, at, merged);
+        for (int i = at + 1; i < n; i++) id[i] = id[i + 1], merge[i] = merge[i + 1];
+        if (at > 0) merge[at - 1] = merge_of(t, id[at - 1], id[at]); /* the two pairs that the new token is part of */
+        if (at < n - 1) merge[at] = merge_of(t, id[at], id[at + 1]);
     }
     return n;
 }
@@ -530,10 +540,12 @@ static void merge_long(const Tokenizer *t, Worker *w, int32_t n, Ids *ids) { /* 
     for (int32_t i = 0; i >= 0; i = w->next[i]) ids_add(ids, w->id[i]);
 }
 
-static bool word_is_token(const Tokenizer *t, Worker *w, const uint8_t *s, size_t n, int32_t *id) {
-    w->spelt.len = 0;
-    spell(s, n, &w->spelt);
-    *id = vocab_find(&t->vocab, w->spelt.data, w->spelt.len);
+static bool word_is_token(const Tokenizer *t, const uint8_t *s, size_t n, int32_t *id) {
+    char room[512], *spelt = 2 * n <= sizeof room ? room : xmalloc(2 * n);
+    spelt[0] = 0; /* for the compiler, which cannot see that no word is empty */
+    size_t n_spelt = spell(s, n, spelt);
+    *id = vocab_find(&t->vocab, spelt, n_spelt);
+    if (spelt != room) free(spelt);
     return *id >= 0 && !t->is_special[*id]; /* the text of a special token is ordinary text here */
 }
 
@@ -551,13 +563,13 @@ static int32_t first_symbols(const Tokenizer *t, const uint8_t *s, size_t n, int
 
 static void bpe(const Tokenizer *t, Worker *w, const uint8_t *s, size_t n, Ids *ids) {
     int32_t whole;
-    if (t->ignore_merges && word_is_token(t, w, s, n, &whole)) {
+    if (t->ignore_merges && word_is_token(t, s, n, &whole)) {
         ids_add(ids, whole);
         return;
     }
     if (n <= SHORT_WORD) {
         int32_t id[SHORT_WORD];
-        int n_id = merge_short(t, id, first_symbols(t, s, n, id), NULL, NULL);
+        int n_id = merge_short(t, id, first_symbols(t, s, n, id), NULL);
         ids_room(ids, (size_t)n_id);
         memcpy(ids->v + ids->n, id, sizeof *id * (size_t)n_id);
         ids->n += (size_t)n_id;
@@ -575,7 +587,7 @@ static void bpe(const Tokenizer *t, Worker *w, const uint8_t *s, size_t n, Ids *
     if (n_id) merge_long(t, w, n_id, ids);
 }
 
-/* ---- words seen before ----------------------------------------------------------------------- [tok.cache] ---- *
+/* [tok.cache] words seen before ------------------------------------------------------------------------------------- *
  * Text repeats itself: of ten words nine are among the last thousands seen, so most of the work is looking up. The key
  * is the word itself, padded with zeros, its length in the last byte; the loads run over the word's end and a mask
  * clears what is not its own, which costs less than a loop over five bytes. One place per hash, newest wins. */
@@ -603,7 +615,6 @@ static void worker_free(Worker *w) {
     free(w->heap);
     buf_free(&w->norm);
     buf_free(&w->prefixed);
-    buf_free(&w->spelt);
     free(w);
 }
 
@@ -666,7 +677,7 @@ static inline void encode_word(const Tokenizer *t, Worker *w, const uint8_t *p, 
     memcpy(c->id, ids->v + before, sizeof *c->id * (size_t)c->n);
 }
 
-/* ---- one spelling per character --------------------------------------------------------------- [tok.norm] ---- *
+/* [tok.norm] one spelling per character ----------------------------------------------------------------------------- *
  * "é" may be one character or an e with an accent that follows it. NFC makes it one. Only around characters that can
  * take part in such a change (suspects) is there anything to do; all other text is copied as it is. */
 /* Marks younger than Unicode 9, the version whose NFC the reference library has: it leaves them where they stand. */
@@ -733,7 +744,7 @@ static void nfc(const uint8_t **s, size_t *n, Buf *out) {
     *s = (const uint8_t *)out->data, *n = out->len;
 }
 
-/* ---- added tokens ---------------------------------------------------------------------------- [tok.added] ---- */
+/* [tok.added] added tokens ----------------------------------------------------------------------------------------- */
 
 /* \w: letters, marks, decimal digits, joining punctuation and joiners, and the circled letters. */
 static bool is_word_char(uint32_t cp) {
@@ -795,8 +806,10 @@ static void cut_at_added(const Tokenizer *t, Worker *w, const AddedSet *set, con
                                (to < end && is_word_char(char_after(to, end)))))
             continue;
         int len;
-        if (a->lstrip)
-            for (const uint8_t *q; from > done && class_at(q = char_start_before(done, from), from, &len) & SPACE;) from = q;
+        for (const uint8_t *q; a->lstrip && from > done; from = q) {
+            q = char_start_before(done, from);
+            if (!(class_at(q, from, &len) & SPACE)) break;
+        }
         if (a->rstrip)
             while (to < end && class_at(to, end, &len) & SPACE) to += len;
         if (from > done) rest(t, w, done, (size_t)(from - done), with_special, ids);
@@ -807,7 +820,7 @@ static void cut_at_added(const Tokenizer *t, Worker *w, const AddedSet *set, con
     if (done < end) rest(t, w, done, (size_t)(end - done), with_special, ids);
 }
 
-/* ---- text -> ids ---------------------------------------------------------------------------- [tok.encode] ---- */
+/* [tok.encode] text -> ids ----------------------------------------------------------------------------------------- */
 
 /* Ordinary text: words, and each word its ids. */
 static void encode_plain(const Tokenizer *t, Worker *w, const uint8_t *s, size_t n, bool with_special, Ids *ids) {
@@ -848,7 +861,7 @@ void tokenizer_encode(const Tokenizer *t, const char *text, size_t n, bool with_
     worker_give(t, w);
 }
 
-/* ---- ids -> text ---------------------------------------------------------------------------- [tok.decode] ---- */
+/* [tok.decode] ids -> text ----------------------------------------------------------------------------------------- */
 
 static void check_id(const Tokenizer *t, int32_t id) {
     if (id < 0 || id >= t->n_ids) die("token id %d is outside the vocabulary (0 to %d)", id, t->n_ids - 1);
@@ -897,9 +910,17 @@ void tokenizer_decode_stream(const Tokenizer *t, Utf8Stream *s, int32_t id, Buf 
     for (size_t i = 0; i < n; i++) stream_byte(s, (uint8_t)bytes[i], out);
 }
 
-/* ---- reading a tokenizer's files ------------------------------------------------------------- [tok.load] ---- *
+/* [tok.load] reading a tokenizer's files ---------------------------------------------------------------------------- *
  * The only part that meets a file written by somebody else. Every check is here, so that nothing above needs one. */
-typedef struct { Tokenizer *t; const char *path; bool byte_level; AddedToken *added; int n_added; uint8_t *is_added; } Loader;
+typedef struct {
+    Tokenizer *t;
+    const char *path;                            /* for messages */
+    bool byte_level;
+    AddedToken *added;
+    int n_added;
+    int *added_at;                               /* [n_added_at] by id: 1 + its place in added, 0: none */
+    size_t n_added_at;
+} Loader;
 
 static cJSON *json_read(const char *path) {
     size_t n;
@@ -958,14 +979,20 @@ static void add_token(Loader *l, AddedToken a) {
     if (known < 0) read_token(l, a.text, (uint32_t)a.id);
     else if (known != a.id)
         die("%s: the added token \"%.60s\" has the id %d, and %d in the vocabulary", l->path, a.text, a.id, known);
-    for (int i = 0; i < l->n_added; i++)
-        if (l->added[i].id == a.id) {
-            l->added[i].special |= a.special;
-            return;
-        }
+    if ((size_t)a.id >= l->n_added_at) {
+        size_t n = (size_t)a.id + 1 + l->n_added_at;
+        l->added_at = xrealloc(l->added_at, size_mul(n, sizeof *l->added_at));
+        memset(l->added_at + l->n_added_at, 0, (n - l->n_added_at) * sizeof *l->added_at);
+        l->n_added_at = n;
+    }
+    if (l->added_at[a.id]) {
+        l->added[l->added_at[a.id] - 1].special |= a.special;
+        return;
+    }
     l->added = xrealloc(l->added, sizeof *l->added * (size_t)(l->n_added + 1));
     a.text = xstrdup(a.text);
     l->added[l->n_added++] = a;
+    l->added_at[a.id] = l->n_added;
 }
 
 static void read_added(Loader *l, const cJSON *list) {
@@ -977,7 +1004,8 @@ static void read_added(Loader *l, const cJSON *list) {
         add_token(l, (AddedToken){.text = content, .n = strlen(content), .special = json_true(e, "special"),
                                   .id = (int32_t)json_id(l->path, content, json_get(e, "id")),
                                   .lstrip = json_true(e, "lstrip"), .rstrip = json_true(e, "rstrip"),
-                                  .single_word = json_true(e, "single_word"), .normalized = json_true(e, "normalized")});
+                                  .single_word = json_true(e, "single_word"),
+                                  .normalized = json_true(e, "normalized")});
     }
 }
 
@@ -1064,7 +1092,7 @@ static void read_roles(Loader *l, const char *path, bool required_in_vocab) {
     cJSON *json = json_read(path);
     for (int i = 0; i < (int)(sizeof roles / sizeof *roles); i++) {
         const cJSON *node = json_get(json, roles[i]);
-        char *name = cJSON_IsObject(node) ? cJSON_GetStringValue(json_get(node, "content")) : cJSON_GetStringValue(node);
+        char *name = cJSON_GetStringValue(cJSON_IsObject(node) ? json_get(node, "content") : node);
         if (!json_absent(node) && !name) die("%s: %s is neither a string nor an object with a content", path, roles[i]);
         if (!name || !*name) continue;
         int32_t id = vocab_find(&t->vocab, name, strlen(name));
@@ -1101,7 +1129,6 @@ static void sort_added(Loader *l) {
     for (int i = 0; i < l->n_added; i++) {
         AddedToken a = l->added[i];
         t->is_special[a.id] = a.special;
-        l->is_added[a.id] = true;
         if (a.normalized && t->nfc) { /* it is looked for in normalised text, so it must be normalised itself */
             const uint8_t *s = (const uint8_t *)a.text;
             size_t n = a.n;
@@ -1131,7 +1158,7 @@ static void build_bytes(Loader *l) {
         t->bytes_at[id] = t->token_bytes.len;
         if (!e->used) continue;
         const char *s = vocab_str(&t->vocab, id);
-        if (l->is_added[id]) buf_add(&t->token_bytes, s, e->n);
+        if ((size_t)id < l->n_added_at && l->added_at[id]) buf_add(&t->token_bytes, s, e->n);
         else if (!unspell(s, e->n, &t->token_bytes))
             die("%s: the token \"%.*s\" (id %d) has a character outside the byte alphabet, and is no added token",
                 l->path, (int)(e->n < 60 ? e->n : 60), s, id);
@@ -1167,7 +1194,7 @@ static void read_merge(Loader *l, size_t rank, const char *a, size_t n_a, const 
 
 static void merges_reserve(MergeTable *m, size_t n) {
     m->shift = 60;
-    while ((size_t)1 << (64 - m->shift) < n * 2) m->shift--;
+    while ((size_t)1 << (64 - m->shift) < n * 3) m->shift--; /* a third full at most: seldom a second look */
     size_t slots = (size_t)1 << (64 - m->shift);
     m->slot = xmalloc(size_mul(slots, sizeof *m->slot));
     for (size_t i = 0; i < slots; i++) m->slot[i] = (Merge){NO_PAIR, NO_MERGE, -1};
@@ -1238,7 +1265,6 @@ static void index_tokens(Loader *l) {
     Tokenizer *t = l->t;
     t->n_ids = (int)t->vocab.n_ids;
     t->is_special = xcalloc((size_t)t->n_ids, 1);
-    l->is_added = xcalloc((size_t)t->n_ids, 1);
     sort_added(l);
     build_bytes(l);
 }
@@ -1334,7 +1360,7 @@ Tokenizer *tokenizer_load(const char *dir) {
     else load_vocab_and_merges(&l, dir);
     free(path);
     free(l.added);
-    free(l.is_added);
+    free(l.added_at);
     return t;
 }
 
@@ -1372,7 +1398,7 @@ void tokenizer_copy_files(const char *from_dir, const char *to_dir) {
     }
 }
 
-/* ---- learning the merges -------------------------------------------------------------------- [tok.train] ---- *
+/* [tok.train] learning the merges ----------------------------------------------------------------------------------- *
  * Two steps. Count the distinct words of the corpus: however large it is, they are few (memory follows their number,
  * not the corpus). Then, with each word a row of symbols: find the pair of neighbours with the highest count, make it
  * a token, replace it in every word that has it, correct the counts around it, repeat.
@@ -1623,7 +1649,8 @@ static void queue_arisen(Trainer *tr) {
     tr->n_arisen = 0;
 }
 
-static inline void pair_change(Trainer *tr, int which, int32_t neighbour, uint64_t pair, int64_t change, uint32_t word) {
+static inline void pair_change(Trainer *tr, int which, int32_t neighbour, uint64_t pair, int64_t change,
+                               uint32_t word) {
     if (tr->stamp[which][neighbour] != tr->round) {
         tr->stamp[which][neighbour] = tr->round;
         tr->known[which][neighbour] = pair_index(tr, pair);
@@ -1816,7 +1843,8 @@ void tokenizer_train(TextSource src, const char *split, int vocab, int64_t min_f
                      int n_specials, const char *dir) {
     tables_once();
     Split rule = !strcmp(split, "llama3") ? (Split){SPLIT_LLAMA3, 3} : (Split){SPLIT_GPT2, 0};
-    if (strcmp(split, "llama3") && strcmp(split, "gpt2")) die("the split rule \"%s\" is neither gpt2 nor llama3", split);
+    if (strcmp(split, "llama3") && strcmp(split, "gpt2"))
+        die("the split rule \"%s\" is neither gpt2 nor llama3", split);
     if (vocab < 256 + n_specials || vocab > MAX_IDS)
         die("a vocabulary of %d is not possible: 256 bytes and %d special tokens are the least, %d the most", vocab,
             n_specials, MAX_IDS);
@@ -1824,7 +1852,8 @@ void tokenizer_train(TextSource src, const char *split, int vocab, int64_t min_f
     for (int i = 0; i < n_specials; i++) {
         Buf bytes = {0};
         if (!*specials[i]) die("a special token cannot be empty");
-        if (vocab_find(&names, specials[i], strlen(specials[i])) >= 0) die("special token \"%s\" given twice", specials[i]);
+        if (vocab_find(&names, specials[i], strlen(specials[i])) >= 0)
+            die("the special token \"%s\" is given twice", specials[i]);
         if (unspell(specials[i], strlen(specials[i]), &bytes) && bytes.len == 1)
             die("the special token \"%s\" is spelt like a byte, so that ordinary text would produce it", specials[i]);
         vocab_add(&names, specials[i], strlen(specials[i]), (uint32_t)i);
@@ -1856,7 +1885,7 @@ void tokenizer_train(TextSource src, const char *split, int vocab, int64_t min_f
 #ifndef TOKENIZER_LIB
 #include "dataset.h"
 
-/* ---- the lesson: watching it work ------------------------------------------------------------ [tok.show] ---- */
+/* [tok.show] the lesson: watching it work -------------------------------------------------------------------------- */
 
 static bool in_colour;
 
@@ -1882,26 +1911,38 @@ static void show_token(const Tokenizer *t, int32_t id, Buf *out) {
     show_bytes(bytes, n, out);
 }
 
-/* A row of tokens: boxed by colour on a terminal, by bars otherwise. The one at `mark` has just been made. */
+/* A row of tokens: boxed by colour on a terminal, by lines otherwise. The one at `mark` has just been made. */
 static void show_row(const Tokenizer *t, const int32_t *ids, int n, int mark, Buf *out) {
     for (int i = 0; i < n; i++) {
         if (in_colour) buf_str(out, i == mark ? "\033[1;30;42m" : i % 2 ? "\033[48;5;238m" : "\033[48;5;240m");
-        else if (i) buf_str(out, "|");
+        else if (i) buf_str(out, "\xE2\x94\x82"); /* a line that is in no text, unlike "|" */
         show_token(t, ids[i], out);
         if (in_colour) buf_str(out, "\033[0m");
     }
 }
 
-typedef struct { const Tokenizer *t; } ShowState;
+/* printf's %-12s counts bytes; this counts characters. */
+static void print_padded(const char *s, int width) {
+    int chars = 0;
+    for (const char *p = s; *p; p++) chars += (*p & 0xC0) != 0x80;
+    printf("%s%*s", s, chars < width ? width - chars : 0, "");
+}
 
-static void show_merge(void *state, const int32_t *ids, int n, int at, int32_t rank) {
-    const Tokenizer *t = ((ShowState *)state)->t;
-    Buf row = {0}, made = {0};
-    show_row(t, ids, n, at, &row);
-    show_token(t, ids[at], &made);
-    printf("    %-8d %s   makes %s (id %d)\n", rank, row.data, made.data, ids[at]);
+enum { STEP_COLUMN = 14 };
+
+static void show_merge(const Tokenizer *t, const int32_t *ids, int n, int at, int32_t rank, int32_t into) {
+    int32_t after[SHORT_WORD];
+    for (int i = 0; i < n - 1; i++) after[i] = i < at ? ids[i] : i == at ? into : ids[i + 1];
+    Buf pair = {0}, row = {0};
+    show_token(t, ids[at], &pair);
+    buf_str(&pair, " + ");
+    show_token(t, ids[at + 1], &pair);
+    show_row(t, after, n - 1, at, &row);
+    printf("    ");
+    print_padded(pair.data, STEP_COLUMN);
+    printf(" %s   merge %d makes id %d\n", row.data, rank, into);
     buf_free(&row);
-    buf_free(&made);
+    buf_free(&pair);
 }
 
 static void show_word(const Tokenizer *t, Worker *w, int number, const uint8_t *s, size_t n) {
@@ -1911,7 +1952,7 @@ static void show_word(const Tokenizer *t, Worker *w, int number, const uint8_t *
     text.len = 0;
     int32_t id[SHORT_WORD], whole;
     Ids ids = {0};
-    if (t->ignore_merges && word_is_token(t, w, s, n, &whole)) {
+    if (t->ignore_merges && word_is_token(t, s, n, &whole)) {
         printf("    the whole word is a token (ignore_merges)\n");
         ids_add(&ids, whole);
     } else if (n > SHORT_WORD) {
@@ -1920,9 +1961,8 @@ static void show_word(const Tokenizer *t, Worker *w, int number, const uint8_t *
     } else {
         int n_id = first_symbols(t, s, n, id);
         show_row(t, id, n_id, -1, &text);
-        printf("    %-8s %s   %d byte%s\n", "bytes", text.data, n_id, n_id == 1 ? "" : "s");
-        ShowState state = {t};
-        n_id = merge_short(t, id, n_id, show_merge, &state);
+        printf("    %-*s %s\n", STEP_COLUMN, "bytes", text.data ? text.data : "");
+        n_id = merge_short(t, id, n_id, show_merge);
         for (int i = 0; i < n_id; i++) ids_add(&ids, id[i]);
     }
     text.len = 0;
@@ -1930,7 +1970,7 @@ static void show_word(const Tokenizer *t, Worker *w, int number, const uint8_t *
         buf_fmt(&text, "%s%d ", i ? " " : "", ids.v[i]);
         show_token(t, ids.v[i], &text);
     }
-    printf("    %-8s %s\n", ids.n == 1 ? "id" : "ids", text.data ? text.data : "");
+    printf("    %-*s %s\n", STEP_COLUMN, ids.n == 1 ? "id" : "ids", text.data ? text.data : "");
     buf_free(&text);
     ids_free(&ids);
 }
@@ -1952,7 +1992,7 @@ static void show_plain(const Tokenizer *t, Worker *w, const uint8_t *s, size_t n
     for (const uint8_t *p = s; p < end; p = next, k++) {
         next = word_end(t->split, p, end);
         if (in_colour) buf_str(&row, k % 2 ? "\033[48;5;238m" : "\033[48;5;240m");
-        else if (k) buf_str(&row, "|");
+        else if (k) buf_str(&row, "\xE2\x94\x82");
         show_bytes((const char *)p, (size_t)(next - p), &row);
         if (in_colour) buf_str(&row, "\033[0m");
     }
@@ -1994,7 +2034,7 @@ static void show(const Tokenizer *t, const char *text, size_t n, bool with_speci
     ids_free(&ids);
 }
 
-/* ---- the command line ------------------------------------------------------------------------ [tok.main] ---- */
+/* [tok.main] the command line -------------------------------------------------------------------------------------- */
 
 static const char ABOUT[] =
     "tokenizer: text <-> token ids, byte-level BPE\n"
@@ -2048,10 +2088,10 @@ static void main_train(int argc, char **argv) {
     const char *out = NULL, *split = "gpt2";
     Opt table[] = {
         {"data", OPT_LIST, &data, ".txt, .jsonl, folders, corpus:BYTES", 0, 0, NULL, NULL, false},
-        {"vocab", OPT_INT, &vocab, "number of tokens: the special ones, 256 bytes, and merges", 257, MAX_IDS, NULL, NULL, false},
+        {"vocab", OPT_INT, &vocab, "tokens: special ones, 256 bytes, merges", 257, MAX_IDS, NULL, NULL, false},
         {"out", OPT_STR, &out, "directory to write", 0, 0, NULL, NULL, false},
         {"split", OPT_STR, &split, "rule that cuts text into words", 0, 0, "gpt2|llama3", NULL, false},
-        {"min-frequency", OPT_INT, &min_frequency, "a pair seen less often is never merged", 0, 9e15, NULL, NULL, false},
+        {"min-frequency", OPT_INT, &min_frequency, "never merge a pair seen less often", 0, 9e15, NULL, NULL, false},
         {"special", OPT_LIST, &specials, "special tokens; the first is the end of text", 0, 0, NULL, NULL, false},
         {"bytes", OPT_INT, &max_bytes, "read at most so much text (0: all)", 0, 9e15, NULL, NULL, false},
         COMMON_OPTS};
@@ -2059,7 +2099,7 @@ static void main_train(int argc, char **argv) {
     if (!data.n) die_usage("--data is missing: the text to learn from");
     if (!out) die_usage("--out is missing: the directory to write");
     if (vocab < 256 + specials.n)
-        die_usage("--vocab %lld is too small: 256 bytes and %d special tokens come first", (long long)vocab, specials.n);
+        die_usage("--vocab %lld is too small for 256 bytes and %d special tokens", (long long)vocab, specials.n);
     double start_s = now_s();
     LimitedDocs source = {docs_open(data.v, data.n), max_bytes ? (double)max_bytes : 9e18};
     double total = docs_bytes(source.docs);
@@ -2067,7 +2107,26 @@ static void main_train(int argc, char **argv) {
     tokenizer_train((TextSource){limited_next, &source, total}, split, (int)vocab, min_frequency, specials.v,
                     specials.n, out);
     docs_close(source.docs);
-    printf("%s: tokenizer written in %s\n", out, human_time(now_s() - start_s));
+    Tokenizer *t = tokenizer_load(out);
+    printf("%s: a vocabulary of %d tokens, learnt in %s. Watch it work:\n", out, tokenizer_vocab(t),
+           human_time(now_s() - start_s));
+    printf("  ./tokenizer show --model %s --text \"...\"\n", out);
+    tokenizer_free(t);
+}
+
+/* Times for bench/tokenizer.py: reading the files and printing are not what is compared. */
+static void bench_encode(const Tokenizer *t, const char *text, size_t n, int rounds) {
+    Buf out = {0};
+    Ids ids = {0};
+    for (int i = 0; i < rounds; i++) {
+        ids.n = 0;
+        double start_s = now_s();
+        tokenizer_encode(t, text, n, false, &ids);
+        buf_fmt(&out, "%s%.6g", i ? ", " : "", now_s() - start_s);
+    }
+    printf("{\"bytes\": %zu, \"ids\": %zu, \"seconds\": [%s]}\n", n, ids.n, out.data);
+    buf_free(&out);
+    ids_free(&ids);
 }
 
 static void encode_line(const Tokenizer *t, const char *s, size_t n, bool special, Ids *ids, Buf *out) {
@@ -2088,11 +2147,13 @@ static void encode_line(const Tokenizer *t, const char *s, size_t n, bool specia
 static void main_encode(int argc, char **argv) {
     const char *model = NULL, *text = NULL;
     bool special = false, lines = false;
+    int64_t bench = 0;
     Opt table[] = {
         {"model", OPT_STR, &model, "directory of the tokenizer", 0, 0, NULL, NULL, false},
         {"text", OPT_STR, &text, "what to encode, instead of stdin", 0, 0, NULL, NULL, false},
         {"special", OPT_FLAG, &special, "recognise special tokens in the text", 0, 0, NULL, NULL, false},
         {"lines", OPT_FLAG, &lines, "each line of stdin is a document", 0, 0, NULL, NULL, false},
+        {"bench", OPT_INT, &bench, "encode so many times and print the seconds, as JSON", 0, 1e6, NULL, NULL, false},
         COMMON_OPTS};
     options_parse(argc, argv, 2, "tokenizer encode: text -> ids, one line a document", table,
                   (int)(sizeof table / sizeof *table));
@@ -2103,8 +2164,9 @@ static void main_encode(int argc, char **argv) {
     else text = read;
     Ids ids = {0};
     Buf out = {0};
-    if (!lines) encode_line(t, text, n, special, &ids, &out);
-    for (const char *line = text, *end = text + n, *next; lines && line < end; line = next) {
+    if (bench) bench_encode(t, text, n, (int)bench);
+    else if (!lines) encode_line(t, text, n, special, &ids, &out);
+    for (const char *line = text, *end = text + n, *next; lines && !bench && line < end; line = next) {
         const char *newline = memchr(line, '\n', (size_t)(end - line));
         next = newline ? newline + 1 : end;
         encode_line(t, line, (size_t)((newline ? newline : end) - line), special, &ids, &out);
@@ -2140,7 +2202,7 @@ static void main_decode(int argc, char **argv) {
         errno = 0;
         long id = strtol(p, &stop, 10);
         if (stop == p || errno || id < 0 || id >= tokenizer_vocab(t))
-            die("\"%.*s\" is no id of this tokenizer (0 to %d)", (int)(strcspn(p, " \t\r\n,[]") % 40), p,
+            die("\"%.*s\" is no id of this tokenizer (0 to %d)", (int)strcspn(p, " \t\r\n,[]"), p,
                 tokenizer_vocab(t) - 1);
         tokenizer_decode(t, &(int32_t){(int32_t)id}, 1, skip, &out);
         if (out.len > 1 << 20) put_out(&out);

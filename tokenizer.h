@@ -32,8 +32,11 @@ void ids_free(Ids *ids);
  * them but the caller: tokenizer_encode does not. */
 const Ids *tokenizer_prefix(const Tokenizer *t);
 bool tokenizer_is_special(const Tokenizer *t, int id);
-/* The exact bytes of one token (NUL-free only if the token is); valid as long as the tokenizer. Ids out of range die. */
+/* The exact bytes of one token, valid as long as the tokenizer. Ids out of range die. */
 const char *tokenizer_token(const Tokenizer *t, int id, size_t *n);
+
+/* The length of the first word of text: the piece that no merge crosses the end of. Call it again on the rest. */
+size_t tokenizer_word(const Tokenizer *t, const char *text, size_t n);
 
 /* Appends the ids of text (n bytes, any bytes) to ids. Text in the form of a special token is ordinary text unless
  * with_special; nothing is added at either end. */

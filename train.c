@@ -422,6 +422,17 @@ static void save_checkpoint(Run *r, double val_loss) {
     free(saved);
 }
 
+/* A run killed after its last checkpoint but before its end has still to write its model: the log tells. */
+static bool has_finished(int64_t step) {
+    char *path = path_join(o.out, "log.jsonl"), *text = file_exists(path) ? file_read(path, NULL) : NULL;
+    char *line = strf("{\"event\":\"end\",\"step\":%lld,\"reason\":\"finished\"", (long long)step);
+    bool found = text && strstr(text, line);
+    free(path);
+    free(text);
+    free(line);
+    return found;
+}
+
 /* --resume: the directory, its options, and later (the model exists by then) its moments. */
 static cJSON *resume_state(char **dir) {
     if (!strcmp(o.resume, "last")) {
@@ -525,7 +536,9 @@ static void train_loop(Run *r) {
     Progress bar = progress_begin("train", (double)o.steps);
     double smooth_s = 0;
     Eval e = {.loss = NAN, .bits_per_byte = NAN};
-    int64_t saved_at = -1;
+    char *here = checkpoint_path(r->step);
+    int64_t saved_at = is_dir(here) ? r->step : -1;                  /* resumed: it is saved already */
+    free(here);
     while (r->step < o.steps && !stop_requested) {
         double start = now_s(), lr = lr_at(r->step + 1), norm = 0;
         double loss = train_step(r, lr, &norm);
@@ -728,7 +741,8 @@ int main(int argc, char **argv) {
     model_train_begin(r.m);
     alloc_batch(&r);
     if (state) resume_moments(&r, resume_dir, state);
-    if (r.step >= o.steps) die("%s is at step %lld already: nothing to do up to --steps %lld", resume_dir, (long long)r.step, (long long)o.steps);
+    if (r.step > o.steps || (r.step == o.steps && has_finished(r.step)))
+        die("%s is at step %lld already: nothing to do up to --steps %lld", resume_dir, (long long)r.step, (long long)o.steps);
 
     log_open(o.out, state ? r.step : -1);
     cJSON *settings = options_to_json();

@@ -295,7 +295,7 @@ static const char *const grow_en[][N_FIELDS] = {
     {"apple seed", "a goat tried to nibble at it", "built a little fence around it",
      "a thin young tree with seven leaves", "measured it every spring", "apple tree"},
     {"strawberry plant", "birds wanted the berries", "hung a shiny spoon on a string above it",
-     "sweet red berries under green leaves", "ate them with cream", "strawberry plant"},
+     "a plant full of sweet red berries", "ate them with cream", "strawberry plant"},
     {"carrot seed", "weeds grew faster than the carrot", "pulled out the weeds one by one",
      "a long orange carrot", "gave the green top to the rabbit", "carrot"},
     {"tulip bulb", "a late snow fell on it", "brushed off the snow with one finger",
@@ -348,7 +348,7 @@ static const char *const forest_en[][N_FIELDS] = {
     {"could not cross the river", "The river is not my problem", "pushed a long log across the water",
      "<pal> walked over it with dry feet", "used the log to bring <hero> fresh apples", "a good deed is a bridge"},
     {"had lost the way home", "It is late and I am tired", "took a lantern and walked along to show the way",
-     "they saw the light in <pal>'s window at last", "hung up a lamp so that <hero> could always find it",
+     "they saw the light in <pal>'s window", "hung up a lamp so that <hero> could always find it",
      "no road is long with a friend"},
     {"had a thorn in the foot", "Maybe somebody else will help", "pulled the thorn out, very slowly",
      "<pal> could run and jump again", "warned <hero> when a storm was coming", "even small paws can do great things"},
@@ -617,7 +617,8 @@ static const Plot plots_en[] = {
      "dear, what now?` said <hero>.|<Hero> felt <sad>.}",
      "{But <he> did not give up.|<He> took a deep breath.|<He> thought for a while.} {Then <he>|<He>} <d>. {Now it was "
      "even {nicer|better} than before.|Nobody would ever know.|`Yes, that is it!` <he> said.}",
-     "On the {birthday|big day}, <hero> {held out|brought} the <f>{ with both hands|}. `{Happy birthday|This is for "
+     "On the {birthday|big day}, <hero> {held out the <f> with both hands|held out the <f>|brought the <f>}. `{Happy "
+     "birthday|This is for "
      "you}! "
      "I made it myself,` <he> said. <His> <elder>'s eyes {shone|filled with happy tears}.",
      "`{It is the best gift of all|I will keep it in my heart|You made this for me? How lovely},` <ehe> said. <Ehe> "
@@ -968,7 +969,7 @@ static const char *const race_zh[][N_FIELDS] = {
     {"纸船比赛", "的纸船翻了", "把自己多带的一张纸送给了<pal>", "让两只小船并排漂了过去", "两面小蓝旗", "这才是真正的一帆风顺"},
     {"自行车比赛", "的车胎没气了", "停下来，帮忙补好了车胎", "唱着歌，一起骑到了终点", "两个亮闪闪的车铃", "这是我见过的最暖心的比赛"},
     {"堆沙堡比赛", "的沙堡被浪冲倒了", "提来湿沙子和铲子", "用一座桥把两个沙堡连在了一起", "一顶金色的纸王冠", "两个人一起做，才是最好的"},
-    {"讲故事比赛", "忘了词，脸都红了", "小声说：“别急，慢慢想”", "一起把故事讲到了最后", "两本新书，一人一本", "好朋友讲出了好故事"},
+    {"讲故事比赛", "忘了词，脸都红了", "走到<pal>身边，叫<pal>别急，慢慢想", "一起把故事讲到了最后", "两本新书，一人一本", "好朋友讲出了好故事"},
     {"爬山比赛", "崴了脚，坐在路边", "扶着<pal>，一步一步往上走", "最后一个到了山顶", "山顶上的一束野花", "你们最慢，可是最了不起"},
 };
 static const char *const trip_zh[][N_FIELDS] = {
@@ -1307,7 +1308,7 @@ static const Relation relations[] = {
      "next?"},
      "After <s> comes <v>.", after_en, COUNT(after_en)},
     {false, "{<V>.|We know that <v>.|Everyone knows that <v>.}",
-     {"How many <s>?", "Do you know how many <s>?", "Tell me, how many <s>?", "Can you say how many <s>?"},
+     {"How many <s>?", "Tell me: how many <s>?", "Who knows this: how many <s>?", "Say it in a word: how many <s>?"},
      "<V>.", count_en, COUNT(count_en)},
     {false, "{At the <s> you can <v>.|People go to the <s> to <v>.}",
      {"What can you do at the <s>?", "Why do people go to the <s>?", "What is <an s> for?",
@@ -1409,8 +1410,8 @@ static const Problem problems[] = {
      "days = <x>\nper_day = <y>\nanswer = days * per_day\nprint(answer)\n"},
     {false, MUL, "<Hero> lays <t> in <x> rows, with <y> in each row. How many <t> {are there|does <he> need}?",
      "<x> * <y> = <r>. There are <r> <t>.", "rows = <x>\nper_row = <y>\nanswer = rows * per_row\nprint(answer)\n"},
-    {false, DIV, "<Hero> shares <x> <t> equally among <y> {friends|children}. How many <t> does each {friend|child|"
-     "one} get?",
+    {false, DIV, "<Hero> shares <x> <t> equally among <y> {friends. How many <t> does each friend|children. How many "
+     "<t> does each child} get?",
      "<x> / <y> = <r>. Each one gets <r> <t>.", "<v> = <x>\nshared_by = <y>\nanswer = <v> // "
      "shared_by\nprint(answer)\n"},
     {false, DIV, "<Hero> has <x> <t> and puts <y> into each box. How many boxes does <he> need?",

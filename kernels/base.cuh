@@ -111,8 +111,15 @@ HD float exp_fast(float x) {
     return x <= 88.72283f ? e : x * INFINITY;
 }
 #endif
-HD float tanh_fast(float x) { return 1.0f - 2.0f / (exp_fast(2.0f * x) + 1.0f); }   /* absolute error < 2e-7 */
-HD float sigmoid(float x) { return 1.0f / (1.0f + exp_fast(-x)); }
+HD float reciprocal(float x) {
+#ifdef __CUDA_ARCH__
+    return __fdividef(1.0f, x);                               /* 2 ulp, and a tenth of the exact division's instructions */
+#else
+    return 1.0f / x;
+#endif
+}
+HD float tanh_fast(float x) { return 1.0f - 2.0f * reciprocal(exp_fast(2.0f * x) + 1.0f); }   /* absolute error < 2e-7 */
+HD float sigmoid(float x) { return reciprocal(1.0f + exp_fast(-x)); }
 HD float silu(float x) { return x * sigmoid(x); }
 HD float silu_grad(float x) { float s = sigmoid(x); return s * (1.0f + x * (1.0f - s)); }
 /* GELU(x) = x Phi(x), Phi the normal distribution function. The tanh form is x sigmoid(2u), because
@@ -127,7 +134,7 @@ HD float gelu_tanh_grad(float x) {
  * t = 1/(1 + 0.38 z): t times a polynomial of degree 8, interpolated at Chebyshev nodes for z in [0, 10], relative error
  * 3e-8. *density is phi(x) = exp(-x^2/2)/sqrt(2 pi), which the gradient Phi + x phi needs. */
 HD float normal_cdf(float x, float *density) {
-    float e = exp_fast(-0.5f * x * x), t = 1.0f / (1.0f + 0.26870057685f * fabsf(x));
+    float e = exp_fast(-0.5f * x * x), t = reciprocal(1.0f + 0.26870057685f * fabsf(x));
     float p = 5.84682648585723e-2f;
     p = p * t - 2.59958882623490e-1f;
     p = p * t + 3.59293898977841e-1f;
@@ -163,6 +170,12 @@ template <> __device__ inline __half from_f<__half>(float x) { return __float2ha
 /* W values moved as one 16-byte load or store. Pointers must be 16-byte aligned. */
 #define ACT_W ((int)(16 / sizeof(act)))
 struct alignas(16) ActPack { act v[16 / sizeof(act)]; };
+/* W values of any type that one thread loads or stores at once, in instructions of up to 16 bytes. Kernels are compiled
+ * for W = ACT_W and for W = 1, which serves odd sizes and odd addresses. */
+template <typename T, int W> struct alignas(sizeof(T) * W < 16 ? sizeof(T) * W : 16) Pack { T v[W]; };
+template <int W, typename T> __device__ static inline Pack<T, W> load(const T *p) { return *(const Pack<T, W> *)p; }
+template <int W, typename T> __device__ static inline void store(T *p, const Pack<T, W> &x) { *(Pack<T, W> *)p = x; }
+template <typename... P> static inline bool aligned16(P... p) { return (((uintptr_t)p | ...) & 15) == 0; }
 __device__ static inline float warp_sum(float x) {
     for (int o = 16; o; o >>= 1) x += __shfl_xor_sync(~0u, x, o);
     return x;
@@ -189,6 +202,17 @@ __device__ static inline float block_max(float x) {
     if (!lane) part[warp] = x;
     __syncthreads();
     return warp_max(lane < n_warps ? part[lane] : -FLT_MAX);
+}
+__device__ static inline double block_sum(double x) {
+    __shared__ double part[32];
+    int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, n_warps = (blockDim.x + 31) >> 5;
+    for (int o = 16; o; o >>= 1) x += __shfl_xor_sync(~0u, x, o);
+    __syncthreads();
+    if (!lane) part[warp] = x;
+    __syncthreads();
+    x = lane < n_warps ? part[lane] : 0;
+    for (int o = 16; o; o >>= 1) x += __shfl_xor_sync(~0u, x, o);
+    return x;
 }
 /* Scratch on the device that grows to the largest request and stays; slot tells users apart. */
 static void *scratch(int slot, size_t bytes);

@@ -47,14 +47,14 @@ typedef uint32_t vu __attribute__((vector_size(4 * VL)));
 typedef float vf_any __attribute__((vector_size(4 * VL), aligned(1), may_alias));        /* for loads at any address */
 typedef uint32_t vu_any __attribute__((vector_size(4 * VL), aligned(1), may_alias));
 typedef uint16_t vh_any __attribute__((vector_size(2 * VL), aligned(1), may_alias));
-ALWAYS_INLINE vf load_f(const void *p) { return *(const vf_any *)p; }
-ALWAYS_INLINE vu load_u(const void *p) { return *(const vu_any *)p; }
-ALWAYS_INLINE void store_f(void *p, vf v) { *(vf_any *)p = v; }
+ALWAYS_INLINE vf vf_load(const void *p) { return *(const vf_any *)p; }
+ALWAYS_INLINE vu vu_load(const void *p) { return *(const vu_any *)p; }
+ALWAYS_INLINE void vf_store(void *p, vf v) { *(vf_any *)p = v; }
 ALWAYS_INLINE vf splat(float x) { return (vf){0} + x; }
 
 /* VL values of a stored type, widened; at any address. */
-ALWAYS_INLINE vf widen(const void *p, DType dtype) {
-    if (dtype == DT_F32) return load_f(p);
+ALWAYS_INLINE vf vf_widen(const void *p, DType dtype) {
+    if (dtype == DT_F32) return vf_load(p);
     if (dtype == DT_BF16) return (vf)(__builtin_convertvector(*(const vh_any *)p, vu) << 16);
 #if VL == 16
     return _mm512_cvtph_ps(_mm256_loadu_si256(p));
@@ -65,7 +65,7 @@ ALWAYS_INLINE vf widen(const void *p, DType dtype) {
 #endif
 }
 /* float_bf16 for VL floats, left in float. */
-ALWAYS_INLINE vf round_bf16(vf x) {
+ALWAYS_INLINE vf vf_round(vf x) {
     vu u = (vu)x, nan = (vu)((u & 0x7fffffffu) > 0x7f800000u);
     vu r = u + 0x7fffu + ((u >> 16) & 1u);
     return (vf)(((r & ~nan) | ((u | 0x400000u) & nan)) & 0xffff0000u);
@@ -88,12 +88,12 @@ static size_t dtype_bytes(DType dtype) { return dtype == DT_F32 ? 4 : 2; }
 ALWAYS_INLINE vu units_along_k(const char *p, DType dtype, Unit unit) {
 #if UNIT_PAIRS
     if (unit == UNIT_PAIR) {
-        if (dtype == DT_BF16) return load_u(p);
+        if (dtype == DT_BF16) return vu_load(p);
         size_t half = VL * dtype_bytes(dtype);
-        return (vu)_mm512_cvtne2ps_pbh(widen(p + half, dtype), widen(p, dtype));
+        return (vu)_mm512_cvtne2ps_pbh(vf_widen(p + half, dtype), vf_widen(p, dtype));
     }
 #endif
-    return (vu)(unit == UNIT_ROUNDED && dtype != DT_BF16 ? round_bf16(widen(p, dtype)) : widen(p, dtype));
+    return (vu)(unit == UNIT_ROUNDED && dtype != DT_BF16 ? vf_round(vf_widen(p, dtype)) : vf_widen(p, dtype));
 }
 /* VL units, one of each lane; pairs take k from row p and k+1 from row q. */
 ALWAYS_INLINE vu units_across(const char *p, const char *q, DType dtype, Unit unit) {
@@ -104,16 +104,16 @@ ALWAYS_INLINE vu units_across(const char *p, const char *q, DType dtype, Unit un
         __m512i two = dtype == DT_BF16
             ? _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)p)),
                                  _mm256_loadu_si256((const __m256i *)q), 1)
-            : (__m512i)_mm512_cvtne2ps_pbh(widen(q, dtype), widen(p, dtype));
+            : (__m512i)_mm512_cvtne2ps_pbh(vf_widen(q, dtype), vf_widen(p, dtype));
         return (vu)_mm512_permutexvar_epi16(zip, two);
     }
 #endif
     (void)q;
-    return (vu)(unit == UNIT_ROUNDED && dtype != DT_BF16 ? round_bf16(widen(p, dtype)) : widen(p, dtype));
+    return (vu)(unit == UNIT_ROUNDED && dtype != DT_BF16 ? vf_round(vf_widen(p, dtype)) : vf_widen(p, dtype));
 }
 
 /* VL x VL units in registers, transposed: log2(VL) rounds, each swapping blocks twice the size of the last. */
-ALWAYS_INLINE void transpose(vu v[VL]) {
+ALWAYS_INLINE void gemm_transpose(vu v[VL]) {
 #if VL == 16
     __m512i t[16];
     for (int i = 0; i < 16; i += 2) {
@@ -161,39 +161,39 @@ ALWAYS_INLINE void transpose(vu v[VL]) {
  * VL and step the panel's width; in A both are MR (NEON: piece is VL), and panels are `far` apart. */
 typedef struct Place { uint32_t *at; size_t step, far; } Place;
 
-ALWAYS_INLINE void put(Place p, size_t k, vu v, size_t piece) {
+ALWAYS_INLINE void gemm_put(Place p, size_t k, vu v, size_t piece) {
     uint32_t *at = p.at + k * p.step;
     for (size_t i = 0; i < VL / piece; i++) memcpy(at + i * p.far, (const char *)&v + i * piece * 4, piece * 4);
 }
 
 /* One group, K adjacent: squares of VL lanes x VL units are read row by row, transposed in registers and written. */
-ALWAYS_INLINE void pack_square(const char *row, size_t row_bytes, size_t n_lanes, Place place, size_t k, size_t n,
+ALWAYS_INLINE void gemm_pack_square(const char *row, size_t row_bytes, size_t n_lanes, Place place, size_t k, size_t n,
                                DType dtype, Unit unit, size_t piece) {
     vu v[VL];
     for (size_t i = 0; i < VL; i++) v[i] = i < n_lanes ? units_along_k(row + i * row_bytes, dtype, unit) : (vu){0};
-    transpose(v);
-    for (size_t i = 0; i < VL; i++) if (i < n) put(place, k + i, v[i], piece);
+    gemm_transpose(v);
+    for (size_t i = 0; i < VL; i++) if (i < n) gemm_put(place, k + i, v[i], piece);
 }
-ALWAYS_INLINE void pack_along(const Operand *o, size_t lane, size_t k0, size_t n_k, Place place, DType dtype,
+ALWAYS_INLINE void gemm_pack_along(const Operand *o, size_t lane, size_t k0, size_t n_k, Place place, DType dtype,
                               Unit unit, size_t piece) {
     size_t per = unit == UNIT_PAIR ? 2 : 1, size = dtype_bytes(dtype), row_bytes = o->ld * size;
     size_t n_lanes = MIN(o->lanes - lane, (size_t)VL), full = n_k / (VL * per), left = n_k - full * VL * per;
     const char *row = (const char *)o->data + (lane * o->ld + k0) * size;
     if (n_lanes == VL) {
         for (size_t b = 0; b < full; b++)
-            pack_square(row + b * VL * per * size, row_bytes, VL, place, b * VL, VL, dtype, unit, piece);
+            gemm_pack_square(row + b * VL * per * size, row_bytes, VL, place, b * VL, VL, dtype, unit, piece);
     } else {
         for (size_t b = 0; b < full; b++)
-            pack_square(row + b * VL * per * size, row_bytes, n_lanes, place, b * VL, VL, dtype, unit, piece);
+            gemm_pack_square(row + b * VL * per * size, row_bytes, n_lanes, place, b * VL, VL, dtype, unit, piece);
     }
     if (!left) return;
     char edge[VL][VL * 8] = {{0}};                            /* the last columns, filled up with zeros */
     for (size_t i = 0; i < n_lanes; i++) memcpy(edge[i], row + i * row_bytes + full * VL * per * size, left * size);
-    pack_square(edge[0], sizeof edge[0], VL, place, full * VL, CEIL_DIV(left, per), dtype, unit, piece);
+    gemm_pack_square(edge[0], sizeof edge[0], VL, place, full * VL, CEIL_DIV(left, per), dtype, unit, piece);
 }
 /* n_groups groups, lanes adjacent: all groups of one row before the next row, so that whole pages are read in turn and
  * not one cache line of each (which cost half the speed at a row length of 4096: each line another page). */
-ALWAYS_INLINE void pack_across(const Operand *o, size_t lane, size_t n_groups, size_t k0, size_t n_k,
+ALWAYS_INLINE void gemm_pack_across(const Operand *o, size_t lane, size_t n_groups, size_t k0, size_t n_k,
                                const Place *places, DType dtype, Unit unit, size_t piece) {
     size_t per = unit == UNIT_PAIR ? 2 : 1, size = dtype_bytes(dtype);
     static const char zeros[VL * 4] = {0};
@@ -203,39 +203,39 @@ ALWAYS_INLINE void pack_across(const Operand *o, size_t lane, size_t n_groups, s
         for (size_t g = 0; g < n_groups; g++, p += VL * size, q += VL * size) {
             size_t n_lanes = MIN(o->lanes - lane - g * VL, (size_t)VL);
             if (n_lanes == VL) {
-                put(places[g], k / per, units_across(p, lone ? zeros : q, dtype, unit), piece);
+                gemm_put(places[g], k / per, units_across(p, lone ? zeros : q, dtype, unit), piece);
             } else {
                 char edge[2][VL * 4] = {{0}};
                 memcpy(edge[0], p, n_lanes * size);
                 if (per == 2 && !lone) memcpy(edge[1], q, n_lanes * size);
-                put(places[g], k / per, units_across(edge[0], edge[1], dtype, unit), piece);
+                gemm_put(places[g], k / per, units_across(edge[0], edge[1], dtype, unit), piece);
             }
         }
     }
 }
-ALWAYS_INLINE void pack_typed(const Operand *o, size_t lane, size_t n_groups, size_t k0, size_t n_k, const Place *places,
+ALWAYS_INLINE void gemm_pack_typed(const Operand *o, size_t lane, size_t n_groups, size_t k0, size_t n_k, const Place *places,
                               DType dtype, Unit unit, size_t piece) {
-    if (!o->k_adjacent) pack_across(o, lane, n_groups, k0, n_k, places, dtype, unit, piece);
+    if (!o->k_adjacent) gemm_pack_across(o, lane, n_groups, k0, n_k, places, dtype, unit, piece);
     else for (size_t g = 0; g < n_groups; g++)
-        pack_along(o, lane + g * VL, k0, n_k, places[g], dtype, unit, piece);
+        gemm_pack_along(o, lane + g * VL, k0, n_k, places[g], dtype, unit, piece);
 }
-ALWAYS_INLINE void pack_unit(const Operand *o, size_t lane, size_t n_groups, size_t k0, size_t n_k, const Place *places,
+ALWAYS_INLINE void gemm_pack_unit(const Operand *o, size_t lane, size_t n_groups, size_t k0, size_t n_k, const Place *places,
                              Unit unit, size_t piece) {
     switch (o->dtype) {
-    case DT_BF16: pack_typed(o, lane, n_groups, k0, n_k, places, DT_BF16, unit, piece); break;
-    case DT_F16: pack_typed(o, lane, n_groups, k0, n_k, places, DT_F16, unit, piece); break;
-    default: pack_typed(o, lane, n_groups, k0, n_k, places, DT_F32, unit, piece);
+    case DT_BF16: gemm_pack_typed(o, lane, n_groups, k0, n_k, places, DT_BF16, unit, piece); break;
+    case DT_F16: gemm_pack_typed(o, lane, n_groups, k0, n_k, places, DT_F16, unit, piece); break;
+    default: gemm_pack_typed(o, lane, n_groups, k0, n_k, places, DT_F32, unit, piece);
     }
 }
 /* Elements k0 .. k0+n_k of the groups from `lane` on. A's and B's pieces differ only where a vector is wider than MR. */
-static void pack_a(const Operand *o, size_t lane, size_t n_groups, size_t k0, size_t n_k, const Place *places, Unit unit) {
+static void gemm_pack_a(const Operand *o, size_t lane, size_t n_groups, size_t k0, size_t n_k, const Place *places, Unit unit) {
     const size_t piece = MIN(MR, VL);
-    if (unit == UNIT_F32) pack_unit(o, lane, n_groups, k0, n_k, places, UNIT_F32, piece);
-    else pack_unit(o, lane, n_groups, k0, n_k, places, UNIT_PAIRS ? UNIT_PAIR : UNIT_ROUNDED, piece);
+    if (unit == UNIT_F32) gemm_pack_unit(o, lane, n_groups, k0, n_k, places, UNIT_F32, piece);
+    else gemm_pack_unit(o, lane, n_groups, k0, n_k, places, UNIT_PAIRS ? UNIT_PAIR : UNIT_ROUNDED, piece);
 }
-static void pack_b(const Operand *o, size_t lane, size_t n_groups, size_t k0, size_t n_k, const Place *places, Unit unit) {
-    if (unit == UNIT_F32) pack_unit(o, lane, n_groups, k0, n_k, places, UNIT_F32, VL);
-    else pack_unit(o, lane, n_groups, k0, n_k, places, UNIT_PAIRS ? UNIT_PAIR : UNIT_ROUNDED, VL);
+static void gemm_pack_b(const Operand *o, size_t lane, size_t n_groups, size_t k0, size_t n_k, const Place *places, Unit unit) {
+    if (unit == UNIT_F32) gemm_pack_unit(o, lane, n_groups, k0, n_k, places, UNIT_F32, VL);
+    else gemm_pack_unit(o, lane, n_groups, k0, n_k, places, UNIT_PAIRS ? UNIT_PAIR : UNIT_ROUNDED, VL);
 }
 
 /* ---- the tile [gemm.tile] -------------------------------------------------------------------------------------- *
@@ -255,6 +255,13 @@ ALWAYS_INLINE vf multiply_add(vf acc, float a, vf b, bool pair) {
     (void)pair;
     return acc + a * b;
 }
+ALWAYS_INLINE vf multiply_add_v(vf acc, vf a, vf b, bool pair) {
+#if UNIT_PAIRS
+    if (pair) return _mm512_dpbf16_ps(acc, (__m512bh)a, (__m512bh)b);
+#endif
+    (void)pair;
+    return acc + a * b;
+}
 ALWAYS_INLINE void tile(const int nv, const bool pair, size_t n_k, const float *a, const float *b, const Out *out,
                         size_t rows, size_t cols) {
     vf acc[MR][NV];
@@ -264,7 +271,7 @@ ALWAYS_INLINE void tile(const int nv, const bool pair, size_t n_k, const float *
         if ((size_t)r < rows) for (int v = 0; v < nv; v++) __builtin_prefetch(out->c + r * out->ld + v * VL, 1);
     for (size_t k = 0; k < n_k; k++, a += MR, b += nv * VL) {
         vf b_k[NV];
-        for (int v = 0; v < nv; v++) b_k[v] = load_f(b + v * VL);
+        for (int v = 0; v < nv; v++) b_k[v] = vf_load(b + v * VL);
         for (int r = 0; r < MR; r++)
             for (int v = 0; v < nv; v++) acc[r][v] = multiply_add(acc[r][v], a[r], b_k[v], pair);
     }
@@ -273,15 +280,15 @@ ALWAYS_INLINE void tile(const int nv, const bool pair, size_t n_k, const float *
             for (int v = 0; v < nv; v++) {
                 float *c = out->c + r * out->ld + v * VL;
                 vf y = acc[r][v];
-                if (out->bias) y += load_f(out->bias + v * VL);
-                if (out->residual) y += load_f(out->residual + r * out->ld + v * VL);
-                if (out->add) y += load_f(c);
-                store_f(c, y);
+                if (out->bias) y += vf_load(out->bias + v * VL);
+                if (out->residual) y += vf_load(out->residual + r * out->ld + v * VL);
+                if (out->add) y += vf_load(c);
+                vf_store(c, y);
             }
     } else {                                                  /* an edge: by way of memory */
         float edge[MR][NV * VL];
         for (int r = 0; r < MR; r++)
-            for (int v = 0; v < nv; v++) store_f(&edge[r][v * VL], acc[r][v]);
+            for (int v = 0; v < nv; v++) vf_store(&edge[r][v * VL], acc[r][v]);
         for (size_t r = 0; r < rows; r++)
             for (size_t i = 0; i < cols; i++) {
                 float *c = out->c + r * out->ld + i, y = edge[r][i];
@@ -306,22 +313,39 @@ ALWAYS_INLINE size_t panel_width(size_t groups_left) {
     return groups_left == 3 || groups_left > 4 ? 3 : groups_left > 1 ? 2 : 1;
 }
 
+/* ---- fetching ahead -------------------------------------------------------------------------------------------- *
+ * What will be packed next is fetched into L2 while tiles run, a few cache lines per tile: memory works while the core
+ * multiplies. Packing that waits for memory costs 1 to 2 clocks a number instead of 0.2 to 0.5. */
+typedef struct Ahead { const char *row; size_t row_bytes, lines, line, rows, per_tile; } Ahead;
+static Ahead ahead_of(const Operand *o, size_t lane, size_t n_lanes, size_t k, size_t n_k, size_t n_tiles) {
+    size_t size = dtype_bytes(o->dtype), row = o->k_adjacent ? lane : k, column = o->k_adjacent ? k : lane;
+    size_t rows = o->k_adjacent ? n_lanes : n_k, lines = (o->k_adjacent ? n_k : n_lanes) * size / 64 + 1;
+    return (Ahead){(const char *)o->data + (row * o->ld + column) * size, o->ld * size, lines, 0, rows,
+                   CEIL_DIV(lines * rows, n_tiles)};
+}
+ALWAYS_INLINE void fetch(Ahead *f) {
+    for (size_t i = 0; i < f->per_tile && f->rows; i++) {
+        __builtin_prefetch(f->row + f->line * 64, 0, 2);      /* never faults, wherever it points */
+        if (++f->line == f->lines) f->line = 0, f->row += f->row_bytes, f->rows--;
+    }
+}
+
 /* ---- the product [gemm.run] ------------------------------------------------------------------------------------ *
  * out (rows, columns) = sum over terms of a (rows, K) @ b (columns, K)^T. A list of linear layers is several products in
  * the forward and in dw, and several terms of one product in dx. */
 typedef struct Term { Operand a, b; size_t K; } Term;
 typedef struct Product { size_t rows, columns; Out out; int n_terms; Term term[LINEAR_MAX]; } Product;
 
-/* A product is cut into a grid of tasks; a task packs its own rows of A and columns of B, shares nothing and waits for
- * nobody. Packing a row or a column twice is cheap (0.2 to 0.5 clocks a number, against columns/16 clocks of tiles). */
-#ifndef TASK_ROWS
-#define TASK_ROWS 512          /* at most: 768 KB of A, most of an L2 */
+/* A product is cut into a grid of tasks. A task packs the rows of A and the columns of B that it needs, shares nothing
+ * and waits for nobody, so an idle core takes the next one and a slow core takes fewer. That rows and columns are packed
+ * again by every task beside costs 1 to 3%; packing them once for all threads and waiting at a barrier was no faster. */
+#define TASK_ROWS 512                      /* at most: 768 KB of packed A, most of an L2 */
 #define TASK_COLUMNS 1536
-#endif
-#define PACK_A 12              /* packing a row of A, a column of B, in rows and columns of tiles: for the estimate */
-#define PACK_B 10
+#define A_ROWS 64                          /* rows of A packed at a time, just before their first tiles */
+#define PACK_A 12                          /* the estimate: packing a row of A costs as 12 columns of tiles, ... */
+#define PACK_B 10                          /* ... and a column of B as 10 rows of tiles */
 typedef struct Grid { size_t down, across; } Grid;
-static Grid grid(size_t rows, size_t columns, size_t threads) {
+static Grid gemm_grid(size_t rows, size_t columns, size_t threads) {
     Grid best = {1, 1};
     double best_cost = INFINITY;
     size_t blocks = CEIL_DIV(rows, BLOCK), groups = CEIL_DIV(columns, VL);
@@ -335,79 +359,196 @@ static Grid grid(size_t rows, size_t columns, size_t threads) {
     return best;
 }
 
-static void task_run(const Product *p, Unit unit, size_t row0, size_t row1, size_t column0, size_t column1, float *a,
+/* Places of a chunk of B: panels one after another, each (n_units, width) with its groups side by side. */
+static size_t gemm_places(Place *places, float *b, size_t n_groups, size_t n_units) {
+    size_t n_panels = 0;
+    for (size_t i = 0, w; i < n_groups; i += w, n_panels++) {
+        w = panel_width(n_groups - i);
+        for (size_t v = 0; v < w; v++) places[i + v] = (Place){(uint32_t *)b + (i * n_units + v) * VL, w * VL, 0};
+    }
+    return n_panels;
+}
+
+static void gemm_task(const Product *p, Unit unit, size_t row0, size_t row1, size_t column0, size_t column1, float *a,
                      float *b) {
-    static Tile *const tiles[2][4] = {
+    static Tile *const tiles[2][NV + 1] = {
         {NULL, tile_1, tile_2, tile_3},
 #if UNIT_PAIRS
         {NULL, tile_1_pair, tile_2_pair, tile_3_pair},
 #endif
     };
     const bool pair = UNIT_PAIRS && unit != UNIT_F32;
-    const size_t per = pair ? 2 : 1;
-    const size_t all_groups = CEIL_DIV(column1 - column0, VL), n_chunks = CEIL_DIV(all_groups, CHUNK_GROUPS);
-    const size_t row_groups = CEIL_DIV(row1 - row0, VL);
+    const size_t per = pair ? 2 : 1;                          /* elements in a unit */
+    const size_t groups = CEIL_DIV(column1 - column0, VL), n_chunks = CEIL_DIV(groups, CHUNK_GROUPS);
     Out o = p->out;
     for (const Term *t = p->term; t < p->term + p->n_terms; t++) {
         size_t units = CEIL_DIV(t->K, per), n_kb = CEIL_DIV(units, KC), kc = CEIL_DIV(units, n_kb);
-        for (size_t kb = 0; kb < n_kb; kb++) {
-            size_t k0 = kb * kc * per, n_k = MIN(kc * per, t->K - k0), n_u = CEIL_DIV(n_k, per);
+        for (size_t k = 0; k < t->K; k += kc * per) {
+            size_t n_k = MIN(kc * per, t->K - k), n_u = CEIL_DIV(n_k, per);
             size_t far = n_u * MR + 16;                       /* a cache line more: panels do not share L1 sets */
-            enum { TOGETHER = 64 / VL };
-            for (size_t g = 0; g < row_groups; g += TOGETHER) {
-                Place places[TOGETHER];
-                size_t n = MIN(row_groups - g, (size_t)TOGETHER);
-                for (size_t i = 0; i < n; i++)
-                    places[i] = (Place){(uint32_t *)a + (g + i) * VL / MR * far + (g + i) * VL % MR, MR, far};
-                pack_a(&t->a, row0 + g * VL, n, k0, n_k, places, unit);
-            }
             for (size_t chunk = 0; chunk < n_chunks; chunk++) {
-                size_t g0 = all_groups * chunk / n_chunks, n_groups = all_groups * (chunk + 1) / n_chunks - g0;
-                Place places[CHUNK_GROUPS];
-                for (size_t i = 0, w; i < n_groups; i += w) {
-                    w = panel_width(n_groups - i);
-                    for (size_t v = 0; v < w; v++)
-                        places[i + v] = (Place){(uint32_t *)b + i * VL * n_u + v * VL, w * VL, 0};
-                }
-                pack_b(&t->b, column0 + g0 * VL, n_groups, k0, n_k, places, unit);
-                const float *a_panel = a;
-                for (size_t row = row0; row < row1; row += MR, a_panel += far)
-                    for (size_t q = 0, w; q < n_groups; q += w) {
-                        w = panel_width(n_groups - q);
-                        size_t column = column0 + (g0 + q) * VL, at = row * o.ld + column;
-                        Out here = {o.c + at, o.ld, o.bias ? o.bias + column : NULL, o.residual ? o.residual + at : NULL,
-                                    o.add};
-                        tiles[pair][w](n_u, a_panel, b + q * VL * n_u, &here, MIN((size_t)MR, row1 - row),
-                                       MIN(w * VL, column1 - column));
+                size_t g0 = groups * chunk / n_chunks, g1 = groups * (chunk + 1) / n_chunks;
+                Place places[MAX(CHUNK_GROUPS, A_ROWS / VL)];
+                size_t n_panels = gemm_places(places, b, g1 - g0, n_u);
+                gemm_pack_b(&t->b, column0 + g0 * VL, g1 - g0, k, n_k, places, unit);
+                /* the first chunk packs A as it goes, the others find it packed */
+                for (size_t r0 = row0, r1; r0 < row1; r0 = r1) {
+                    r1 = chunk ? row1 : MIN(r0 + A_ROWS, row1);
+                    float *a_panel = a + (r0 - row0) / MR * far;
+                    if (!chunk) {
+                        for (size_t i = 0; i * VL < r1 - r0; i++)
+                            places[i] = (Place){(uint32_t *)a_panel + i * VL / MR * far + i * VL % MR, MR, far};
+                        gemm_pack_a(&t->a, r0, CEIL_DIV(r1 - r0, VL), k, n_k, places, unit);
                     }
+                    size_t n_tiles = CEIL_DIV(r1 - r0, MR) * n_panels, k2 = k + n_k;
+                    Ahead next = {0};
+                    if (r1 < row1) next = ahead_of(&t->a, r1, MIN((size_t)A_ROWS, row1 - r1), k, n_k, n_tiles);
+                    else if (g1 < groups)
+                        next = ahead_of(&t->b, column0 + g1 * VL, (groups * (chunk + 2) / n_chunks - g1) * VL, k, n_k, n_tiles);
+                    else if (k2 < t->K)
+                        next = ahead_of(&t->a, row0, MIN((size_t)A_ROWS, row1 - row0), k2, MIN(n_k, t->K - k2), n_tiles);
+                    for (size_t row = r0; row < r1; row += MR, a_panel += far)
+                        for (size_t g = g0, w; g < g1; g += w) {
+                            w = panel_width(g1 - g);
+                            size_t column = column0 + g * VL, at = row * o.ld + column;
+                            Out here = {o.c + at, o.ld, o.bias ? o.bias + column : NULL,
+                                        o.residual ? o.residual + at : NULL, o.add};
+                            fetch(&next);
+                            tiles[pair][w](n_u, a_panel, b + (g - g0) * VL * n_u, &here, MIN((size_t)MR, r1 - row),
+                                           MIN(w * VL, column1 - column));
+                        }
+                }
             }
             o.bias = o.residual = NULL, o.add = true;         /* the first block of K has brought them in */
         }
     }
 }
 
+/* Work too small to wake other threads for (that costs 5 to 50 us). */
+static size_t threads_for(double multiply_adds) { return multiply_adds < 3e5 ? 1 : (size_t)omp_get_max_threads(); }
+
 static void gemm_run(const Product *p, int n, Unit unit) {
-    Grid grids[LINEAR_MAX];
-    size_t first[LINEAR_MAX + 1] = {0}, threads = (size_t)omp_get_max_threads();
     double work = 0;
     for (int i = 0; i < n; i++)
         for (int j = 0; j < p[i].n_terms; j++) work += (double)p[i].rows * (double)p[i].columns * (double)p[i].term[j].K;
-    if (work < 1e5) threads = 1;                              /* starting threads costs as much as this */
+    size_t threads = threads_for(work), first[LINEAR_MAX + 1] = {0};
+    Grid grids[LINEAR_MAX];
     for (int i = 0; i < n; i++) {
-        grids[i] = grid(p[i].rows, p[i].columns, threads);
+        grids[i] = gemm_grid(p[i].rows, p[i].columns, threads);
         first[i + 1] = first[i] + grids[i].down * grids[i].across;
     }
     const size_t a_units = (TASK_ROWS + BLOCK) / MR * (KC * MR + 16), b_units = CHUNK * KC;
     float *buffers = scratch(SCRATCH_A, threads * (a_units + b_units) * 4);
 #pragma omp parallel for schedule(dynamic, 1) num_threads((int)threads) if (threads > 1)
+    for (size_t task = 0; task < first[n]; task++) {
+        int i = 0;
+        while (task >= first[i + 1]) i++;
+        size_t down = (task - first[i]) % grids[i].down, across = (task - first[i]) / grids[i].down;
+        size_t blocks = CEIL_DIV(p[i].rows, BLOCK), groups = CEIL_DIV(p[i].columns, VL);
+        size_t row0 = blocks * down / grids[i].down * BLOCK, row1 = blocks * (down + 1) / grids[i].down * BLOCK;
+        size_t column0 = groups * across / grids[i].across * VL, column1 = groups * (across + 1) / grids[i].across * VL;
+        float *a = buffers + (size_t)omp_get_thread_num() * (a_units + b_units);
+        gemm_task(&p[i], unit, row0, MIN(row1, p[i].rows), column0, MIN(column1, p[i].columns), a, a + a_units);
+    }
+}
+
+/* ---- few rows [gemm.few] --------------------------------------------------------------------------------------- *
+ * Decoding multiplies every weight with one to FEW_ROWS vectors: reading the weights is all the time there is. So nothing
+ * is packed; each row of w is read once, in order, from where it lies, and meets all x together. */
+#define FEW_ROWS 8
+typedef struct Few { const float *x; size_t n_units, x_step, N; } Few;      /* x as units, rows x_step apart, zero-filled */
+
+ALWAYS_INLINE float few_sum(vf v) {
+#if VL == 16
+    return _mm512_reduce_add_ps(v);
+#else
+    float x[VL], sum = 0;
+    vf_store(x, v);
+    for (int i = 0; i < VL; i++) sum += x[i];
+    return sum;
+#endif
+}
+/* Rows [o0, o1) of one layer. Several sums per x (ways) where few x would leave the adders waiting for each other. */
+ALWAYS_INLINE void few_rows(const Linear *l, const float *residual, size_t o0, size_t o1, const Few *f, DType dtype, Unit unit,
+                            const size_t n_x, const size_t ways) {
+    const size_t size = dtype_bytes(dtype), per = unit == UNIT_PAIR ? 2 : 1, C = l->w.cols, O = l->w.rows;
+    const size_t step = VL * per, full = C / (step * ways), whole = C / step;
+    for (size_t o = o0; o < o1; o++) {
+        const char *w = (const char *)l->w.data + o * C * size;
+        vf acc[8];
+        for (size_t i = 0; i < 8; i++) acc[i] = (vf){0};
+        const float *x = f->x;
+        for (size_t s = 0; s < full; s++, w += step * ways * size, x += VL * ways)
+            for (size_t u = 0; u < ways; u++) {
+                vf w_k = (vf)units_along_k(w + u * step * size, dtype, unit);
+                for (size_t n = 0; n < n_x; n++)
+                    acc[n * ways + u] = multiply_add_v(acc[n * ways + u], w_k, vf_load(x + n * f->x_step + u * VL), unit == UNIT_PAIR);
+            }
+        for (size_t s = full * ways; s <= whole; s++, w += step * size, x += VL) {
+            char edge[VL * 8] = {0};
+            const char *from = w;
+            if (s == whole) {
+                if (s * step == C) break;
+                memcpy(edge, w, (C - s * step) * size), from = edge;
+            }
+            vf w_k = (vf)units_along_k(from, dtype, unit);
+            for (size_t n = 0; n < n_x; n++)
+                acc[n * ways] = multiply_add_v(acc[n * ways], w_k, vf_load(x + n * f->x_step), unit == UNIT_PAIR);
+        }
+        for (size_t n = 0; n < n_x; n++) {
+            if (n == f->N) break;
+            vf v = acc[n * ways];
+            for (size_t u = 1; u < ways; u++) v += acc[n * ways + u];
+            float y = few_sum(v);
+            if (l->bias) y += l->bias[o];
+            if (residual) y += residual[n * O + o];
+            l->y[n * O + o] = y;
+        }
+    }
+}
+#define FEW_ARGS const Linear *l, const float *residual, size_t o0, size_t o1, const Few *f
+ALWAYS_INLINE void few_n(FEW_ARGS, DType dtype, Unit unit) {
+    if (f->N == 1) few_rows(l, residual, o0, o1, f, dtype, unit, 1, 4);
+    else if (f->N == 2) few_rows(l, residual, o0, o1, f, dtype, unit, 2, 2);
+    else if (f->N <= 4) few_rows(l, residual, o0, o1, f, dtype, unit, 4, 1);
+    else few_rows(l, residual, o0, o1, f, dtype, unit, 8, 1);
+}
+ALWAYS_INLINE void few_unit(FEW_ARGS, Unit unit) {
+    switch (l->w.dtype) {
+    case DT_BF16: few_n(l, residual, o0, o1, f, DT_BF16, unit); break;
+    case DT_F16: few_n(l, residual, o0, o1, f, DT_F16, unit); break;
+    default: few_n(l, residual, o0, o1, f, DT_F32, unit);
+    }
+}
+static void few(FEW_ARGS, Unit unit) {
+    if (unit == UNIT_F32) few_unit(l, residual, o0, o1, f, UNIT_F32);
+    else few_unit(l, residual, o0, o1, f, UNIT_PAIRS ? UNIT_PAIR : UNIT_ROUNDED);
+}
+
+static void few_run(const Linear *lin, int n, const float *x, const float *residual, size_t N, Unit unit) {
+    const size_t C = lin[0].w.cols, per = UNIT_PAIRS && unit != UNIT_F32 ? 2 : 1;
+    Few f = {NULL, CEIL_DIV(C, per), CEIL_DIV(C, per * VL) * VL, N};
+    float *x_units = scratch(SCRATCH_C, FEW_ROWS * f.x_step * 4);
+    memset(x_units, 0, FEW_ROWS * f.x_step * 4);
+    for (size_t i = 0; i < N; i++) {
+        const float *from = x + i * C;
+        for (size_t c = 0; c < C; c++) {
+            if (unit == UNIT_F32) x_units[i * f.x_step + c] = from[c];
+            else if (per == 1) x_units[i * f.x_step + c] = bf16_float(float_bf16(from[c]));
+            else ((bf16 *)(x_units + i * f.x_step))[c] = float_bf16(from[c]);
+        }
+    }
+    f.x = x_units;
+    size_t rows = 0, first[LINEAR_MAX + 1] = {0};             /* blocks of at least 64 KB of weights, dealt out */
+    for (int i = 0; i < n; i++) rows += lin[i].w.rows;
+    size_t block = CEIL_DIV((size_t)65536, C * dtype_bytes(lin[0].w.dtype));
+    for (int i = 0; i < n; i++) first[i + 1] = first[i] + CEIL_DIV(lin[i].w.rows, block);
+    size_t threads = threads_for((double)rows * (double)C * (double)N);
+#pragma omp parallel for schedule(dynamic, 1) num_threads((int)threads) if (threads > 1)
     for (size_t t = 0; t < first[n]; t++) {
         int i = 0;
         while (t >= first[i + 1]) i++;
-        size_t down = (t - first[i]) % grids[i].down, across = (t - first[i]) / grids[i].down;
-        size_t blocks = CEIL_DIV(p[i].rows, BLOCK), groups = CEIL_DIV(p[i].columns, VL);
-        float *a = buffers + (size_t)omp_get_thread_num() * (a_units + b_units);
-        task_run(&p[i], unit, blocks * down / grids[i].down * BLOCK, MIN(blocks * (down + 1) / grids[i].down * BLOCK, p[i].rows),
-                 groups * across / grids[i].across * VL, MIN(groups * (across + 1) / grids[i].across * VL, p[i].columns),
-                 a, a + a_units);
+        size_t o = (t - first[i]) * block;
+        few(&lin[i], residual, o, MIN(o + block, lin[i].w.rows), &f, unit);
     }
 }

@@ -8,12 +8,10 @@
  * and one core streams 64K elements from cache in about that time. */
 enum { PAR_MIN = 1 << 16 };
 
+#include <stdlib.h>
+
 #ifndef __CUDACC__
 /* ================================================ CPU ============================================================ */
-#include <stdlib.h>
-#if defined __linux__
-#  include <sys/mman.h>
-#endif
 
 /* calloc takes large blocks from the kernel, which zeroes each page at the first touch: gigabytes cost nothing until
  * they are used, and a page lands in the memory of the core that uses it. The word before a block is calloc's pointer. */
@@ -123,4 +121,110 @@ static void mat_to_f32(float *dst, const Mat *src) {
 }
 #else
 /* ================================================ CUDA =========================================================== */
+static void stream_ready(void) {
+    if (!stream) CUDA_OK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+}
+
+#ifdef ACT_BF16                                               /* both CUDA flavours may be in the program: one has it */
+extern "C" int cuda_devices(void) {
+    int n = 0;
+    if (cudaGetDeviceCount(&n) == cudaSuccess) return n;
+    cudaGetLastError();                                       /* no driver, no GPU: an answer, not an error to keep */
+    return 0;
+}
+#endif
+
+static void *mem_alloc(size_t bytes) {
+    stream_ready();
+    void *p = NULL;
+    if (cudaMalloc(&p, MAX(bytes, 1)) != cudaSuccess) {
+        size_t free_bytes = 0, total = 0;
+        cudaGetLastError();
+        cudaMemGetInfo(&free_bytes, &total);
+        die("out of GPU memory: %zu bytes asked for, %zu of %zu free", bytes, free_bytes, total);
+    }
+    CUDA_OK(cudaMemsetAsync(p, 0, bytes, stream));
+    return p;
+}
+static void mem_free(void *p) {
+    if (stream) CUDA_OK(cudaStreamSynchronize(stream));       /* ops that still use it finish first */
+    CUDA_OK(cudaFree(p));
+}
+static void *scratch(int slot, size_t bytes) {
+    static struct { void *p; size_t bytes; } slots[SCRATCH_SLOTS];
+    if (bytes > slots[slot].bytes) {
+        mem_free(slots[slot].p);
+        slots[slot].p = mem_alloc(bytes);
+        slots[slot].bytes = bytes;
+    }
+    return slots[slot].p;
+}
+static void sync(void) {
+    if (stream) CUDA_OK(cudaStreamSynchronize(stream));
+}
+static void upload(void *dst, const void *host, size_t bytes) {
+    CUDA_OK(cudaMemcpyAsync(dst, host, bytes, cudaMemcpyHostToDevice, stream));
+    sync();
+}
+static void download(void *host, const void *src, size_t bytes) {
+    CUDA_OK(cudaMemcpyAsync(host, src, bytes, cudaMemcpyDeviceToHost, stream));
+    sync();
+}
+static void copy(void *dst, const void *src, size_t bytes) {
+    CUDA_OK(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, stream));
+}
+static void zero(void *dst, size_t bytes) { CUDA_OK(cudaMemsetAsync(dst, 0, bytes, stream)); }
+
+#ifdef ACT_BF16
+/* The bf16 values land in the upper half of host's own space and are widened from the front: value i is written to bytes
+ * 4i .. 4i+3 after every source below 2n + 2i has been read. No second buffer, and half the bytes over the bus. */
+static void act_to_host(float *host, const act *x, size_t n) {
+    const char *half = (const char *)host + 2 * n;
+    download((char *)host + 2 * n, x, 2 * n);
+    for (size_t i = 0; i < n; i++) {
+        bf16 h;
+        memcpy(&h, half + 2 * i, 2);
+        host[i] = bf16_float(h);
+    }
+}
+static void act_from_host(act *y, const float *host, size_t n) {
+    bf16 *rounded = (bf16 *)xmalloc(MAX(n, 1) * sizeof *rounded);
+    for (size_t i = 0; i < n; i++) rounded[i] = float_bf16(host[i]);
+    upload(y, rounded, n * sizeof *rounded);
+    free(rounded);
+}
+#else
+static void act_to_host(float *host, const act *x, size_t n) { download(host, x, n * sizeof *x); }
+static void act_from_host(act *y, const float *host, size_t n) { upload(y, host, n * sizeof *y); }
+#endif
+
+/* y = x in another number format, rounded. */
+template <int W, typename To, typename From> __global__ void convert_kernel(To *y, const From *x, size_t n) {
+    size_t i = ((size_t)blockIdx.x * blockDim.x + threadIdx.x) * W;
+    if (i + W <= n) {
+        Pack<From, W> in = load<W>(x + i);
+        Pack<To, W> out;
+        for (int k = 0; k < W; k++) out.v[k] = from_f<To>(to_f(in.v[k]));
+        store<W>(y + i, out);
+    } else
+        for (; i < n; i++) y[i] = from_f<To>(to_f(x[i]));
+}
+template <typename To, typename From> static void convert(To *y, const From *x, size_t n) {
+    if (!n) return;
+    if (aligned16(x, y)) convert_kernel<8><<<(unsigned)CEIL_DIV(n, 256 * 8), 256, 0, stream>>>(y, x, n);
+    else convert_kernel<1><<<(unsigned)CEIL_DIV(n, 256), 256, 0, stream>>>(y, x, n);
+    LAUNCHED();
+}
+static void mat_from_f32(const Mat *dst, const float *src) {
+    size_t n = dst->rows * dst->cols;
+    if (dst->dtype == DT_F32) copy(dst->data, src, n * sizeof *src);
+    else if (dst->dtype == DT_F16) convert((__half *)dst->data, src, n);
+    else convert((__nv_bfloat16 *)dst->data, src, n);
+}
+static void mat_to_f32(float *dst, const Mat *src) {
+    size_t n = src->rows * src->cols;
+    if (src->dtype == DT_F32) copy(dst, src->data, n * sizeof *dst);
+    else if (src->dtype == DT_F16) convert(dst, (const __half *)src->data, n);
+    else convert(dst, (const __nv_bfloat16 *)src->data, n);
+}
 #endif

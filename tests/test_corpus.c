@@ -4,7 +4,6 @@
  *
  * The texts themselves need a reader: ./data/corpus --kind story-en | less. What a program can see of them, broken
  * quotes, double blanks, grammar marks left over, is checked here for every document. */
-#define _GNU_SOURCE
 #include "data/corpus_words.h"
 #include "tests/test.h"
 
@@ -44,7 +43,7 @@ static void test_determinism(void) {
     Buf all = {0}, one = {0};
     uint64_t n = 0;
     while (all.len < 1000000) corpus_document(0, CORPUS_TRAIN, CORPUS_ALL, n++, &all);
-    uint64_t got = hash(all.data, all.len), want = 0x448ef2c94eed2321ull;
+    uint64_t got = hash(all.data, all.len), want = 0x11e0c0568a5dc92bull;
     CHECK(got == want, "the first megabyte of seed 0 has hash %016llx (pinned: %016llx; any change of text changes it)",
           (unsigned long long)got, (unsigned long long)want);
     size_t end = all.len; /* backwards: no document depends on one drawn before it */

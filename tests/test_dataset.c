@@ -64,8 +64,8 @@ static void test_permute(void) {
 
 /* ---- [windows] -------------------------------------------------------------------------------------------------- */
 /* llm.c's layout, written here by hand so that a mistake in the writer and in the reader cannot cancel out. */
-static char *put_shard(const char *name, int width, int32_t magic, int32_t version, uint32_t n_promised, const uint32_t *ids,
-                       size_t n) {
+static char *put_shard(const char *name, int width, int32_t magic, int32_t version, uint32_t n_promised,
+                       const uint32_t *ids, size_t n) {
     char *path = place(name);
     uint32_t header[256] = {(uint32_t)magic, (uint32_t)version, n_promised};
     Buf b = {0};
@@ -79,12 +79,17 @@ static char *put_shard(const char *name, int width, int32_t magic, int32_t versi
     buf_free(&b);
     return path;
 }
-static char *put_u16(const char *name, const uint32_t *ids, size_t n) { return put_shard(name, 2, 20240520, 1, (uint32_t)n, ids, n); }
-static char *put_u32(const char *name, const uint32_t *ids, size_t n) { return put_shard(name, 4, 20240801, 7, (uint32_t)n, ids, n); }
+static char *put_u16(const char *name, const uint32_t *ids, size_t n) {
+    return put_shard(name, 2, 20240520, 1, (uint32_t)n, ids, n);
+}
+static char *put_u32(const char *name, const uint32_t *ids, size_t n) {
+    return put_shard(name, 4, 20240801, 7, (uint32_t)n, ids, n);
+}
 static Tokens *open_one(const char *path) { return tokens_open(&path, 1, 0, 1, NULL, test_tmpdir()); }
 
 static void test_windows(void) {
-    static const struct { size_t n, T; } cases[] = {{9, 8}, {10, 8}, {16, 8}, {17, 8}, {24, 8}, {25, 8}, {1000, 7}, {7001, 32}};
+    static const struct { size_t n, T; } cases[] = {{9, 8}, {10, 8}, {16, 8}, {17, 8}, {24, 8}, {25, 8}, {1000, 7},
+                                                    {7001, 32}};
     uint32_t *ids = xmalloc(7001 * sizeof *ids);
     for (uint32_t i = 0; i < 7001; i++) ids[i] = i;                  /* token i is its own place */
     for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
@@ -104,7 +109,8 @@ static void test_windows(void) {
                 if (shift < 0) shift = tokens[0] % (int32_t)T;
                 off_grid += tokens[0] % (int32_t)T != shift;
                 for (size_t t = 0; t < T; t++) {
-                    broken += tokens[t] != tokens[0] + (int32_t)t || targets[t] != tokens[t] + 1 || (size_t)targets[t] >= n;
+                    broken += tokens[t] != tokens[0] + (int32_t)t || targets[t] != tokens[t] + 1;
+                    broken += (size_t)targets[t] >= n;
                     repeats += seen[tokens[t]]++;
                     ever[targets[t]] = 1;
                 }
@@ -114,10 +120,9 @@ static void test_windows(void) {
             last_shift = shift;
         }
         for (size_t i = 1; i < n; i++) n_ever += ever[i];
-        CHECK(!repeats && !broken && !off_grid, "%zu tokens by %zu: %zu windows an epoch, %d epochs: none overlaps another", n, T,
+        CHECK(!repeats && !broken && !off_grid, "%zu tokens by %zu: %zu windows an epoch, %d epochs: no overlap", n, T,
               n_windows, EPOCHS);
-        CHECK(n_ever == n - 1, "%zu tokens by %zu: the shifting borders show %zu of %zu targets", n,
-              T, n_ever, n - 1);
+        CHECK(n_ever == n - 1, "%zu tokens by %zu: the shifting borders show %zu of %zu targets", n, T, n_ever, n - 1);
         if (n_windows > 50) CHECK(shifts > EPOCHS / 2 && orders > EPOCHS * 0.9, "epochs differ in shift and order");
         /* the same samples in the opposite order */
         size_t differ = 0;
@@ -136,7 +141,8 @@ static void test_windows(void) {
             for (size_t t = 0; t < T; t++)
                 if (targets[t] >= 0) covered += !seen[targets[t]]++ && targets[t] == tokens[t] + 1;
         }
-        CHECK(covered == n - 1 && counted == n - 1, "%zu tokens by %zu: validation counts each of %zu targets once", n, T, covered);
+        CHECK(covered == n - 1 && counted == n - 1, "%zu tokens by %zu: validation counts each of %zu targets once", n,
+              T, covered);
         free(seen);
         free(ever);
         tokens_close(d);
@@ -149,13 +155,16 @@ static void test_windows(void) {
 
     /* several shards are one stream; a range is a slice of it */
     const char *two[] = {put_u32("part1.bin", ids, 100), put_u32("part2.bin", ids + 100, 51)};
-    Tokens *whole = tokens_open(two, 2, 0, 1, NULL, test_tmpdir()), *head = tokens_open(two, 2, 0, 0.9, NULL, test_tmpdir()),
-           *tail = tokens_open(two, 2, 0.9, 1, NULL, test_tmpdir());
+    Tokens *whole = tokens_open(two, 2, 0, 1, NULL, test_tmpdir());
+    Tokens *head = tokens_open(two, 2, 0, 0.9, NULL, test_tmpdir());
+    Tokens *tail = tokens_open(two, 2, 0.9, 1, NULL, test_tmpdir());
     size_t wrong = 0;
-    for (size_t i = 0; i < whole->n; i++)
-        wrong += tokens_at(whole, i) != (int32_t)i || tokens_at(i < head->n ? head : tail, i < head->n ? i : i - head->n) != (int32_t)i;
-    CHECK(whole->n == 151 && head->n + tail->n == 151 && !wrong, "two shards: %zu tokens; [0,.9) has %zu, [.9,1) the other %zu",
-          whole->n, head->n, tail->n);
+    for (size_t i = 0; i < whole->n; i++) {
+        int32_t part = i < head->n ? tokens_at(head, i) : tokens_at(tail, i - head->n);
+        wrong += tokens_at(whole, i) != (int32_t)i || part != (int32_t)i;
+    }
+    CHECK(whole->n == 151 && head->n + tail->n == 151 && !wrong,
+          "two shards: %zu tokens; [0,.9) has %zu, [.9,1) the other %zu", whole->n, head->n, tail->n);
     tokens_close(whole), tokens_close(head), tokens_close(tail);
 
     /* document starts: eos is known from a tokenizer only, so set it */
@@ -197,17 +206,29 @@ static void list_free(List *l) {
     free(l->len);
     buf_free(&l->all);
 }
-static void check_documents(const char *what, const char *path, const char **want, size_t n_want) {
+/* A file of this name and text holds these documents. */
+static void documents(const char *what, const char *name, const char *text, const char **want, size_t n_want) {
+    const char *path = text ? put(name, text) : place(name);
     List l = read_range(&path, 1, 0, 1);
     bool ok = l.n == n_want;
     for (size_t i = 0; ok && i < n_want; i++) ok = !strcmp(l.v[i], want[i]) && l.len[i] == strlen(want[i]);
     CHECK(ok, "%s: %zu documents", what, l.n);
     list_free(&l);
+    free((char *)path);
 }
-#define DOCUMENTS(what, path, ...) \
-    check_documents(what, path, (const char *[]){__VA_ARGS__}, sizeof (const char *[]){__VA_ARGS__} / sizeof(char *))
+#define DOCUMENTS(what, name, text, ...) \
+    documents(what, name, text, (const char *[]){__VA_ARGS__}, sizeof (const char *[]){__VA_ARGS__} / sizeof(char *))
 
-static bool starts_inside_character(const char *s, size_t n) { return n && ((unsigned char)s[0] & 0xC0) == 0x80; }
+static size_t count_cut(const List *l) { /* documents that begin inside a character */
+    size_t cut = 0;
+    for (size_t i = 0; i < l->n; i++) cut += ((unsigned char)l->v[i][0] & 0xC0) == 0x80;
+    return cut;
+}
+static size_t count_empty(const List *l) {
+    size_t empty = 0;
+    for (size_t i = 0; i < l->n; i++) empty += !l->len[i];
+    return empty;
+}
 
 /* [0,f) and [f,1) together are the whole, and no character is cut, for many f. */
 static void check_ranges(const char *what, const char **paths, int n) {
@@ -217,34 +238,44 @@ static void check_ranges(const char *what, const char **paths, int n) {
     for (int k = 1; k < 200; k++) {
         double f = k == 180 ? 0.9 : k / 200.0 + k % 7 * 1e-4;
         List head = read_range(paths, n, 0, f), tail = read_range(paths, n, f, 1);
-        for (size_t i = 0; i < tail.n; i++) cut += starts_inside_character(tail.v[i], tail.len[i]), empty += !tail.len[i];
-        for (size_t i = 0; i < head.n; i++) cut += starts_inside_character(head.v[i], head.len[i]), empty += !head.len[i];
+        cut += count_cut(&head) + count_cut(&tail);
+        empty += count_empty(&head) + count_empty(&tail);
         if (tail.all.len) buf_add(&head.all, tail.all.data, tail.all.len);
         if (head.all.len != whole.all.len || memcmp(head.all.data, whole.all.data, whole.all.len)) wrong++, bad_f = f;
         list_free(&head);
         list_free(&tail);
     }
-    CHECK(!wrong && !cut && !empty && whole.n, "%s: %zu documents, cut in 199 places: both parts give the whole%s", what, whole.n,
-          wrong ? strf(" (%zu do not, such as %g)", wrong, bad_f) : cut ? " (a character is cut)" : "");
+    CHECK(!wrong && !cut && !empty && whole.n,
+          "%s: %zu documents in two parts, cut in 199 places: together the whole (not: %zu, such as %g; "
+          "characters cut: %zu; empty: %zu)", what, whole.n, wrong, bad_f, cut, empty);
     list_free(&whole);
 }
 
 static void test_docs(void) {
-    char *p;
-    DOCUMENTS("text without a separator", p = put("a.txt", "one\ntwo\n"), "one\ntwo\n"), free(p);
-    DOCUMENTS("lines of the separator", p = put("b.txt", "one\n<|endoftext|>\ntwo\r\n<|endoftext|>\r\n\nthree"), "one\n", "two\r\n", "three"), free(p);
-    DOCUMENTS("separators first, last and doubled", p = put("c.txt", "<|endoftext|>\n<|endoftext|>\na\n<|endoftext|>\n<|endoftext|>"), "a\n"), free(p);
-    DOCUMENTS("a separator inside a line is text", p = put("d.txt", "a <|endoftext|>\n<|endoftext|> b\n<|endoftext|>x\n"),
-              "a <|endoftext|>\n<|endoftext|> b\n<|endoftext|>x\n"), free(p);
-    DOCUMENTS("a file of another name is text", p = put("e.md", "# x\n"), "# x\n"), free(p);
-    DOCUMENTS("jsonl: text", p = put("a.jsonl", "{\"text\":\"a\\nb\"}\n\n  \r\n{\"text\":\"\\u4ece\\ud83d\\ude00\"}\r\n{\"text\":\"\"}\n{\"text\":\"c\",\"id\":1}"),
-              "a\nb", "从😀", "c"), free(p);
-    DOCUMENTS("jsonl: messages", p = put("b.jsonl", "{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"},{\"role\":\"assistant\",\"content\":\"yes\"}]}\n"),
-              "user: hi\nassistant: yes\n"), free(p);
-    DOCUMENTS("jsonl: instruction", p = put("c.jsonl", "{\"instruction\":\"add\",\"input\":\"1 2\",\"output\":\"3\"}\n{\"instruction\":\"say\",\"input\":\"\",\"output\":\"x\"}\n{\"instruction\":\"say\",\"output\":\"y\"}\n"),
-              "Instruction: add\nInput: 1 2\nAnswer: 3\n", "Instruction: say\nAnswer: x\n", "Instruction: say\nAnswer: y\n"), free(p);
-    DOCUMENTS("jsonl: question", p = put("d.jsonl", "{\"question\":\"1+1?\",\"answer\":\"2\"}\n"), "Question: 1+1?\nAnswer: 2\n"), free(p);
-    DOCUMENTS("json array", p = put("a.json", "[{\"text\":\"a\"},\n {\"question\":\"q\",\"answer\":\"r\"}]"), "a", "Question: q\nAnswer: r\n"), free(p);
+    DOCUMENTS("text without a separator", "a.txt", "one\ntwo\n", "one\ntwo\n");
+    DOCUMENTS("lines of the separator", "b.txt", "one\n<|endoftext|>\ntwo\r\n<|endoftext|>\r\n\nthree",
+              "one\n", "two\r\n", "three");
+    DOCUMENTS("separators first, last and doubled", "c.txt",
+              "<|endoftext|>\n<|endoftext|>\na\n<|endoftext|>\n<|endoftext|>", "a\n");
+    DOCUMENTS("a separator inside a line is text", "d.txt", "a <|endoftext|>\n<|endoftext|> b\n<|endoftext|>x\n",
+              "a <|endoftext|>\n<|endoftext|> b\n<|endoftext|>x\n");
+    DOCUMENTS("a file of another name is text", "e.md", "# x\n", "# x\n");
+    DOCUMENTS("jsonl: text", "a.jsonl",
+              "{\"text\":\"a\\nb\"}\n\n  \r\n{\"text\":\"\\u4ece\\ud83d\\ude00\"}\r\n{\"text\":\"\"}\n"
+              "{\"text\":\"c\",\"id\":1}",
+              "a\nb", "从😀", "c");
+    DOCUMENTS("jsonl: messages", "b.jsonl",
+              "{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"},{\"role\":\"assistant\",\"content\":\"yes\"}]}\n",
+              "user: hi\nassistant: yes\n");
+    DOCUMENTS("jsonl: instruction", "c.jsonl",
+              "{\"instruction\":\"add\",\"input\":\"1 2\",\"output\":\"3\"}\n"
+              "{\"instruction\":\"say\",\"input\":\"\",\"output\":\"x\"}\n{\"instruction\":\"say\",\"output\":\"y\"}\n",
+              "Instruction: add\nInput: 1 2\nAnswer: 3\n", "Instruction: say\nAnswer: x\n",
+              "Instruction: say\nAnswer: y\n");
+    DOCUMENTS("jsonl: question", "d.jsonl", "{\"question\":\"1+1?\",\"answer\":\"2\"}\n",
+              "Question: 1+1?\nAnswer: 2\n");
+    DOCUMENTS("json array", "a.json", "[{\"text\":\"a\"},\n {\"question\":\"q\",\"answer\":\"r\"}]",
+              "a", "Question: q\nAnswer: r\n");
 
     static const struct { const char *what, *name, *text, *says; } bad[] = {
         {"not JSON", "bad1.jsonl", "{\"text\":\"a\"}\n\n{\"text\": \n", "bad1.jsonl:3: not a JSON object"},
@@ -282,8 +313,8 @@ static void test_docs(void) {
     }
     buf_str(&json, "]");
     make_dirs(folder);
-    const char *one = put("long.txt", text.data), *lines = put("long.jsonl", jsonl.data), *array = put("long.json", json.data);
-    const char *several[] = {one, lines, array}, *corpus = "corpus:20k";
+    const char *one = put("long.txt", text.data), *lines = put("long.jsonl", jsonl.data);
+    const char *array = put("long.json", json.data), *several[] = {one, lines, array}, *corpus = "corpus:20k";
     file_write(path_join(folder, "2.txt"), "second\n", 7);
     file_write(path_join(folder, "1.jsonl"), "{\"text\":\"first\"}\n", 17);
     file_write(path_join(folder, "notes.md"), "not data", 8);
@@ -293,12 +324,13 @@ static void test_docs(void) {
     check_ranges(".json", &array, 1);
     check_ranges("corpus", &corpus, 1);
     check_ranges("three files", several, 3);
-    DOCUMENTS("a folder, by name, of known suffixes", folder, "first", "second\n");
+    DOCUMENTS("a folder, by name, of known suffixes", "empty-folder", NULL, "first", "second\n");
     char *bytes = xmalloc(4001);
     memset(bytes, 0x80, 4000), bytes[4000] = 0;                       /* no character starts here at all */
     const char *garbage = put("garbage.txt", bytes);
     List head = read_range(&garbage, 1, 0, 0.9), tail = read_range(&garbage, 1, 0.9, 1);
-    CHECK(head.all.len + tail.all.len == 4000, "bytes that are no UTF-8 are all kept: %zu + %zu", head.all.len, tail.all.len);
+    CHECK(head.all.len + tail.all.len == 4000, "bytes that are no UTF-8 are all kept: %zu + %zu", head.all.len,
+          tail.all.len);
     list_free(&head), list_free(&tail), free(bytes);
     buf_free(&text), buf_free(&jsonl), buf_free(&json);
 
@@ -352,8 +384,8 @@ static void check_cache(const char *what, const Tokenizer *t, const char *text, 
         Tokens *d = tokens_open((const char *[]){path}, 1, 0, 1, t, dir);
         size_t first = 0, shorter = d->n < want.n ? d->n : want.n;
         while (first < shorter && tokens_at(d, first) == want.v[first]) first++;
-        CHECK(d->n == want.n && first == want.n, "%s, %s: %zu bytes, %zu ids equal those of the whole text%s", what,
-              again ? "from the cache" : "encoded in pieces", n, d->n, first == want.n ? "" : strf("; [%zu] differs", first));
+        CHECK(d->n == want.n && first == want.n, "%s, %s: %zu bytes, %zu of %zu ids are those of the whole text", what,
+              again ? "from the cache" : "encoded in pieces", n, first, d->n);
         CHECK(d->eos == tokenizer_eos(t), "the separator is known");
         tokens_close(d);
     }
@@ -364,10 +396,14 @@ static void check_cache(const char *what, const Tokenizer *t, const char *text, 
 static void test_cache(void) {
     Tokenizer *gpt2 = make_tokenizer("gpt2", "tok-gpt2"), *llama3 = make_tokenizer("llama3", "tok-llama3");
     Buf corpus = {0}, hard = {0}, chinese = {0};
-    for (uint64_t i = 0; corpus.len < 3300000; i++) corpus_document(3, CORPUS_TRAIN, CORPUS_ALL, i, &corpus), buf_str(&corpus, "\n");
+    for (uint64_t i = 0; corpus.len < 3300000; i++) {
+        corpus_document(3, CORPUS_TRAIN, CORPUS_ALL, i, &corpus);
+        buf_str(&corpus, "\n");
+    }
     /* runs of blanks, digits, contractions, signs and characters between the letters, where a border could go wrong */
-    static const char *const bits[] = {" a", "b", " the", "  ", "   ", "\n", " \n ", "'s", "'ll", " 12", "345", "\t", "!", " ?!", "从", "é",
-                                       "\xC2\xA0", "…", " I", "x y", "\r\n", "😀", "\xFF", " don't"};
+    static const char *const bits[] = {" a", "b", " the", "  ", "   ", "\n", " \n ", "'s", "'ll", " 12", "345", "\t",
+                                       "!", " ?!", "从", "é", "\xC2\xA0", "…", " I", "x y", "\r\n", "😀", "\xFF",
+                                       " don't"};
     for (uint64_t i = 0; hard.len < 3300000; i++) buf_str(&hard, bits[rng_mix(4, i) % (sizeof bits / sizeof *bits)]);
     for (uint64_t i = 0; chinese.len < 3300000; i++) buf_str(&chinese, rng_mix(5, i) % 9 ? "从" : "前，");
     check_cache("corpus, gpt2's split", gpt2, corpus.data, corpus.len);

@@ -32,18 +32,21 @@ all_of() { for f in "$@"; do [ -e "$f" ] || { echo "missing: $f"; return 1; }; d
 none_of() { for f in "$@"; do [ ! -e "$f" ] || { echo "there: $f"; return 1; }; done; }
 is() { [ "$1" = "$2" ] || { echo "\"$1\" is not \"$2\""; return 1; }; }
 
-tiny="--layers 2 --width 32 --heads 2 --vocab 300 --data corpus:60k --batch 2 --seq 32 --steps 20 --warmup 5 --eval-steps 0
+tiny="--layers 2 --width 32 --heads 2 --vocab 300 --batch 2 --seq 32 --steps 20 --warmup 5 --eval-steps 0
       --sample-steps 0 --sample-tokens 8 --save-steps 5 --threads 1 --quiet"
+corpus="--data corpus:60k"
 run() { "$train" "$@" >out.txt 2>err.txt; } # the options as they are
-tea() { # OUT OPTIONS...: the tiny model, and it must succeed
+broke() { fail "$1" && head -n 5 err.txt | sed 's/^/      | /'; }
+tea() { # OUT OPTIONS...: the tiny model, on the corpus when they name no data; it must succeed
     out=$1
     shift
-    run $tiny --out "$out" "$@" || { fail "train --out $out $*: exit $?"; head -n 5 err.txt | sed 's/^/      | /'; }
+    case "$*" in *--data*) text= ;; *) text=$corpus ;; esac
+    run $tiny $text --out "$out" "$@" || broke "train --out $out $*: exit $?"
 }
 resume() { # OUT OPTIONS...: no other option is repeated, they are in the checkpoint
     out=$1
     shift
-    run --resume last --out "$out" --threads 1 --quiet "$@" || { fail "--resume last --out $out: exit $?"; cat err.txt; }
+    run --resume last --out "$out" --threads 1 --quiet "$@" || broke "--resume last --out $out: exit $?"
 }
 refused() { # CODE TEXT OPTIONS...: exits with the code, with one sentence that contains the text
     code=$1 text=$2
@@ -56,7 +59,11 @@ refused() { # CODE TEXT OPTIONS...: exits with the code, with one sentence that 
     return 1
 }
 # What a log says of the run itself, without what the clock says and without where it was stopped.
-facts() { grep -E '"event":"(step|eval|sample)"' "$1/log.jsonl" | sed 's/,"tok_s".*//' >"$1.facts"; }
+# Killed while it wrote its last lines, a run writes them again: the same line twice counts once, steps excepted.
+facts() {
+    grep -E '"event":"(step|eval|sample)"' "$1/log.jsonl" | sed 's/,"tok_s".*//' |
+        awk '/"event":"step"/ || !seen[$0]++' >"$1.facts"
+}
 same_log() { facts "$1" && facts "$2" && cmp "$1.facts" "$2.facts"; }
 same_end() { same_log "$1" "$2" && cmp "$1/model.safetensors" "$2/model.safetensors"; }
 # Every checkpoint of a run is byte for byte that of the unbroken run: none is half written, half removed or different.
@@ -101,7 +108,8 @@ tea recompute --precision f32 --dropout 0.1 --accum 2 --recompute
 check "--recompute gives the same losses and weights" same_end full16 recompute
 check "log.jsonl: each line valid JSON, each step once" log_valid full 20
 check "report.html holds the curve" grep -q '<svg.*polyline' full/report.html
-check "the model directory is complete" all_of full/config.json full/generation_config.json full/tokenizer.json full/README.md
+check "the model directory is complete" all_of full/config.json full/generation_config.json full/tokenizer.json \
+    full/tokenizer_config.json full/README.md
 
 # ---- stopped and resumed ---------------------------------------------------------------------------------------------
 for precision in f32 bf16; do
@@ -119,12 +127,14 @@ mkdir moved
 cp full/log.jsonl moved/
 run --resume elsewhere --out moved --threads 1 --quiet --keep 1
 check "from a checkpoint that was moved, into another directory" same_end full moved
-check "the tokenizer outlives the checkpoint that it came from" all_of moved/checkpoint-20/tokenizer.json moved/tokenizer.json
 check "a finished run has nothing to resume" refused 1 "nothing to do" --resume last --out full --quiet
-check "resuming before a later checkpoint is refused" refused 1 "later than step 5" --resume full/checkpoint-5 --out full --quiet
+check "resuming before a later checkpoint is refused" refused 1 "later than step 5" \
+    --resume full/checkpoint-5 --out full --quiet
 cp -r full again
-run --resume again/checkpoint-5 --out again --overwrite --threads 1 --quiet
+run --resume again/checkpoint-5 --out again --overwrite --keep 1 --threads 1 --quiet
 check "with --overwrite the later ones are dropped, and the end is the same" same_end full again
+check "--keep 1 removes the one resumed from" none_of again/checkpoint-5
+check "and its tokenizer outlives it" all_of again/checkpoint-20/tokenizer.json again/tokenizer.json
 cp -r full/checkpoint-10 damaged
 head -c 9000 full/checkpoint-10/optimizer.safetensors >damaged/optimizer.safetensors
 check "a truncated optimizer.safetensors" refused 1 "optimizer.safetensors" --resume damaged --out damaged-out --quiet
@@ -136,7 +146,7 @@ check "nothing to resume" refused 1 "holds no checkpoint" --resume last --out no
 long="--steps 120 --batch 4 --seq 64 --save-steps 10"
 tea unbroken $long --keep 0
 for signal in INT TERM; do
-    "$train" $tiny $long --out signal-$signal >out.txt 2>err.txt &
+    "$train" $tiny $corpus $long --out signal-$signal >out.txt 2>err.txt &
     started=$!
     wait_for_step signal-$signal 15
     kill -$signal $started
@@ -153,10 +163,11 @@ longest=$(awk 'BEGIN { printf "%.2f", '"$(date +%s%N)"' / 1e9 }')
 tea timed $long
 longest=$(awk 'BEGIN { printf "%.2f", '"$(date +%s%N)"' / 1e9 - '"$longest"' }')
 kills=0 half=0 moments=
-while [ $kills -lt 8 ] && [ ! -e killed/checkpoint-120 ]; do
+has_ended() { grep -q '"event":"end","step":120,' "$1/log.jsonl" 2>/dev/null; }
+while [ $kills -lt 8 ] && ! has_ended killed; do
     from=
     for c in killed/checkpoint-*; do case $c in *-\* | *.tmp) ;; *) from="--resume last" ;; esac; done
-    "$train" $tiny $long --out killed $from >out.txt 2>err.txt &
+    "$train" $tiny $corpus $long --out killed $from >out.txt 2>err.txt &
     started=$!
     moment=$(random "$longest")
     sleep "$moment"
@@ -166,24 +177,34 @@ while [ $kills -lt 8 ] && [ ! -e killed/checkpoint-120 ]; do
     whole unbroken killed >check.txt 2>&1 || { half=$((half + 1)); cat check.txt; }
 done
 check "kill -9 after$moments s: no checkpoint is half there" is $half 0
-if [ ! -e killed/checkpoint-120 ]; then resume killed $long; else ok "(done before the last kill)"; fi
+has_ended killed || resume killed
 check "killed and resumed, it ends as the unbroken run" same_end unbroken killed
 check "log.jsonl: valid JSON, each step exactly once" log_valid killed 120
 check "nothing temporary is left" none_of killed/*.tmp killed/*.old killed/cache/*.tmp
+cp -r unbroken late
+rm -r late/model.safetensors late/report.html
+sed '/"event":"save","step":120,/q' unbroken/log.jsonl >late/log.jsonl
+resume late
+check "killed after its last checkpoint, it still writes its model" same_end unbroken late
+check "and its report" all_of late/report.html
 
 # ---- what is kept ----------------------------------------------------------------------------------------------------
 yes 'the cat sat on the mat' | head -n 200 >learn.txt
-yes 'why do dogs bark loudly' | head -n 50 >other.txt # soon gets worse, so the best is an early one
-overfit="--data learn.txt --valid-data other.txt --lr 0.01 --schedule constant --steps 60 --eval-steps 4 --save-steps 4 --keep 2"
+yes '0123456789' | head -n 50 >other.txt # never seen in training: it gets worse, so an early one is best
+overfit="--data learn.txt --valid-data other.txt --lr 0.01 --schedule constant --steps 60 --eval-steps 4 --save-steps 4
+         --keep 2"
 tea kept $overfit
-best=$(sed -n 's/^{"event":"eval","step":\([0-9]*\),"val_loss":\([0-9.]*\),.*/\2 \1/p' kept/log.jsonl | sort -n | head -n 1)
-check "--keep 2 keeps the last two and the best (step ${best#* })" \
-    is "$(cd kept && echo checkpoint-*)" "$(printf 'checkpoint-%s\n' "${best#* }" 56 60 | sort | tr '\n' ' ' | sed 's/ $//')"
-check "the best is not among the last" test "${best#* }" -lt 56
+best=$(sed -n 's/^{"event":"eval","step":\([0-9]*\),"val_loss":\([0-9.]*\),.*/\2 \1/p' kept/log.jsonl | sort -n |
+    head -n 1)
+best_loss=${best% *} best=${best#* }
+check "--keep 2 keeps the last two and the best (step $best)" \
+    is "$(ls -d kept/checkpoint-* | sort)" "$(printf 'kept/checkpoint-%s\n' "$best" 56 60 | sort)"
+check "the best is not among the last" test "$best" -lt 56
 tea loaded $overfit --load-best
-check "--load-best: the model is the best checkpoint's" cmp loaded/model.safetensors loaded/checkpoint-"${best#* }"/model.safetensors
+check "--load-best: the model is the best checkpoint's" cmp loaded/model.safetensors \
+    "loaded/checkpoint-$best/model.safetensors"
 check "--load-best: and so is the loss at the end" is \
-    "$(sed -n 's/.*"event":"end".*"val_loss":\([0-9.]*\),.*/\1/p' loaded/log.jsonl)" "${best% *}"
+    "$(sed -n 's/.*"event":"end".*"val_loss":\([0-9.]*\),.*/\1/p' loaded/log.jsonl)" "$best_loss"
 
 # ---- refusals --------------------------------------------------------------------------------------------------------
 check "a second run in the same --out is refused" refused 1 "holds a run already" $tiny --out kept
@@ -194,7 +215,8 @@ check "--overwrite starts a new log" log_valid kept 20
 
 # ---- diverging -------------------------------------------------------------------------------------------------------
 cp -r full diverging
-check "a diverging run stops with one sentence" refused 1 "the loss .* stopped; the last good checkpoint is diverging/checkpoint-20" \
+check "a diverging run stops with one sentence" \
+    refused 1 "the loss .* stopped; the last good checkpoint is diverging/checkpoint-20" \
     --resume last --out diverging --lr 10 --clip 0 --steps 400 --save-steps 0 --threads 1 --quiet
 resume diverging --lr 0.001 --clip 1 --steps 24
 check "its last good checkpoint goes on" is "$(last_loss diverging | cut -c1)" "$(last_loss full | cut -c1)"
@@ -202,8 +224,9 @@ mkdir nan
 cp full/*.json nan/
 head -c -4 full/model.safetensors >nan/model.safetensors
 printf '\000\000\300\177' >>nan/model.safetensors
-check "a loss that is not a number stops with one sentence" refused 1 "step 1: the loss is not finite.*no checkpoint had been saved" \
-    $tiny --init nan --out nan-out
+check "a loss that is not a number stops with one sentence" \
+    refused 1 "step 1: the loss is not finite.*no checkpoint had been saved" \
+    $tiny $corpus --init nan --out nan-out
 check "and no checkpoint of it is left" none_of nan-out/checkpoint-* nan-out/model.safetensors
 
 # ---- --init ----------------------------------------------------------------------------------------------------------
@@ -213,7 +236,7 @@ tea init --init full --overwrite --steps 3 --data learn.txt
 check "--init goes on with other data" log_valid init 3
 
 # ---- kinds of data: the same documents, so the same tokens and the same losses ---------------------------------------
-"$train" $tiny --out words --steps 1 >out.txt 2>err.txt # its tokenizer serves all
+tea words --steps 1 # its tokenizer serves all
 data="--tokenizer words --valid-fraction 0 --steps 3"
 cat >documents.txt <<'TEXT'
 Once upon a time there was a cat. The cat was called Mia and it lived by the sea.
@@ -280,7 +303,7 @@ check "held-out text does not reach the tokenizer" cmp zebra/tokenizer.json xylo
 check "held-out text does not reach the weights" cmp zebra/model.safetensors xylophone/model.safetensors
 grep '"event":"eval"' zebra/log.jsonl >zebra.eval
 grep '"event":"eval"' xylophone/log.jsonl >xylophone.eval
-if cmp -s zebra.eval xylophone.eval; then fail "held-out text is what validation reads"; else ok "held-out text is what validation reads"; fi
+check "held-out text is what validation reads" sh -c '! cmp -s zebra.eval xylophone.eval'
 
 # ---- a full disk -----------------------------------------------------------------------------------------------------
 mkdir disk
@@ -288,7 +311,8 @@ if mount -t tmpfs -o size=3m tmpfs disk 2>/dev/null; then
     mounted=$tmp/disk
     tea disk/run --steps 6 --schedule constant --save-steps 5 --keep 0
     dd if=/dev/zero of=disk/filler bs=1k count=3000 2>/dev/null # as much as fits
-    check "a full disk: one sentence" refused 1 "No space left" --resume last --out disk/run --steps 20 --threads 1 --quiet
+    check "a full disk: one sentence" refused 1 "No space left" \
+        --resume last --out disk/run --steps 20 --threads 1 --quiet
     rm disk/filler
     check "a full disk: the earlier checkpoint is intact" all_of disk/run/checkpoint-6/trainer_state.json
     resume disk/run --steps 20
@@ -299,7 +323,8 @@ if mount -t tmpfs -o size=3m tmpfs disk 2>/dev/null; then
 else
     echo "      no right to mount a small disk here: a limit on the size of files stands in for it"
     tea full-disk --steps 6 --schedule constant --save-steps 5 --keep 0
-    check "no room for a file: one sentence" sh -c 'trap "" XFSZ; ulimit -f 300; "$@" 2>&1 | grep "^tea: .*too large"' - \
+    check "no room for a file: one sentence" \
+        sh -c 'trap "" XFSZ; ulimit -f 300; "$@" 2>&1 | grep "^tea: .*too large"' - \
         "$train" --resume last --out full-disk --steps 20 --threads 1 --quiet
     resume full-disk --steps 20
     tea never-full --schedule constant --keep 0
