@@ -241,7 +241,7 @@ static Settings settings_read(const Model *m, const Tokenizer *tok) {
 }
 
 /* ================================================================================================================= *
- * [infer.prompt] */
+ * [infer.prompt] Models differ in what they want before a text, and the tokenizer's files say what. */
 /* The token that a document follows: BOS where the tokenizer puts one before every text; else the end-of-text token,
  * behind which training data has its next document. -1: none. */
 static int opening_token(const Config *c, const Tokenizer *tok) {
@@ -304,7 +304,7 @@ static act *feed(Model *m, Acts *a, const int32_t *ids, size_t n, size_t filled)
 }
 
 /* ================================================================================================================= *
- * [infer.decode] */
+ * [infer.decode] Draw a token, show it, feed it back. */
 /* What drawing needs on the device. V counts the ids that the tokenizer can spell: vocabularies are often padded to a
  * round number, and nobody could print the padding. */
 typedef struct { size_t V; int32_t *token, *history; float *scratch; } Draw;
@@ -722,7 +722,7 @@ static void look_inside(void) {
 }
 
 /* ================================================================================================================= *
- * [infer.bench] */
+ * [infer.bench] Speeds beside what this machine can do at best, so that a number says how much is left to gain. */
 static int32_t arbitrary_id(size_t i, int V) { return (int32_t)(rng_mix(1, i) % (uint64_t)V); }
 
 /* Bytes of weights that one token's pass reads: all but the rows of the embedding that were not looked up. */

@@ -91,8 +91,8 @@ Model *model_new(const Config *c, uint64_t seed);                  /* random wei
 Model *model_load(const char *dir, bool train);
 /* config.json, generation_config.json and model.safetensors into dir (which exists), rounded to dtype. */
 void model_save(Model *m, const char *dir, DType dtype);
-/* One field of the tensor that the Hub calls name (with the family's prefix or without), in the Hub's shape and order, f32 on
- * the host: a new array of *n values; NULL when the model has no such tensor. For tests and reports: it lists all
+/* One field of the tensor that the Hub calls name (with the family's prefix or without), in the Hub's shape and order,
+ * f32 on the host: a new array of *n values; NULL when the model has no such tensor. For tests and reports: it lists all
  * tensors at each call. Gradients and moments exist after model_train_begin. */
 typedef enum { FIELD_WEIGHT, FIELD_GRAD, FIELD_M, FIELD_V } Field;
 float *model_hub_read(const Model *m, const char *name, Field field, size_t *n);

@@ -920,6 +920,7 @@ typedef struct {
     int n_added;
     int *added_at;                               /* [n_added_at] by id: 1 + its place in added, 0: none */
     size_t n_added_at;
+    int missing_bytes;
 } Loader;
 
 static cJSON *json_read(const char *path) {
@@ -1173,7 +1174,7 @@ static void build_bytes(Loader *l) {
                 l->path, id, b);
         missing += id < 0;
     }
-    if (missing) warn("%s: %d of the 256 bytes have no token; text with them cannot be decoded back", l->path, missing);
+    l->missing_bytes = missing;
 }
 
 static void read_merge(Loader *l, size_t rank, const char *a, size_t n_a, const char *b, size_t n_b, Buf *joined) {
@@ -1358,6 +1359,8 @@ Tokenizer *tokenizer_load(const char *dir) {
     Loader l = {.t = t, .path = path};
     if (json) load_tokenizer_json(&l, dir);
     else load_vocab_and_merges(&l, dir);
+    if (l.missing_bytes)
+        warn("%s: %d of the 256 bytes have no token; text with them cannot be decoded back", path, l.missing_bytes);
     free(path);
     free(l.added);
     free(l.added_at);

@@ -16,6 +16,7 @@ started=
 trap '[ -z "$started" ] || kill -9 "$started" 2>/dev/null; rm -rf "$tmp"' EXIT
 trap 'exit 130' INT TERM
 cd "$tmp" || exit 1
+export OMP_WAIT_POLICY=passive # threads that spin for a busy machine's other core make a step a thousand times slower
 [ $# != 0 ] || set -- --layers 4 --width 128 --heads 4 --vocab 2048 --data corpus:2M --batch 8 --seq 128 --steps 300 \
     --accum 2 --dropout 0.1 --warmup 20 --eval-steps 25 --eval-tokens 8192 --sample-steps 50 --save-steps 10
 

@@ -5,8 +5,8 @@
  * Each op runs on arrays of `mb` megabytes (from memory) and again on 16 K elements or a few rows (from cache), until
  * it has run for 60 ms; the median of five such runs counts. Bytes are those the op cannot avoid: every input element
  * read once, every output element written once. On a CPU a store to a line that is not in the cache also reads it, so
- * that an op which writes a new array can reach two thirds to three quarters of the figure that one which works in place
- * can; and since a memory bus reads and writes at once, in-place ops may pass 100 % of op.peak_read().
+ * that an op which writes a new array can reach two thirds to three quarters of the figure that one which works in
+ * place can; and since a memory bus reads and writes at once, in-place ops may pass 100 % of op.peak_read().
  *
  * One JSON object a line on stdout, a table for people on stderr. */
 #include "../common.h"
@@ -131,7 +131,8 @@ int main(int argc, char **argv) {
         {"only", OPT_STR, &only, "only ops whose name contains this", 0, 0, NULL, NULL, false},
         COMMON_OPTS,
     };
-    options_parse(argc, argv, 1, "Speed of the operations that memory bounds.", options, sizeof options / sizeof *options);
+    options_parse(argc, argv, 1, "Speed of the operations that memory bounds.", options,
+                  sizeof options / sizeof *options);
     ops_select(common.device, common.isa, strcmp(precision, "f32") ? PREC_BF16 : PREC_F32);
 
     g.C = 768, g.V = 50257;
@@ -140,7 +141,8 @@ int main(int argc, char **argv) {
     g.a = device_acts(n_max), g.b = device_acts(n_max), g.c = device_acts(n_max), g.d = device_acts(n_max);
     g.p = device_floats(n_max, 1), g.grad = device_floats(n_max, 1);
     g.m = op.mem_alloc(n_max * 4), g.v = op.mem_alloc(n_max * 4);
-    g.w = device_floats(g.C, 1), g.bias = device_floats(g.C, 1), g.dw = device_floats(g.C, 1), g.db = device_floats(g.C, 1);
+    g.w = device_floats(g.C, 1), g.bias = device_floats(g.C, 1), g.dw = device_floats(g.C, 1),
+        g.db = device_floats(g.C, 1);
     g.mean = op.mem_alloc(N_max * 4), g.rstd = op.mem_alloc(N_max * 4), g.loss = op.mem_alloc(N_max * 4);
     g.table = device_floats(N_max * 64, 1);
     g.sum = op.mem_alloc(8), g.token = op.mem_alloc(4);
@@ -167,9 +169,10 @@ int main(int argc, char **argv) {
         }
         fprintf(stderr, "%-16s %10.1f %9.1f %6.0f%% %12.1f\n", benches[i].name, t[0] * 1e6, bytes[0] / t[0] * 1e-9,
                 100 * bytes[0] / t[0] / peak, bytes[1] / t[1] * 1e-9);
-        printf("{\"bench\":\"ops\",\"op\":\"%s\",\"device\":\"%s\",\"mb\":%lld,\"us\":%.2f,\"gb_s\":%.2f,\"share_of_read\":%.3f,"
-               "\"cached_us\":%.3f,\"cached_gb_s\":%.2f}\n", benches[i].name, op.name, (long long)mb, t[0] * 1e6,
-               bytes[0] / t[0] * 1e-9, bytes[0] / t[0] / peak, t[1] * 1e6, bytes[1] / t[1] * 1e-9);
+        printf("{\"bench\":\"ops\",\"op\":\"%s\",\"device\":\"%s\",\"mb\":%lld,\"us\":%.2f,\"gb_s\":%.2f,"
+               "\"share_of_read\":%.3f,\"cached_us\":%.3f,\"cached_gb_s\":%.2f}\n", benches[i].name, op.name,
+               (long long)mb, t[0] * 1e6, bytes[0] / t[0] * 1e-9, bytes[0] / t[0] / peak, t[1] * 1e6,
+               bytes[1] / t[1] * 1e-9);
     }
     return 0;
 }

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
 """train.py - training steps beside PyTorch's, in one run on one machine.
 
-    make && python3 bench/train.py                                  # all rows; installs its peers into build/peers first
-    python3 bench/train.py --rows llama-5.8m --rounds 1             # a quick look
+    make && python3 bench/train.py                               # all rows; installs its peers into build/peers first
+    python3 bench/train.py --rows llama-5.8m --rounds 1          # a quick look
     python3 bench/train.py --rows gpt2-124m-256 --compile --json r.json
 
 Both programs get the same config.json, batch, thread count and kind of step, and make whole steps on random tokens:
-zero the gradients, forward, loss over all tokens, backward, clip the norm to 1, AdamW with decayed matrices. PyTorch runs
-the transformers model with fused attention and without dropout or cache; in bf16 it runs under autocast; of its ways to
-clip and to step (fused, foreach, one by one) the fastest on this machine is taken, found anew in every run.
+zero the gradients, forward, loss over all tokens, backward, clip the norm to 1, AdamW with decayed matrices. PyTorch
+runs the transformers model with fused attention and without dropout or cache; in bf16 it runs under autocast; of its
+ways to clip and to step (fused, foreach, one by one) the fastest on this machine is taken, found anew in every run.
 
 The programs take turns, `rounds` times; each turn's figure is the median of its steps, and the medians of the turns
 count. A process that waits for its turn sleeps. Before each turn pair the machine's state is taken: some hosts move
@@ -238,10 +238,11 @@ def tea(args, directory, batch, seq, precision, steps):
     return json.loads(run.stdout)
 
 
-# ---- the machine -------------------------------------------------------------------------------------------------------
+# ---- the machine -----------------------------------------------------------------------------------------------------
 def machine(args):
-    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.machine())
-    flags = next((line for line in open("/proc/cpuinfo") if line.startswith("flags")), "").split()
+    lines = [line.partition(":") for line in open("/proc/cpuinfo")]
+    said = {key.strip(): value.strip() for key, _, value in lines}
+    cpu, flags = said.get("model name", platform.machine()), said.get("flags", "").split()
     kept = [f for f in ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16") if f in flags]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return dict(cpu=cpu, flags=kept, cores=os.cpu_count(), threads=args.threads, memory_gib=round(memory, 1),
@@ -285,7 +286,7 @@ def measure_row(name, python, args, directory, program):
                 flops_per_token = result["gflops"] * 1e9 / result["tok_s"]
                 bytes_of[player] = result["bytes"]
                 if result["parameters"] != torch.facts["parameters"]:
-                    raise SystemExit(f"{name}: we have {result['parameters']} parameters, PyTorch {torch.facts['parameters']}")
+                    raise SystemExit(f"{name}: {result['parameters']} parameters, PyTorch {torch.facts['parameters']}")
             else:
                 took = torch.step_s(variant, n)
             if r < 0:
@@ -298,10 +299,10 @@ def measure_row(name, python, args, directory, program):
         who, variant = player
         median = statistics.median(turns[player])
         precision = "f32" if variant == "f32" else "bf16"
+        share = tokens / median * flops_per_token / peak[precision] / 1e9 if precision in peak else None
         rows.append(dict(row=name, program=who, variant=variant, tok_s=tokens / median, step_ms=median * 1e3,
                          spread=[tokens / max(turns[player]), tokens / min(turns[player])], turns_s=turns[player],
-                         steps_per_turn=steps[player],
-                         peak_share=tokens / median * flops_per_token / peak[precision] / 1e9 if precision in peak else None))
+                         steps_per_turn=steps[player], peak_share=share))
     return dict(row=name, batch=batch, seq=seq, parameters=torch.facts["parameters"], torch=torch.facts,
                 peak_gflops=peak, tea_bytes={p[1]: b for p, b in bytes_of.items()}, states=states, results=rows)
 
@@ -311,14 +312,19 @@ def print_row(row):
     by_name = {(r["program"], r["variant"]): r["tok_s"] for r in row["results"]}
     handover = [s["handover_ns"] for s in row["states"] if s]
     reads = [s["read_gb_s"] for s in row["states"] if s]
-    where = f"; hand-over {min(handover):.0f}-{max(handover):.0f} ns, reads {min(reads):.0f}-{max(reads):.0f} GB/s" if reads else ""
+    where = ""
+    if reads:
+        where = f"; hand-over {min(handover):.0f}-{max(handover):.0f} ns, reads {min(reads):.0f}-{max(reads):.0f} GB/s"
     print(f"\n{row['row']}: {row['parameters'] / 1e6:.1f}M parameters, B {row['batch']} T {row['seq']}{where}")
-    print(f"  {'':22}{'tok/s':>9}{'(lowest - highest turn)':>26}{'ms/step':>10}{'of peak':>9}{'x same':>8}{'x best PyTorch':>16}")
+    heads = [("", 22), ("tok/s", 9), ("(lowest - highest turn)", 26), ("ms/step", 10), ("of peak", 9), ("x same", 8),
+             ("x best PyTorch", 16)]
+    print("  " + "".join(f"{text:>{width}}" for text, width in heads))
     for r in row["results"]:
         share = f"{100 * r['peak_share']:.0f}%" if r["peak_share"] else ""
         same = by_name.get(("torch", r["variant"]))
         ratios = f"{r['tok_s'] / same:8.2f}{r['tok_s'] / best_torch:16.2f}" if r["program"] == "tea" and same else ""
-        name = {"tea": "tea ", "torch": "PyTorch "}[r["program"]] + {"compile": "bf16, compiled"}.get(r["variant"], r["variant"])
+        variant = {"compile": "bf16, compiled"}.get(r["variant"], r["variant"])
+        name = {"tea": "tea ", "torch": "PyTorch "}[r["program"]] + variant
         spread = f"{r['spread'][0]:.0f} - {r['spread'][1]:.0f}"
         print(f"  {name:22}{r['tok_s']:9.0f}{spread:>26}{r['step_ms']:10.1f}{share:>9}{ratios}", flush=True)
 
@@ -332,7 +338,8 @@ def main():
         raise SystemExit(f"{args.train} is missing: run make first")
     python = peers_python(args.venv)
     facts = machine(args)
-    print(f"{facts['cpu']}, {facts['cores']} cores, {args.threads} threads, load {facts['load']:.2f}, {' '.join(facts['flags'])}")
+    print(f"{facts['cpu']}, {facts['cores']} cores, {args.threads} threads, load {facts['load']:.2f},",
+          " ".join(facts["flags"]))
     if facts["load"] > 0.5:
         print("other programs are running: these figures will not be worth much", file=sys.stderr)
     rows = []

@@ -83,8 +83,8 @@ HD f16 float_f16(float f) {
  * exp_fast: no branch and no libm call, so that loops over it vectorise; 16 instructions.
  * exp(x) = 2^n e^r with n = round(x / ln 2), so r lies in [-ln2/2, ln2/2]; e^r by a polynomial of degree 6 that
  * interpolates it (relative error 6e-9; with rounding below 1.5 ulp). 0 under -87.3, where results would be subnormal;
- * infinity from 88.73 on, as the true value; NaN stays NaN. Outside its range the arithmetic gives rubbish, which the two
- * selects replace. */
+ * infinity from 88.73 on, as the true value; NaN stays NaN. Outside its range the arithmetic gives rubbish, which the
+ * two selects replace. */
 #ifdef __CUDACC__
 HD float exp_fast(float x) {
 #  ifdef __CUDA_ARCH__
@@ -113,12 +113,14 @@ HD float exp_fast(float x) {
 #endif
 HD float reciprocal(float x) {
 #ifdef __CUDA_ARCH__
-    return __fdividef(1.0f, x);                               /* 2 ulp, and a tenth of the exact division's instructions */
+    /* 2 ulp, and a tenth of the exact division's instructions */
+    return __fdividef(1.0f, x);
 #else
     return 1.0f / x;
 #endif
 }
-HD float tanh_fast(float x) { return 1.0f - 2.0f * reciprocal(exp_fast(2.0f * x) + 1.0f); }   /* absolute error < 2e-7 */
+/* absolute error < 2e-7 */
+HD float tanh_fast(float x) { return 1.0f - 2.0f * reciprocal(exp_fast(2.0f * x) + 1.0f); }
 HD float sigmoid(float x) { return reciprocal(1.0f + exp_fast(-x)); }
 HD float silu(float x) { return x * sigmoid(x); }
 HD float silu_grad(float x) { float s = sigmoid(x); return s * (1.0f + x * (1.0f - s)); }
@@ -131,8 +133,8 @@ HD float gelu_tanh_grad(float x) {
     return s + x * s * (1.0f - s) * 2.0f * GELU_C * (1.0f + 3.0f * 0.044715f * x * x);
 }
 /* The exact form without a call to erf. With z = |x|/sqrt(2), Phi(-|x|) = erfc(z)/2, and exp(z^2) erfc(z) is smooth in
- * t = 1/(1 + 0.38 z): t times a polynomial of degree 8, interpolated at Chebyshev nodes for z in [0, 10], relative error
- * 3e-8. *density is phi(x) = exp(-x^2/2)/sqrt(2 pi), which the gradient Phi + x phi needs. */
+ * t = 1/(1 + 0.38 z): t times a polynomial of degree 8, interpolated at Chebyshev nodes for z in [0, 10], relative
+ * error 3e-8. *density is phi(x) = exp(-x^2/2)/sqrt(2 pi), which the gradient Phi + x phi needs. */
 HD float normal_cdf(float x, float *density) {
     float e = exp_fast(-0.5f * x * x), t = reciprocal(1.0f + 0.26870057685f * fabsf(x));
     float p = 5.84682648585723e-2f;
@@ -232,8 +234,9 @@ static void *scratch(int slot, size_t bytes);
             _Pragma("omp simd") for (size_t j_ = 0; j_ < half_; j_++) lane_[j_] += lane_[j_ + half_];                  \
         sum = lane_[0];                                                                                                \
     } while (0)
-/* Scratch on the host: 64-byte aligned, grows to the largest request and stays; slot tells users apart. Not to be called
- * inside a parallel region: one buffer serves all threads, which take slices of it. */
+/* Scratch on the host: 64-byte aligned, grows to the largest request and stays; slot tells users apart. Not to be
+ * called inside a parallel region: one buffer serves all threads, which take slices of it. */
 static void *scratch(int slot, size_t bytes);
 #endif
-enum { SCRATCH_A, SCRATCH_B, SCRATCH_C, SCRATCH_NORM, SCRATCH_ATTN, SCRATCH_LOSS, SCRATCH_SUM, SCRATCH_SAMPLE, SCRATCH_SLOTS };
+enum { SCRATCH_A, SCRATCH_B, SCRATCH_C, SCRATCH_NORM, SCRATCH_ATTN, SCRATCH_LOSS, SCRATCH_SUM, SCRATCH_SAMPLE,
+      SCRATCH_SLOTS };

@@ -12,7 +12,8 @@ static void embed(act *y, const int32_t *ids, const Mat *table, size_t N, bool a
             mat_read(y + i * C, table, row, C);
             continue;
         }
-        for (size_t c0 = 0; c0 < C; c0 += 256) {              /* widened piece by piece, so that the pieces stay in L1 */
+        /* widened piece by piece, so that the pieces stay in L1 */
+        for (size_t c0 = 0; c0 < C; c0 += 256) {
             float w[256], *y_c = y + i * C + c0;
             size_t n = MIN(256, C - c0);
             mat_read(w, table, row + c0, n);
@@ -34,7 +35,8 @@ __global__ void embed_kernel(act *y, const int32_t *ids, const T *table, size_t 
         store<W>(y + c, y_c);
     }
 }
-template <typename T> static void embed_launch(act *y, const int32_t *ids, const T *table, size_t N, size_t C, bool add) {
+template <typename T> static void embed_launch(act *y, const int32_t *ids, const T *table, size_t N, size_t C,
+                                               bool add) {
     if (C % 8 == 0 && aligned16(y, table)) embed_kernel<8><<<(unsigned)N, 128, 0, stream>>>(y, ids, table, C, add);
     else embed_kernel<1><<<(unsigned)N, 256, 0, stream>>>(y, ids, table, C, add);
     LAUNCHED();
@@ -65,7 +67,8 @@ static void embed_bwd(float *dtable, const int32_t *ids, const int32_t *order, c
 }
 #else
 template <int W>
-__global__ void embed_bwd_kernel(float *dtable, const int32_t *ids, const int32_t *order, const act *dy, size_t N, size_t C) {
+__global__ void embed_bwd_kernel(float *dtable, const int32_t *ids, const int32_t *order, const act *dy, size_t N,
+                                 size_t C) {
     size_t i = blockIdx.x;
     int32_t id = ids[order[i]];
     if (i > 0 && ids[order[i - 1]] == id) return;
@@ -90,8 +93,8 @@ static void embed_bwd(float *dtable, const int32_t *ids, const int32_t *order, c
 #endif
 
 /* ---- [op.rope] rotary positions --------------------------------------------------------------------------------- *
- * (a, b) turned by the angle t is (a cos t - b sin t, b cos t + a sin t); the inverse turns by -t. Pairs are halves apart,
- * (i, i + n), or neighbours, (2i, 2i + 1); cs holds the cosine and sine of each of the n pairs. */
+ * (a, b) turned by the angle t is (a cos t - b sin t, b cos t + a sin t); the inverse turns by -t. Pairs are halves
+ * apart, (i, i + n), or neighbours, (2i, 2i + 1); cs holds the cosine and sine of each of the n pairs. */
 #ifndef __CUDACC__
 static void rotate_halves(float *y, const float *x, const float *cs, size_t n, float turn) {
 #pragma omp simd

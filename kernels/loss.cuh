@@ -2,8 +2,8 @@
 #pragma once
 
 /* ---- cross-entropy: loss = log(sum of e^l) - l[target]; its gradient is softmax - onehot ------------------------ *
- * With the largest logit taken off first, e^l cannot overflow. The gradient takes the place of the logits: at V = 50,257
- * a second (N,V) array would be the largest of the whole training step. */
+ * With the largest logit taken off first, e^l cannot overflow. The gradient takes the place of the logits: a
+ * second (N,V) array would be the largest of the whole training step. */
 #ifndef __CUDACC__
 /* The largest value that is not NaN. Lanes, not one maximum: clang vectorises no float maximum that must heed NaN. */
 static float row_max(const float *x, size_t n) {
@@ -18,8 +18,8 @@ static float row_max(const float *x, size_t n) {
     return max;
 }
 
-/* Three passes over a row, which stays in the L2 cache: largest value, exponentials and their sum, factor. One pass that
- * corrects its sum when it meets a new maximum, and computes each exponential twice, measured a quarter slower. */
+/* Three passes over a row, which stays in the L2 cache: largest value, exponentials and their sum, factor. One pass
+ * that corrects its sum when it meets a new maximum, and computes each exponential twice, measured a quarter slower. */
 static void cross_entropy(float *loss, act *logits, const int32_t *target, size_t N, size_t V, float scale) {
 #pragma omp parallel for if (N > 1 && N * V > PAR_MIN)
     for (size_t i = 0; i < N; i++) {
@@ -54,8 +54,8 @@ static void cross_entropy(float *loss, act *logits, const int32_t *target, size_
 }
 
 #else
-/* f(v, logit) for every element of a row, which becomes what f returns if WRITE. Rows of an odd V start at odd addresses:
- * single values up to the first 16-byte boundary, packs, and single values again. */
+/* f(v, logit) for every element of a row, which becomes what f returns if WRITE. Rows of an odd V start at odd
+ * addresses: single values up to the first 16-byte boundary, packs, and single values again. */
 template <bool WRITE, typename F> __device__ static inline void row_each(act *row, size_t V, F f) {
     size_t head = MIN((16 - (uintptr_t)row % 16) % 16 / sizeof(act), V), packs = (V - head) / ACT_W;
     size_t tail = head + packs * ACT_W;
@@ -75,8 +75,8 @@ template <bool WRITE, typename F> __device__ static inline void row_each(act *ro
     }
 }
 
-/* One block a row. Maximum and sum in one pass (Milakov and Gimelshein 2018): each thread rescales its sum when it meets a
- * larger value. The second pass finds the row in the L2 cache. */
+/* One block a row. Maximum and sum in one pass (Milakov and Gimelshein 2018): each thread rescales its sum when it
+ * meets a larger value. The second pass finds the row in the L2 cache. */
 __global__ void cross_entropy_kernel(float *loss, act *logits, const int32_t *target, size_t V, float scale) {
     act *row = logits + blockIdx.x * V;
     int32_t t = target[blockIdx.x];
@@ -110,8 +110,8 @@ static void cross_entropy(float *loss, act *logits, const int32_t *target, size_
 
 /* ================================================ [op.sample] ==================================================== *
  * Top-k and top-p each ask for the largest x such that the values >= x weigh enough: k of them, or the mass p. Sorting
- * V = 150,000 values costs milliseconds; but the weight falls as x rises, so x is found by bisection, and bisection over
- * the bits of a float ends after 32 steps, on the exact value. Each step is one pass of comparisons. */
+ * V = 150,000 values costs milliseconds; but the weight falls as x rises, so x is found by bisection, and bisection
+ * over the bits of a float ends after 32 steps, on the exact value. Each step is one pass of comparisons. */
 
 /* Floats as unsigned integers of the same order: negative numbers are reversed, positive ones go above them. */
 HD uint32_t float_key(float x) {
@@ -162,8 +162,9 @@ static void sample(int32_t *token, float *p, const act *logits, size_t V, const 
     *token = (int32_t)best;
     if (!(s->temperature > 0) || !isfinite(p[best])) return;
 
-    float temperature = s->temperature;                       /* a copy: through s, the loop below would not vectorise */
-    float cut = -FLT_MAX;                                     /* on logits: distinct ones may have equal probabilities */
+    float temperature = s->temperature;                       /* a copy: read through s, it keeps gcc from vectorising */
+    /* top-k goes by logits, not probabilities: distinct logits may have equal ones */
+    float cut = -FLT_MAX;
     if (s->top_k > 0 && (size_t)s->top_k < V) cut = threshold(p, V, cut, max, s->top_k, false);
 #pragma omp simd
     for (size_t v = 0; v < V; v++) p[v] = exp_fast(p[v] >= cut ? (p[v] - max) / temperature : -INFINITY);
@@ -173,7 +174,8 @@ static void sample(int32_t *token, float *p, const act *logits, size_t V, const 
     keep = MAX(keep, s->min_p);                               /* the largest p is exp(0) = 1 */
 
     double at = (double)u * weight(p, V, keep, true), sum = 0;
-    for (size_t v0 = 0; v0 < V; v0 += SAMPLE_BLOCK) {         /* the block in which the sum passes `at`, then the token */
+    /* the block in which the sum passes `at`, then the token */
+    for (size_t v0 = 0; v0 < V; v0 += SAMPLE_BLOCK) {
         size_t end = MIN(v0 + SAMPLE_BLOCK, V);
         double block = (double)block_weight(p + v0, end - v0, keep, true);
         if (sum + block <= at) { sum += block; continue; }
@@ -183,8 +185,8 @@ static void sample(int32_t *token, float *p, const act *logits, size_t V, const 
     }
 }
 #else
-/* One block of 1024 threads does all of it, so that the steps need no launches between them; every thread takes the same
- * way, because block_sum and block_max give all of them the same number. */
+/* One block of 1024 threads does all of it, so that the steps need no launches between them; every thread takes the
+ * same way, because block_sum and block_max give all of them the same number. */
 template <bool MASS> __device__ static double weight(const float *p, size_t V, float x) {
     float sum = 0;
     for (size_t v = threadIdx.x; v < V; v += blockDim.x) sum += p[v] >= x ? (MASS ? p[v] : 1.0f) : 0.0f;

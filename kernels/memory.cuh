@@ -14,7 +14,8 @@ enum { PAR_MIN = 1 << 16 };
 /* ================================================ CPU ============================================================ */
 
 /* calloc takes large blocks from the kernel, which zeroes each page at the first touch: gigabytes cost nothing until
- * they are used, and a page lands in the memory of the core that uses it. The word before a block is calloc's pointer. */
+ * they are used, and a page lands in the memory of the core that uses it. The word before a block is calloc's
+ * pointer. */
 static void *mem_alloc(size_t bytes) {
     char *raw = bytes < SIZE_MAX - 128 ? (char *)calloc(1, bytes + 128) : NULL;
     if (!raw) die("out of memory: %zu bytes asked for", bytes);
@@ -176,8 +177,9 @@ static void copy(void *dst, const void *src, size_t bytes) {
 static void zero(void *dst, size_t bytes) { CUDA_OK(cudaMemsetAsync(dst, 0, bytes, stream)); }
 
 #ifdef ACT_BF16
-/* The bf16 values land in the upper half of host's own space and are widened from the front: value i is written to bytes
- * 4i .. 4i+3 after every source below 2n + 2i has been read. No second buffer, and half the bytes over the bus. */
+/* The bf16 values land in the upper half of host's own space and are widened from the front: value i is written to
+ * bytes 4i .. 4i+3 after every source below 2n + 2i has been read. No second buffer, and half the bytes over the
+ * bus. */
 static void act_to_host(float *host, const act *x, size_t n) {
     const char *half = (const char *)host + 2 * n;
     download((char *)host + 2 * n, x, 2 * n);

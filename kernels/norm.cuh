@@ -1,8 +1,8 @@
 /* kernels/norm.cuh - [op.norm] RMSNorm, LayerNorm and their backward passes.
  *
  * Each row of C values is brought to mean square 1 (RMSNorm) or to mean 0 and variance 1 (LayerNorm), then scaled per
- * channel. With x' = the normalised row and g = dy w, both backward passes remove from g what the normalisation takes out
- * of any change of x:
+ * channel. With x' = the normalised row and g = dy w, both backward passes remove from g what the normalisation takes
+ * out of any change of x:
  *     RMSNorm      dx = rstd (g - x' mean(g x'))
  *     LayerNorm    dx = rstd (g - mean(g) - x' mean(g x'))
  *     both         dw = sum over rows of dy x'        db = sum over rows of dy
@@ -11,8 +11,8 @@
 
 /* ---- sums over the rows: partial sums of fixed groups of rows, then added up in order --------------------------- */
 #ifndef __CUDACC__
-/* NORM_ROWS rows at a time leave their sums in one row of part: the number of threads decides who computes a group, never
- * what is added to what. */
+/* NORM_ROWS rows at a time leave their sums in one row of part: the number of threads decides who computes a group,
+ * never what is added to what. */
 enum { NORM_ROWS = 32 };
 /* dw[c] += sum over k of part[k * stride + c], a cache line of columns at a time */
 static void norm_reduce(float *dw, const float *part, size_t blocks, size_t C, size_t stride) {
@@ -22,8 +22,8 @@ static void norm_reduce(float *dw, const float *part, size_t blocks, size_t C, s
             for (size_t c = c0; c < MIN(c0 + 16, C); c++) dw[c] += part[k * stride + c];
 }
 #else
-/* The backward kernels run in at most NORM_BLOCKS blocks; block k takes rows k, k + NORM_BLOCKS, ... and leaves its sums
- * in part[k]. Threads own columns and the sums lie in shared memory, so no two threads ever add to one place. */
+/* The backward kernels run in at most NORM_BLOCKS blocks; block k takes rows k, k + NORM_BLOCKS, ... and leaves its
+ * sums in part[k]. Threads own columns and the sums lie in shared memory, so no two threads ever add to one place. */
 enum { NORM_BLOCKS = 1024 };
 /* dw[c] += sum over k of part[k * stride + c]: 32 columns a block; each row of threads adds every 32nd partial sum. */
 __global__ void norm_reduce_kernel(float *dw, const float *part, size_t blocks, size_t C, size_t stride) {
@@ -173,8 +173,8 @@ static void rmsnorm_bwd(act *dx, float *dw, const act *dy, const act *x, const f
 /* ---- LayerNorm -------------------------------------------------------------------------------------------------- *
  * The variance is taken of x - mean, in a second pass: mean(x^2) - mean^2 cancels when the mean is large. */
 #ifndef __CUDACC__
-static void layernorm(act *y, float *mean, float *rstd, const act *x, const float *w, const float *b, size_t N, size_t C,
-                      float eps) {
+static void layernorm(act *y, float *mean, float *rstd, const act *x, const float *w, const float *b, size_t N,
+                      size_t C, float eps) {
 #pragma omp parallel for if (N > 1 && N * C > PAR_MIN)
     for (size_t i = 0; i < N; i++) {
         const act *x_i = x + i * C;
@@ -228,8 +228,8 @@ static void layernorm_bwd(act *dx, float *dw, float *db, const act *dy, const ac
 }
 #else
 template <int W>
-__global__ void layernorm_kernel(act *y, float *mean, float *rstd, const act *x, const float *w, const float *b, size_t C,
-                                 float eps) {
+__global__ void layernorm_kernel(act *y, float *mean, float *rstd, const act *x, const float *w, const float *b,
+                                 size_t C, float eps) {
     x += blockIdx.x * C, y += blockIdx.x * C;
     float sum = 0, var = 0;
     for (size_t c = threadIdx.x * W; c < C; c += blockDim.x * W) {
@@ -251,8 +251,8 @@ __global__ void layernorm_kernel(act *y, float *mean, float *rstd, const act *x,
     if (mean && !threadIdx.x) mean[blockIdx.x] = mu;
     if (rstd && !threadIdx.x) rstd[blockIdx.x] = r;
 }
-static void layernorm(act *y, float *mean, float *rstd, const act *x, const float *w, const float *b, size_t N, size_t C,
-                      float eps) {
+static void layernorm(act *y, float *mean, float *rstd, const act *x, const float *w, const float *b, size_t N,
+                      size_t C, float eps) {
     if (!N) return;
     if (C % ACT_W == 0 && aligned16(y, x, w, b))
         layernorm_kernel<ACT_W><<<(unsigned)N, norm_threads(C, ACT_W), 0, stream>>>(y, mean, rstd, x, w, b, C, eps);
@@ -261,8 +261,8 @@ static void layernorm(act *y, float *mean, float *rstd, const act *x, const floa
 }
 
 template <int W>
-__global__ void layernorm_bwd_kernel(act *dx, float *part, const act *dy, const act *x, const float *w, const float *mean,
-                                     const float *rstd, size_t N, size_t C, bool accumulate) {
+__global__ void layernorm_bwd_kernel(act *dx, float *part, const act *dy, const act *x, const float *w,
+                                     const float *mean, const float *rstd, size_t N, size_t C, bool accumulate) {
     extern __shared__ float4 shared[];
     float *dw = (float *)shared, *db = dw + C;                /* (C) each: this block's sums */
     if (part)
@@ -309,8 +309,8 @@ static void layernorm_bwd(act *dx, float *dw, float *db, const act *dy, const ac
     bool packs = C % ACT_W == 0 && aligned16(dx, dy, x, w);
     auto kernel = packs ? layernorm_bwd_kernel<ACT_W> : layernorm_bwd_kernel<1>;
     norm_shared(kernel, bytes);
-    kernel<<<(unsigned)blocks, norm_threads(C, packs ? ACT_W : 1), bytes, stream>>>(dx, part, dy, x, w, mean, rstd, N, C,
-                                                                                    accumulate);
+    kernel<<<(unsigned)blocks, norm_threads(C, packs ? ACT_W : 1), bytes, stream>>>(dx, part, dy, x, w, mean, rstd, N,
+                                                                                    C, accumulate);
     LAUNCHED();
     if (dw) norm_reduce(dw, part, blocks, C, 2 * C);
     if (db) norm_reduce(db, part + C, blocks, C, 2 * C);

@@ -10,8 +10,8 @@
  *     golden.safetensors   batch.logits, long.logits, attn0.probs, grad.TENSOR, step3.TENSOR
  * A golden that is not there is not checked, but the logits and the loss of a batch must be there.
  *
- * Every line is one check: what, the largest error and where it is, the tolerance. A model runs in a process of its own,
- * so that one which dies, or crashes, is one failure and not the end.
+ * Every line is one check: what, the largest error and where it is, the tolerance. A model runs in a process of its
+ * own, so that one which dies, or crashes, is one failure and not the end.
  *
  * MAP
  *   [conf.tolerance]  how close is close enough
@@ -37,9 +37,9 @@
  * [conf.tolerance] In float32: what a second float32 implementation can reach, about ten times the distance of the
  * official outputs from the same graph run in float64. Mistakes are far outside: a norm's epsilon wrong by ten times
  * moves logits by 1e-4 and more, a window off by one by 2.
- * In bf16 an input keeps 8 bits, so a product of two is off by up to 2^-8 relative and a sum of C of them by about
- * 2^-9 * sqrt(C) in the average term; these tolerances find a broken kernel, not a subtle one. Adam's step divides by the
- * gradient's own size, so elements of step3 can lie a whole lr per step apart: they are bounded by that, not compared.   */
+ * In bf16 an input keeps 8 bits: a product of two is off by up to 2^-8 relative, and these wide-drawn models pass that
+ * on. The tolerances find a broken kernel, not a subtle one. Adam's step divides by the gradient's own size, so
+ * elements of step3 may lie two lr per step apart: they are bounded by that, not compared. */
 typedef struct {
     double logits;        /* absolute */
     double loss;          /* absolute */
@@ -59,7 +59,7 @@ static const double noise_gradient = 1e-6;   /* not zero and below this: its sig
 static const double stray_way = 1e-4;        /* a tenth of lr: further from its golden than any stable element */
 
 /* ================================================================================================================= *
- * [conf.report] Counts live in memory that parent and child share: what a child has checked counts though it die.      */
+ * [conf.report] Counts live in memory that parent and child share: what a child has checked counts though it die.    */
 static struct { int passed, failed; } *count;
 static const char *model_name;                                        /* stands at the head of each line */
 static bool quiet_passes;
@@ -76,7 +76,7 @@ PRINTF_LIKE(2, 3) static void check(bool ok, const char *fmt, ...) {
     fflush(stdout);
 }
 
-/* The largest |got - want|. A NaN or an infinity on either side is an infinite error. skip (n_skip, ascending): left out. */
+/* The largest |got - want|; NaN or infinity on either side is an infinite error. skip (n_skip, ascending): left out. */
 typedef struct { double error; size_t at; double got, want; } Worst;
 static Worst worst_of(const float *got, const float *want, size_t n, const size_t *skip, size_t n_skip) {
     Worst w = {-1, 0, 0, 0};
@@ -110,11 +110,12 @@ static void check_array(const char *what, const float *got, const Tensor *golden
 }
 static void check_number(const char *what, double got, double want, double tolerance) {
     double error = fabs(got - want);
-    check(error <= tolerance, "%s: error %.2e (got %.8g, want %.8g), tolerance %.1e", what, error, got, want, tolerance);
+    check(error <= tolerance, "%s: error %.2e (got %.8g, want %.8g), tolerance %.1e", what, error, got, want,
+          tolerance);
 }
 
 /* ================================================================================================================= *
- * [conf.golden] The two files. A golden that does not fit the layout is a broken golden, and dies saying so.           */
+ * [conf.golden] The two files. A golden that does not fit the layout is a broken golden, and dies saying so.         */
 typedef struct { cJSON *json; Tensors *tensors; char *json_path; } Golden;
 
 static Golden golden_open(const char *dir) {
@@ -183,7 +184,7 @@ static size_t *golden_unstable(const Golden *g, const char *name, size_t *n) {
 }
 
 /* ================================================================================================================= *
- * [conf.decoder]                                                                                                      */
+ * [conf.decoder]                                                                                                     */
 /* Logits of all rows of the last forward: (n,V) on the host. */
 static float *all_logits(Model *m, Acts *a, size_t n) {
     size_t V = (size_t)m->cfg.V;
@@ -194,7 +195,8 @@ static float *all_logits(Model *m, Acts *a, size_t n) {
     }
     return out;
 }
-static void check_logits(const char *what, const Golden *g, const char *name, const float *got, size_t n, double tolerance) {
+static void check_logits(const char *what, const Golden *g, const char *name, const float *got, size_t n,
+                         double tolerance) {
     const Tensor *t;
     float *want = golden_tensor(g, name, &t);
     if (!want) check(false, "%s: golden.safetensors has no %s", what, name);
@@ -215,7 +217,7 @@ static double mean_loss(Model *m, Acts *a, const Batch *b, bool with_gradient) {
     return model_loss(m, a, b, with_gradient ? 1.0f / (float)n : 0) / (double)n;
 }
 
-/* Layer 0's attention, before the product with the values: (H,T,T) of batch row 0. Needs the activations of a forward. */
+/* Layer 0's attention, before the product with the values: (H,T,T) of batch row 0. To be called after a forward. */
 static void check_attention(const Golden *g, const Model *m, const Acts *a, const Batch *b, const Tolerance *tol) {
     const Config *c = &m->cfg;
     const Tensor *t;
@@ -243,7 +245,8 @@ static double l2(const float *x, const float *minus, size_t n) {
     return sqrt(sum);
 }
 /* One line per golden tensor called PREFIX + NAME: our field of NAME, in the Hub's layout. */
-static void check_tensors(const Golden *g, const Model *m, const char *prefix, Field field, double tolerance, bool relative) {
+static void check_tensors(const Golden *g, const Model *m, const char *prefix, Field field, double tolerance,
+                          bool relative) {
     size_t n_prefix = strlen(prefix);
     for (int i = 0; i < g->tensors->n; i++) {
         const Tensor *t = &g->tensors->v[i];
@@ -266,8 +269,8 @@ static void check_tensors(const Golden *g, const Model *m, const char *prefix, F
         free(got);
     }
 }
-/* A table of norms {tensor: L2}, with what comparing needs: the weights before training (for norms of differences), and how
- * many elements had a gradient that is rounding noise at one of the steps. */
+/* A table of norms {tensor: L2}, with what comparing needs: the weights before training (for norms of differences), and
+ * how many elements had a gradient that is rounding noise, over all steps. */
 typedef struct { const char *key; int n; float **before; size_t *n_noisy; double lr; } Norms;
 static Norms norms_begin(const Golden *g, const Model *m, const char *key, double lr) {
     const cJSON *table = golden_find(g, key), *v;
@@ -297,7 +300,8 @@ static void norms_free(Norms *t) {
 /* One line: the tensor that is furthest from its golden. since (or NULL) makes them norms of the way gone since
  * norms_begin: an element of noise may have gone anything up to 3 lr, so n of them may move the square of the norm by
  * n (3 lr)^2, and the norm by that over (got + want). complete: the table must cover every weight. */
-static void check_norms(const Golden *g, const Model *m, const char *key, Field field, const Norms *since, double tolerance,
+static void check_norms(const Golden *g, const Model *m, const char *key, Field field, const Norms *since,
+                        double tolerance,
                         bool complete) {
     const cJSON *table = golden_find(g, key), *v;
     if (!table) return;
@@ -313,7 +317,8 @@ static void check_norms(const Golden *g, const Model *m, const char *key, Field 
             i++;
             continue;
         }
-        double want = v->valuedouble, got = l2(x, since ? since->before[i] : NULL, n), off = fabs(got - want), excuse = 0;
+        double want = v->valuedouble, got = l2(x, since ? since->before[i] : NULL,
+                                               n), off = fabs(got - want), excuse = 0;
         bool zero = !since && want < zero_norm;                       /* a bias that cannot change the softmax */
         if (since && off > tolerance * want && since->n_noisy[i]) {
             excuse = (double)since->n_noisy[i] * 9 * since->lr * since->lr / (got + want);
@@ -329,7 +334,8 @@ static void check_norms(const Golden *g, const Model *m, const char *key, Field 
     char excused[64] = "";
     if (n_excused) snprintf(excused, sizeof excused, ", allowing for elements of noise in %d", n_excused);
     if (n_missing) check(false, "%s: the model lacks %d of its tensors, such as %s", key, n_missing, worst_name);
-    else check(worst >= 0 && worst <= tolerance, "%s of %d tensors: largest relative error %.2e at %s (got %.7g, want %.7g),"
+    else check(worst >= 0 && worst <= tolerance,
+               "%s of %d tensors: largest relative error %.2e at %s (got %.7g, want %.7g),"
                " tolerance %.1e%s", key, i, worst, worst_name, worst_got, worst_want, tolerance, excused);
     if (complete)
         check(covered == config_weights(&m->cfg), "%s covers %zu of the model's %zu weights", key, covered,
@@ -338,7 +344,7 @@ static void check_norms(const Golden *g, const Model *m, const char *key, Field 
 
 /* Where the gradient is rounding noise, Adam's update is a step of the size of lr in a direction that is chance, and
  * the losses and gradients after it see that. An element that the golden lists as unstable, and that went another way
- * than the golden's, is led along the golden's way, a third of it at each step, so that all else is compared strictly. */
+ * than the golden's, is led along the golden's way, a third of it at each step: all else is then compared strictly. */
 typedef struct { const Tensor *golden; size_t index; float from, to; } Stray;
 enum { STRAYS_MAX = 64 };
 static int find_strays(const Golden *g, const Model *trained, const Model *fresh, Stray *strays) {
@@ -354,7 +360,8 @@ static int find_strays(const Golden *g, const Model *trained, const Model *fresh
         for (size_t k = 0; got && n == t->n && k < n_unstable && n_strays < STRAYS_MAX; k++) {
             size_t at = unstable[k];
             if (at >= n) die("%s: unstable element %zu of %s is past its %zu", g->json_path, at, t->name, n);
-            if (fabs((double)got[at] - (double)want[at]) > stray_way) strays[n_strays++] = (Stray){t, at, from[at], want[at]};
+            if (fabs((double)got[at] - (double)want[at]) > stray_way) strays[n_strays++] = (Stray){t, at, from[at],
+                                                                                                   want[at]};
         }
         free(got), free(from), free(want), free(unstable);
     }
@@ -372,7 +379,8 @@ static void lead_strays(Model *m, const Stray *strays, int n_strays, int step) {
 
 static OptimOpts golden_optimiser(const Golden *g) {
     OptimOpts h = {.lr = golden_number(g, "adamw.lr", 1e-3), .beta1 = 0.9, .beta2 = 0.95,
-                   .eps = golden_number(g, "adamw.eps", 1e-8), .weight_decay = golden_number(g, "adamw.weight_decay", 0.1),
+                   .eps = golden_number(g, "adamw.eps", 1e-8), .weight_decay = golden_number(g, "adamw.weight_decay",
+                                                                                             0.1),
                    .clip = golden_number(g, "adamw.clip", 0)};
     const cJSON *betas = golden_find(g, "adamw.betas");
     if (cJSON_GetArraySize(betas) == 2) {
@@ -412,7 +420,8 @@ static void check_training(const Golden *g, const char *dir, Model *m, Acts *a, 
         loss[3] = mean_loss(again, acts, b, false);
         acts_free(acts);
         if (!quiet_passes)
-            printf("note  %s: %d unstable element%s led the golden's way\n", model_name, n_strays, n_strays > 1 ? "s" : "");
+            printf("note  %s: %d unstable element%s led the golden's way\n", model_name, n_strays, n_strays > 1
+                   ? "s" : "");
     }
     for (int t = 0; t < 3; t++) {
         char what[64];
@@ -494,7 +503,8 @@ static void check_decoder(const char *dir, const Golden *g, const Tolerance *tol
         int32_t *masked = next_ids(labels, B, T);                     /* -100 is negative: not counted */
         Batch with_mask = b;
         with_mask.targets = masked;
-        check_number("masked loss", mean_loss(m, a, &with_mask, false), golden_number(g, "loss_masked", NAN), tol->loss);
+        check_number("masked loss", mean_loss(m, a, &with_mask, false), golden_number(g, "loss_masked", NAN),
+                     tol->loss);
         free(masked);
     }
     check_training(g, dir, m, a, &b, tol);
@@ -529,7 +539,7 @@ static void check_decoder(const char *dir, const Golden *g, const Tolerance *tol
 }
 
 /* ================================================================================================================= *
- * [conf.main]                                                                                                         */
+ * [conf.main]                                                                                                        */
 static const char *precision_name = "f32";
 
 static void check_model(const char *dir) {
@@ -586,7 +596,8 @@ int main(int argc, char **argv) {
         {"precision", OPT_STR, &precision_name, "of products; the tolerances follow it", 0, 0, "f32|bf16", NULL, false},
         COMMON_OPTS,
     };
-    options_parse(argc, argv, root ? 2 : 1, "conformance DIR: our outputs against the official ones, see tests/conformance.c.",
+    options_parse(argc, argv, root ? 2 : 1,
+                  "conformance DIR: our outputs against the official ones, see tests/conformance.c.",
                   table, sizeof table / sizeof *table);
     if (!root) die_usage("which folder of golden data? conformance DIR");
     if (!is_dir(root)) die("%s: no such directory", root);

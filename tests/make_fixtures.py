@@ -24,9 +24,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 B, T, LONG, PROMPT, GREEDY, MARGIN = 2, 10, 18, 6, 12, 0.02
 LR, BETAS, EPS, DECAY, NOISE = 1e-3, (0.9, 0.95), 1e-8, 0.1, 1e-6
-# Gradients and trained weights are kept whole for these: both ends, the middle, and what is small. Norms cover the rest.
-KEEP = ("wte", "wpe", "embed_tokens", "lm_head", "0.attn.c_attn", "0.self_attn.k_proj", "1.mlp.c_proj", "1.mlp.down_proj",
-        "norm", "ln_")
+# Gradients and trained weights are kept whole for these: both ends, the middle, what is small. Norms cover the rest.
+KEEP = ("wte", "wpe", "embed_tokens", "lm_head", "0.attn.c_attn", "0.self_attn.k_proj", "1.mlp.c_proj",
+        "1.mlp.down_proj", "norm", "ln_")
 
 GPT2 = dict(model_type="gpt2", architectures=["GPT2LMHeadModel"], vocab_size=64, n_embd=16, n_layer=2, n_head=2,
             n_positions=24, n_ctx=24, activation_function="gelu_new", layer_norm_epsilon=1e-5, bos_token_id=63,
@@ -41,8 +41,9 @@ MODELS = {
     "gpt2_hub": (GPT2 | dict(n_inner=40), torch.float32, dict(prefix="", buffers=True)),    # as openai-community/gpt2
     "gpt2_untied": (GPT2 | dict(tie_word_embeddings=False, dtype="float16"), torch.float16, dict(shards=3)),
     "llama": (LLAMA | dict(torch_dtype="float32", rope_theta=10000.0, rope_scaling=None), torch.float32, {}),
-    "llama_new": (LLAMA | dict(hidden_size=24, num_attention_heads=4, num_key_value_heads=2, head_dim=8, dtype="bfloat16",
-                               tie_word_embeddings=True, rope_parameters=dict(rope_type="default", rope_theta=5e5)),
+    "llama_new": (LLAMA | dict(hidden_size=24, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
+                               dtype="bfloat16", tie_word_embeddings=True,
+                               rope_parameters=dict(rope_type="default", rope_theta=5e5)),
                   torch.bfloat16, dict(shards=2)),
     "llama3": (LLAMA | dict(num_attention_heads=4, num_key_value_heads=1, head_dim=8, torch_dtype="bfloat16",
                             rope_theta=500000.0, eos_token_id=[2, 5],
@@ -62,7 +63,8 @@ MODELS = {
 def write_model(path, config, dtype, seed, prefix=None, buffers=False, shards=1):
     """config.json and the weights: random, wide, rounded to dtype, under the file's own names."""
     (path / "config.json").write_text(json.dumps(config, indent=1) + "\n")
-    (path / "generation_config.json").write_text(json.dumps({k: config[k] for k in ("bos_token_id", "eos_token_id")}) + "\n")
+    ends = {key: config[key] for key in ("bos_token_id", "eos_token_id")}
+    (path / "generation_config.json").write_text(json.dumps(ends) + "\n")
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path))
     tied = model.config.tie_word_embeddings
@@ -170,8 +172,9 @@ def write_goldens(path, config, dtype, seed):
         "tied_embeddings": model.config.tie_word_embeddings,
         "batch": {"input_ids": ids.tolist(), "masked_labels": masked.tolist()}, "long": {"input_ids": row.tolist()},
         "loss": losses[0], "loss_masked": loss_masked, "grad_l2": grad_l2,
-        "adamw": {"lr": LR, "betas": BETAS, "eps": EPS, "weight_decay": DECAY, "decayed": "tensors with exactly 2 dimensions",
-                  "clip": None, "losses_before_steps_1_2_3": losses, "loss_after_step_3": after, "step3_delta_l2": delta,
+        "adamw": {"lr": LR, "betas": BETAS, "eps": EPS, "weight_decay": DECAY,
+                  "decayed": "tensors with exactly 2 dimensions", "clip": None,
+                  "losses_before_steps_1_2_3": losses, "loss_after_step_3": after, "step3_delta_l2": delta,
                   "step3_delta_l2_omitted_ill_conditioned": omitted},
         "greedy": {"prompt_ids": prompt, "ids": continuation, "min_margin": margin},
         "unstable_elements": {"step3." + names[n]: noisy[n].flatten().nonzero().flatten().tolist()
@@ -206,7 +209,7 @@ def main():
             file.chmod(0o644)
         size = sum(f.stat().st_size for f in path.iterdir())
         total += size
-        print(f"{name:14} {size:7} bytes", f"seed {seed} margin {margin:.3f}" if not args.only or name == args.only else "")
+        print(f"{name:14} {size:7} bytes")
         assert size < 100_000, "a fixture must stay under 100 KB"
     print(f"{'total':14} {total:7} bytes")
     assert total < 600_000

@@ -5,9 +5,9 @@
 #     BUILD=build/gcc sh tests/run.sh model      those whose name contains "model"
 #
 # A test is a program BUILD/test_NAME (from tests/test_NAME.c), a script tests/test_NAME.sh, or the conformance program
-# on the committed fixtures. Its last line is "N passed, N failed"; lines that begin with FAIL say what is wrong. Exit 77
-# means that this machine lacks what it needs, and its last line says what. A test that ends without its closing line, by
-# a signal or with a sanitizer's report counts as a failure, whatever it printed before.
+# on the committed fixtures. Its last line is "N passed, N failed"; lines that begin with FAIL say what is wrong. Exit
+# 77 means that this machine lacks what it needs, and its last line says what. A test that ends without its closing
+# line, by a signal or with a sanitizer's report counts as a failure, whatever it printed before.
 set -u
 : "${BUILD:?say which build to test: BUILD=build/gcc sh tests/run.sh}"
 export BUILD

@@ -183,14 +183,17 @@ static void test_windows(void) {
 }
 
 /* ---- [docs] ----------------------------------------------------------------------------------------------------- */
-typedef struct { char **v; size_t *len; size_t n; Buf all; } List;
+typedef struct { char **v; size_t *len; size_t n, cap; Buf all; } List;
 static List read_range(const char **paths, int n_paths, double from, double to) {
     List l = {0};
     Docs *d = docs_open_range(paths, n_paths, from, to);
     size_t n;
     for (const char *text; (text = docs_next(d, &n)); l.n++) {
-        l.v = xrealloc(l.v, (l.n + 1) * sizeof *l.v);
-        l.len = xrealloc(l.len, (l.n + 1) * sizeof *l.len);
+        if (l.n == l.cap) {
+            l.cap = l.cap ? 2 * l.cap : 16;
+            l.v = xrealloc(l.v, l.cap * sizeof *l.v);
+            l.len = xrealloc(l.len, l.cap * sizeof *l.len);
+        }
         l.v[l.n] = xmalloc(n + 1);
         memcpy(l.v[l.n], text, n);
         l.v[l.n][n] = 0;
@@ -292,7 +295,7 @@ static void test_docs(void) {
         CHECK_DIES({ List l = read_range(&path, 1, 0, 1); list_free(&l); }, bad[i].says);
         free((char *)path);
     }
-    const char *absent = place("absent.txt"), *folder = place("empty-folder"), *typo = "corpus:ten", *none = "corpus:0";
+    const char *absent = place("absent.txt"), *folder = place("folder"), *typo = "corpus:ten", *none = "corpus:0";
     make_dirs(folder);
     CHECK_DIES({ docs_open(&absent, 1); }, "No such file");
     CHECK_DIES({ docs_open(&folder, 1); }, "holds no .txt");
@@ -312,19 +315,18 @@ static void test_docs(void) {
         buf_fmt(&json, "%s{\"text\":\"document %d 从前\"}", i ? "," : "", i);
     }
     buf_str(&json, "]");
-    make_dirs(folder);
     const char *one = put("long.txt", text.data), *lines = put("long.jsonl", jsonl.data);
     const char *array = put("long.json", json.data), *several[] = {one, lines, array}, *corpus = "corpus:20k";
-    file_write(path_join(folder, "2.txt"), "second\n", 7);
-    file_write(path_join(folder, "1.jsonl"), "{\"text\":\"first\"}\n", 17);
-    file_write(path_join(folder, "notes.md"), "not data", 8);
-    file_write(path_join(folder, ".hidden.txt"), "not data", 8);
+    free(put("folder/2.txt", "second\n"));
+    free(put("folder/1.jsonl", "{\"text\":\"first\"}\n"));
+    free(put("folder/notes.md", "not data"));
+    free(put("folder/.hidden.txt", "not data"));
     check_ranges(".txt", &one, 1);
     check_ranges(".jsonl", &lines, 1);
     check_ranges(".json", &array, 1);
     check_ranges("corpus", &corpus, 1);
     check_ranges("three files", several, 3);
-    DOCUMENTS("a folder, by name, of known suffixes", "empty-folder", NULL, "first", "second\n");
+    DOCUMENTS("a folder, by name, of known suffixes", "folder", NULL, "first", "second\n");
     char *bytes = xmalloc(4001);
     memset(bytes, 0x80, 4000), bytes[4000] = 0;                       /* no character starts here at all */
     const char *garbage = put("garbage.txt", bytes);
@@ -345,6 +347,8 @@ static void test_docs(void) {
     double seconds = now_s() - start;
     CHECK(l.n == 100000 && seconds < 10, "an array of 100,000 documents is read in %.2f s", seconds);
     list_free(&l), buf_free(&big);
+    const char *paths[] = {absent, folder, one, lines, array, garbage, large};
+    for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) free((char *)paths[i]);
 }
 
 /* ---- [cache] ---------------------------------------------------------------------------------------------------- */
@@ -426,7 +430,7 @@ static void test_cache(void) {
     tokens_close(tokens_open(&path, 1, 0, 1, llama3, dir));
     mtime_of(dir, &n);
     CHECK(n == 3, "another tokenizer: a third");
-    put("small.txt", "one small text\n<|endoftext|>\nand anothex\n");
+    free(put("small.txt", "one small text\n<|endoftext|>\nand anothex\n"));
     tokens_close(tokens_open(&path, 1, 0, 1, gpt2, dir));
     mtime_of(dir, &n);
     CHECK(n == 4, "the file was changed to the same size: a fourth");

@@ -1,10 +1,10 @@
 /* tests/test_gpu.c - every op of kernels.h on the CPU (float) and on the GPU (float and bf16 activations), on the same
  * inputs; for machines with a GPU (make test-gpu). Without one it says so and passes.
  *
- * The CPU flavour is what tests/test_ops.c and its neighbours hold to references in double, so here it is the reference.
- * Inputs are rounded to what the GPU flavour stores before either side sees them. Tolerances: float differs by the order
- * of sums and by the GPU's fast exponential; bf16 outputs are rounded to 8 bits, 2^-9 relative, and intermediate results
- * that are stored as activations were rounded as well. */
+ * The CPU flavour is what tests/test_ops.c and its neighbours hold to references in double, so here it is the
+ * reference. Inputs are rounded to what the GPU flavour stores before either side sees them. Tolerances: float differs
+ * by the order of sums and by the GPU's fast exponential; bf16 outputs are rounded to 8 bits, 2^-9 relative, and
+ * intermediate results that are stored as activations were rounded as well. */
 #include "../common.h"
 #include "../kernels.h"
 #include "test.h"
@@ -103,7 +103,8 @@ static void same(Two t, bool activations, double atol, double rtol, const char *
     free(x[0]), free(x[1]);
 }
 static void done(const char *what) {
-    CHECK(worst.count && worst.ratio <= 1, "%s %s: %zu values, worst %.3g of the tolerance: %s [%zu] cpu %.7g gpu %.7g", name, what,
+    CHECK(worst.count && worst.ratio <= 1,
+          "%s %s: %zu values, worst %.3g of the tolerance: %s [%zu] cpu %.7g gpu %.7g", name, what,
           worst.count, worst.ratio, worst.where, worst.at, worst.cpu, worst.gpu);
     memset(&worst, 0, sizeof worst);
     free_all();
@@ -183,13 +184,15 @@ static void test_elements(void) {
 }
 
 static void test_norms(void) {
-    static const size_t shapes[][2] = {{1, 1}, {2, 3}, {5, 64}, {3, 65}, {1, 768}, {33, 768}, {2, 1000}, {5, 4096}, {3, 8200},
-                                       {1500, 256}, {2100, 40}};
+    static const size_t shapes[][2] = {{1, 1}, {2, 3}, {5, 64}, {3, 65}, {1, 768}, {33, 768}, {2, 1000}, {5, 4096},
+                                       {3, 8200}, {1500, 256}, {2100, 40}};
     for (size_t k = 0; k < sizeof shapes / sizeof *shapes; k++) {
         size_t N = shapes[k][0], C = shapes[k][1];
         double many = sqrt((double)N), tiny = C < 8 ? 100 : 1;
-        Two x = acts(N * C, -2, 3), w = floats(C, -1, 2), b = floats(C, -1, 1), y = acts(N * C, 0, 1), dy = acts(N * C, -1, 1);
-        Two mean = floats(N, 0, 1), rstd = floats(N, 0, 1), dw = floats(C, -1, 1), db = floats(C, -1, 1), dx = acts(N * C, -1, 1);
+        Two x = acts(N * C, -2, 3), w = floats(C, -1, 2), b = floats(C, -1, 1), y = acts(N * C, 0, 1),
+            dy = acts(N * C, -1, 1);
+        Two mean = floats(N, 0, 1), rstd = floats(N, 0, 1), dw = floats(C, -1, 1), db = floats(C, -1, 1),
+            dx = acts(N * C, -1, 1);
         BOTH ops[d].rmsnorm(y.p[d], rstd.p[d], x.p[d], w.p[d], N, C, 1e-5f);
         same(y, true, ACT_TOL(1 * tiny), "rmsnorm %zux%zu", N, C);
         same(rstd, false, 1e-6 * tiny, 2e-6, "rms rstd %zux%zu", N, C);
@@ -229,7 +232,8 @@ static void test_embed(void) {
         for (size_t i = 0; i < N; i++) ids[i] = (int32_t)(rng_mix(3, i) % rows), order[i] = (int32_t)i;
         sort_key = ids;
         qsort(order, N, 4, by_id);
-        Two id = ints(ids, N), ord = ints(order, N), y = acts(N * C, -1, 1), dy = acts(N * C, -1, 1), dt = floats(rows * C, -1, 1);
+        Two id = ints(ids, N), ord = ints(order, N), y = acts(N * C, -1, 1), dy = acts(N * C, -1, 1),
+            dt = floats(rows * C, -1, 1);
         for (int kind = 0; kind < 3; kind++) {
             TwoMat table = mats(((const DType[]){DT_F32, DT_F16, DT_BF16})[kind], rows, C, -2, 2);
             BOTH ops[d].embed(y.p[d], id.p[d], &table.m[d], N, true);
@@ -244,17 +248,19 @@ static void test_embed(void) {
     }
     done("embed");
     static const struct { size_t B, T; int heads, D, first, rot; } cases[] = {
-        {1, 1, 1, 2, 0, 2}, {2, 3, 2, 8, 0, 8}, {1, 5, 3, 10, 0, 6}, {2, 2, 2, 12, 4, 6}, {2, 33, 4, 64, 32, 32}, {1, 9, 2, 128, 0, 128},
+        {1, 1, 1, 2, 0, 2}, {2, 3, 2, 8, 0, 8}, {1, 5, 3, 10, 0, 6}, {2, 2, 2, 12, 4, 6}, {2, 33, 4, 64, 32, 32},
+        {1, 9, 2, 128, 0, 128},
         {3, 4, 2, 6, 0, 0}, {1, 3, 2, 16, 1, 14}, {2, 130, 8, 64, 0, 32}, {1, 3, 40, 64, 0, 64}};
     for (size_t k = 0; k < sizeof cases / sizeof *cases; k++)
         for (int mode = 0; mode < 8; mode++) {
-            size_t B = cases[k].B, T = cases[k].T, row = (size_t)cases[k].heads * (size_t)cases[k].D, S = T + 9, n_pos = T + 20;
+            size_t B = cases[k].B, T = cases[k].T, row = (size_t)cases[k].heads * (size_t)cases[k].D, S = T + 9,
+                n_pos = T + 20;
             bool cache = mode & 4;
             Two x = acts(B * T * row, -2, 2), y = acts(B * (cache ? S : T) * row, -1, 1), slot = random_ints(B, 9);
             Two table = floats(n_pos * (size_t)cases[k].rot + 1, -1, 1), position = random_ints(B * T, (int)n_pos);
             Rope r[2];
-            BOTH r[d] = (Rope){B, T, cases[k].heads, cases[k].D, cases[k].first, cases[k].rot, mode & 1, mode & 2, table.p[d],
-                               position.p[d], (cache ? S : T) * row, cache ? slot.p[d] : NULL};
+            BOTH r[d] = (Rope){B, T, cases[k].heads, cases[k].D, cases[k].first, cases[k].rot, mode & 1, mode & 2,
+                               table.p[d], position.p[d], (cache ? S : T) * row, cache ? slot.p[d] : NULL};
             BOTH ops[d].rope(y.p[d], x.p[d], &r[d]);
             same(y, true, ACT_TOL(2), "case %zu mode %d", k, mode);
             if (!cache) {
@@ -284,7 +290,8 @@ static void test_loss(void) {
         free_all();
     }
     done("cross_entropy");
-    Sampler s[] = {{1, 0, 0, 1, 0}, {1, 1, 0, 1, 0}, {1, 0.7f, 5, 1, 0}, {1.3f, 1, 0, 0.9f, 0}, {1.1f, 0.8f, 50, 0.95f, 0.01f}};
+    Sampler s[] = {{1, 0, 0, 1, 0}, {1, 1, 0, 1, 0}, {1, 0.7f, 5, 1, 0}, {1.3f, 1, 0, 0.9f, 0},
+                   {1.1f, 0.8f, 50, 0.95f, 0.01f}};
     int differ = 0, count = 0;
     for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++) {
         size_t V = sizes[k];
@@ -300,7 +307,8 @@ static void test_loss(void) {
             }
         free_all();
     }
-    CHECK(differ <= count / 50, "%s sample: %d of %d tokens differ from the CPU's (rounding at a border may move a few)", name,
+    CHECK(differ <= count / 50,
+          "%s sample: %d of %d tokens differ from the CPU's (rounding at a border may move a few)", name,
           differ, count);
 }
 
@@ -314,7 +322,8 @@ static void test_adamw(void) {
             BOTH ops[d].sum_squares(sum.p[d], g.p[d], n);
             double sums[2];
             BOTH ops[d].download(&sums[d], sum.p[d], 8);
-            if (fabs(sums[1] / sums[0] - 1) > 1e-12) CHECK(false, "%s sum_squares n=%zu: %.15g %.15g", name, n, sums[0], sums[1]);
+            if (fabs(sums[1] / sums[0] - 1) > 1e-12) CHECK(false, "%s sum_squares n=%zu: %.15g %.15g", name, n,
+                                                           sums[0], sums[1]);
             AdamW h = {1e-2f, 0.9f, 0.95f, 1e-8f, 0.1f, 0.3f, 0.2f, 0.7f};
             BOTH {
                 if (!kind) copy.m[d].data = NULL;
@@ -330,7 +339,8 @@ static void test_adamw(void) {
 }
 
 static void test_matmul(void) {
-    static const size_t shapes[][3] = {{1, 7, 5}, {1, 64, 768}, {1, 768, 2304}, {3, 100, 33}, {17, 65, 70}, {130, 256, 96}, {64, 768, 300},
+    static const size_t shapes[][3] = {{1, 7, 5}, {1, 64, 768}, {1, 768, 2304}, {3, 100, 33}, {17, 65, 70},
+                                       {130, 256, 96}, {64, 768, 300},
                                        {200, 40, 1000}};         /* N, C, O */
     for (size_t k = 0; k < sizeof shapes / sizeof *shapes; k++)
         for (int dtype = 0; dtype < 3; dtype++)
@@ -346,25 +356,28 @@ static void test_matmul(void) {
                     TwoMat w = mats(type, O, C, -1, 1);
                     Two bias = floats(O, -1, 1), dy = acts(N * O, -1, 1);
                     y[i] = acts(N * O, -1, 1), dw[i] = floats(O * C, -1, 1), dbias[i] = floats(O, -1, 1);
-                    BOTH lin[d][i] = (Linear){w.m[d], i == 1 ? NULL : bias.p[d], y[i].p[d], dy.p[d], i == 2 ? NULL : dw[i].p[d],
-                                              i == 2 ? NULL : dbias[i].p[d]};
+                    BOTH lin[d][i] = (Linear){w.m[d], i == 1 ? NULL : bias.p[d], y[i].p[d], dy.p[d],
+                                              i == 2 ? NULL : dw[i].p[d], i == 2 ? NULL : dbias[i].p[d]};
                     back += (double)O;
                 }
                 BOTH ops[d].matmul(lin[d], n, x.p[d], n == 1 && k % 2 ? residual.p[d] : NULL, N);
                 for (int i = 0; i < n; i++)
-                    same(y[i], true, TOL(1e-6, 8e-3) * fwd, TOL(1e-5, 8e-3), "matmul %d of %d, N C O %zu %zu %zu type %d", i, n, N, C,
-                         shapes[k][2], dtype);
+                    same(y[i], true, TOL(1e-6, 8e-3) * fwd, TOL(1e-5, 8e-3),
+                         "matmul %d of %d, N C O %zu %zu %zu type %d", i, n, N, C, shapes[k][2], dtype);
                 if (n == 1) {                                 /* the residual may be y itself */
                     BOTH ops[d].matmul(lin[d], n, x.p[d], y[0].p[d], N);
-                    same(y[0], true, TOL(1e-6, 2e-2) * fwd, TOL(1e-5, 2e-2), "onto y, N C O %zu %zu %zu", N, C, shapes[k][2]);
+                    same(y[0], true, TOL(1e-6, 2e-2) * fwd, TOL(1e-5, 2e-2), "onto y, N C O %zu %zu %zu", N, C,
+                         shapes[k][2]);
                 }
                 BOTH ops[d].matmul_dx(dx.p[d], lin[d], n, N, k % 2);
-                same(dx, true, TOL(1e-6, 8e-3) * sqrt(back), TOL(1e-5, 8e-3), "dx of %d, %zu %zu %zu type %d", n, N, C, shapes[k][2], dtype);
+                same(dx, true, TOL(1e-6, 8e-3) * sqrt(back), TOL(1e-5, 8e-3), "dx of %d, %zu %zu %zu type %d", n, N, C,
+                     shapes[k][2], dtype);
                 BOTH ops[d].matmul_dw(lin[d], n, x.p[d], N);
                 for (int i = 0; i < n; i++) {
-                    same(dw[i], false, TOL(2e-6, 4e-3) * sqrt((double)N) + 1e-6, TOL(1e-5, 4e-3), "dw %d of %d, %zu %zu %zu", i, n, N, C,
-                         shapes[k][2]);
-                    same(dbias[i], false, TOL(2e-6, 4e-3) * sqrt((double)N) + 1e-6, TOL(1e-5, 4e-3), "dbias %d of %d", i, n);
+                    same(dw[i], false, TOL(2e-6, 4e-3) * sqrt((double)N) + 1e-6, TOL(1e-5, 4e-3),
+                         "dw %d of %d, %zu %zu %zu", i, n, N, C, shapes[k][2]);
+                    same(dbias[i], false, TOL(2e-6, 4e-3) * sqrt((double)N) + 1e-6, TOL(1e-5, 4e-3), "dbias %d of %d",
+                         i, n);
                 }
                 free_all();
             }
@@ -372,12 +385,14 @@ static void test_matmul(void) {
 }
 
 static void test_attention(void) {
-    static const struct { size_t B, T, S; int H, K, D; } cases[] = {{1, 1, 1, 1, 1, 8}, {2, 5, 5, 2, 1, 32}, {1, 33, 33, 4, 2, 64},
-        {2, 64, 64, 3, 3, 64}, {1, 130, 130, 2, 2, 128}, {3, 17, 17, 2, 1, 40}, {2, 200, 200, 4, 1, 64}, {2, 1, 300, 8, 2, 128},
+    static const struct { size_t B, T, S; int H, K, D; } cases[] = {{1, 1, 1, 1, 1, 8}, {2, 5, 5, 2, 1, 32},
+        {1, 33, 33, 4, 2, 64}, {2, 64, 64, 3, 3, 64}, {1, 130, 130, 2, 2, 128}, {3, 17, 17, 2, 1, 40}, {2, 200, 200, 4, 1, 64},
+        {2, 1, 300, 8, 2, 128},
         {1, 7, 90, 4, 4, 64}, {2, 1, 1500, 4, 1, 64}};
     for (size_t k = 0; k < sizeof cases / sizeof *cases; k++)
         for (int mode = 0; mode < 7; mode++) {
-            size_t B = cases[k].B, T = cases[k].T, S = cases[k].S, H = (size_t)cases[k].H, K = (size_t)cases[k].K, D = (size_t)cases[k].D;
+            size_t B = cases[k].B, T = cases[k].T, S = cases[k].S, H = (size_t)cases[k].H, K = (size_t)cases[k].K,
+                D = (size_t)cases[k].D;
             Two q = acts(B * T * H * D, -2, 2), kk = acts(B * S * K * D, -2, 2), v = acts(B * S * K * D, -1, 1);
             Two out = acts(B * T * H * D, -1, 1), lse = floats(B * H * T, 0, 1), dout = acts(B * T * H * D, -1, 1);
             Two dq = acts(B * T * H * D, -1, 1), dk = acts(B * S * K * D, -1, 1), dv = acts(B * S * K * D, -1, 1);
@@ -389,11 +404,13 @@ static void test_attention(void) {
             Two prefix = ints(x, B);
             for (size_t b = 0; b < B; b++) x[b] = (int32_t)(S - (b && S > T ? b : 0) - (S == T && b ? T / 3 : 0));
             Two len = ints(x, B);
-            for (size_t i = 0; i < B * T; i++) x[i] = (int32_t)(i % T >= T / 2 ? T / 2 : 0);       /* two packed documents */
+            /* two packed documents */
+            for (size_t i = 0; i < B * T; i++) x[i] = (int32_t)(i % T >= T / 2 ? T / 2 : 0);
             Two start = ints(x, B * T);
             free(x);
             Attn a[2];
-            BOTH a[d] = (Attn){B, T, S, (int)H, (int)K, (int)D, (float)(1 / sqrt((double)D)), mode != 1, mode == 2 ? 3 : 0,
+            BOTH a[d] = (Attn){B, T, S, (int)H, (int)K, (int)D, (float)(1 / sqrt((double)D)), mode != 1,
+                               mode == 2 ? 3 : 0,
                                S > T ? pos.p[d] : NULL, mode == 3 ? prefix.p[d] : NULL, mode == 4 ? start.p[d] : NULL,
                                mode == 5 || mode == 6 ? len.p[d] : NULL};
             if (mode == 6) BOTH a[d].causal = false;
@@ -403,7 +420,8 @@ static void test_attention(void) {
             same(probs, false, TOL(5e-6, 1.5e-2), TOL(2e-5, 2e-2), "probs, case %zu mode %d", k, mode);
             if (S == T) {
                 same(lse, false, TOL(1e-5, 1e-2), 1e-5, "lse, case %zu mode %d", k, mode);
-                BOTH ops[d].attention_bwd(dq.p[d], dk.p[d], dv.p[d], delta.p[d], dout.p[d], out.p[d], lse.p[d], q.p[d], kk.p[d], v.p[d], &a[d]);
+                BOTH ops[d].attention_bwd(dq.p[d], dk.p[d], dv.p[d], delta.p[d], dout.p[d], out.p[d], lse.p[d], q.p[d],
+                                          kk.p[d], v.p[d], &a[d]);
                 double many = sqrt((double)(T * H / K));
                 same(dq, true, TOL(1e-5, 3e-2), TOL(1e-4, 3e-2), "dq, case %zu mode %d", k, mode);
                 same(dk, true, TOL(1e-5, 1e-2) * many, TOL(1e-4, 3e-2), "dk, case %zu mode %d", k, mode);

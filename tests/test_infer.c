@@ -244,7 +244,9 @@ static void test_utf8(void) {
     CHECK(utf8_valid(r.out.data, r.out.len), "%zu bytes of random tokens come out as valid UTF-8", r.out.len);
     CHECK(n_bad > 20, "with U+FFFD for what is none (%zu times)", n_bad);
     CHECK(!strncmp(r.out.data, "größe 🐟", strlen("größe 🐟")), "behind the prompt, whole");
-    run_free(&r);
+    Run half = run_well(NULL, args("--model|%s|--n|0|--prompt|caf\xC3", llama_dir));
+    CHECK(!strcmp(half.out.data, "caf\xEF\xBF\xBD\n"), "and so does half a character at the end");
+    run_free(&r), run_free(&half);
 }
 
 static void test_greedy(void) {

@@ -195,7 +195,7 @@ static void check_values(const char *flavour) {
     static const size_t large[][3] = {{530, 9, 40}, {20, 1700, 17}, {17, 30, 1700}, {1100, 20, 33}, {33, 520, 250},
                                       {65, 200, 385}, {2, 2100, 70}, {8, 770, 300}, {40, 1540, 30}, {12, 18, 3200}};
     Worst y = {0}, dx = {0}, dw = {0}, dbias = {0};
-    size_t n_sizes = sizeof sizes / sizeof *sizes, n_large = sizeof large / sizeof *large, n_cases = 0;
+    size_t n_sizes = sizeof sizes / sizeof *sizes, n_large = sizeof large / sizeof *large;
     for (size_t i = 0; i < 120 + n_large; i++) {
         size_t N = sizes[pick(n_sizes)], C = sizes[pick(n_sizes)], O[LINEAR_MAX];
         int n = pick(2) ? 1 : (int)pick(LINEAR_MAX) + 1;
@@ -207,7 +207,6 @@ static void check_values(const char *flavour) {
         try_dx(&dx, &c);
         try_dw(&dw, &dbias, &c);
         case_free(&c);
-        n_cases += 3;
     }
     const char *names[] = {"matmul", "matmul_dx", "matmul_dw", "dbias"};
     const Worst *worst[] = {&y, &dx, &dw, &dbias};

@@ -20,7 +20,7 @@ static int omp_get_max_threads(void) { return 1; }
 #endif
 
 /* ================================================================================================================= *
- * [tmodel.make] A combination is a family and what is changed in its parts.                                           */
+ * [tmodel.make] A combination is a family and what is changed in its parts.                                          */
 typedef struct { const char *name, *family; void (*change)(Config *c); float dropout; bool documents; } Case;
 
 static void untied(Config *c) { c->tied = false; }
@@ -122,9 +122,9 @@ static float *logits_of(Model *m, Acts *a, size_t n) {
 }
 
 /* ================================================================================================================= *
- * [tmodel.gradient]                                                                                                   */
-/* The derivative of the loss along u, by central differences of two widths: the h^2 term cancels (Richardson). Floats are
- * coarse: the widths are chosen so that the loss moves by a good part of itself while its third derivative stays small. */
+ * [tmodel.gradient]                                                                                                  */
+/* The derivative of the loss along u, by central differences of two widths: the h^2 term cancels (Richardson). Floats
+ * are coarse: the widths are such that the loss moves by a good part of itself, its third derivative by little. */
 static double along(Model *m, Acts *a, const Data *d, Param *p, const float *w, const double *u, double h) {
     float *moved = xmalloc(p->n * sizeof *moved);
     double slope[2];
@@ -141,7 +141,7 @@ static double along(Model *m, Acts *a, const Data *d, Param *p, const float *w, 
     free(moved);
     return (4 * slope[1] - slope[0]) / 3;
 }
-/* Every parameter along u = its gradient's direction (the signal) + a random one (which sees an error at right angles). */
+/* Every parameter along u = its gradient's direction (the signal) + a random one, which sees what is at right angles. */
 static void check_derivatives(const Case *k, const char *isa) {
     ops_select("cpu", isa, PREC_F32);
     Config c = small_config(k);
@@ -174,7 +174,9 @@ static void check_derivatives(const Case *k, const char *isa) {
         if (!(error <= worst)) {
             worst = error;
             free(worst_name);
-            worst_name = strf("%s: differences %.6f, gradient %.6f", param_name(p), got, want);
+            char *name = param_name(p);
+            worst_name = strf("%s: differences %.6f, gradient %.6f", name, got, want);
+            free(name);
         }
         free(w);
         free(u);
@@ -248,14 +250,15 @@ static void check_accumulation(const Case *k) {
     float *g_halves = take_gradients(m);
     CHECK(fabs(whole - halves) < 1e-5 * whole && n_whole == n_halves, "losses of two halves add up, %s: %.7f + = %.7f, "
           "%zu targets", k->name, halves, whole, n_whole);
-    CHECK_CLOSE("gradients of two halves add up", g_halves, g_whole, m->n_weights, 2e-6 * max_abs(g_whole, m->n_weights), 2e-5);
+    CHECK_CLOSE("gradients of two halves add up", g_halves, g_whole, m->n_weights, 2e-6 * max_abs(g_whole,
+                                                                                                  m->n_weights), 2e-5);
     free(g_whole), free(g_halves);
     acts_free(a);
     model_free(m);
     free_data(&d);
 }
 
-/* The classifier in pieces of 5 rows against all at once; and a vocabulary so large that the pieces come by themselves. */
+/* The classifier in pieces of 5 rows against all at once, and a vocabulary so large that pieces come by themselves. */
 static void check_chunks(const char *family) {
     Config c = small_config(&(Case){.family = family});
     Model *m = wide_model(&c, 5);
@@ -266,7 +269,8 @@ static void check_chunks(const char *family) {
     a->chunk = 5;
     double pieces = loss_of(m, a, &d, 0.05f);
     float *g_pieces = take_gradients(m);
-    CHECK(fabs(whole - pieces) < 1e-6 * whole, "%s: loss with the classifier in pieces: %.8f, at once %.8f", family, pieces, whole);
+    CHECK(fabs(whole - pieces) < 1e-6 * whole, "%s: loss with the classifier in pieces: %.8f, at once %.8f", family,
+          pieces, whole);
     CHECK_CLOSE("gradients with the classifier in pieces", g_pieces, g_whole, m->n_weights,
                 2e-6 * max_abs(g_whole, m->n_weights), 2e-5);
     free(g_whole), free(g_pieces);
@@ -289,7 +293,7 @@ static void check_large_vocabulary(void) {
 }
 
 /* ================================================================================================================= *
- * [tmodel.cache] The same logits by every road                                                                        */
+ * [tmodel.cache] The same logits by every road                                                                       */
 static void check_cache(const Case *k) {
     enum { B = 2, T = 11, SHORT = 4, PROMPT = 6 };
     Config c = small_config(k);
@@ -386,7 +390,8 @@ static void check_documents(const Case *k) {
         acts_free(a);
     }
     g[1] = take_gradients(m);
-    CHECK(fabs(loss[0] - loss[1]) < 1e-5 * loss[1], "%s: loss of the packed row %.7f, sum of the documents %.7f", k->name, loss[0], loss[1]);
+    CHECK(fabs(loss[0] - loss[1]) < 1e-5 * loss[1], "%s: loss of the packed row %.7f, sum of the documents %.7f",
+          k->name, loss[0], loss[1]);
     CHECK_CLOSE("gradients of the packed row", g[0], g[1], m->n_weights, 2e-6 * max_abs(g[1], m->n_weights), 2e-5);
     free(got), free(g[0]), free(g[1]);
     model_free(m);
@@ -395,11 +400,12 @@ static void check_documents(const Case *k) {
 
 /* ================================================================================================================= *
  * [tmodel.threads] Losses, gradients and trained weights: the same bits from 1, 2 and 3 threads. Sizes above the
- * thresholds under which ops stay on one thread.                                                                      */
+ * thresholds under which ops stay on one thread. */
 static void check_threads(const char *family, Precision precision) {
     ops_select("cpu", "auto", precision);
     Config c = small_config(&(Case){.family = family});
-    c.V = 301, c.C = 96, c.H = 6, c.K = c.pos == POS_ROPE ? 2 : 6, c.D = 16, c.rope_dims = 16, c.F = 208, c.max_pos = 64;
+    c.V = 301, c.C = 96, c.H = 6, c.K = c.pos == POS_ROPE ? 2 : 6, c.D = 16, c.F = 208, c.max_pos = 64;
+    c.rope_dims = 16;
     float *first = NULL, *first_w = NULL;
     double first_loss = 0;
     for (int threads = 1; threads <= 3; threads++) {
@@ -417,7 +423,8 @@ static void check_threads(const char *family, Precision precision) {
         op.download(w, m->master, m->n_weights * sizeof *w);
         if (threads == 1) first = g, first_w = w, first_loss = loss;
         else {
-            CHECK(loss == first_loss && !memcmp(g, first, m->n_weights * sizeof *g) && !memcmp(w, first_w, m->n_weights * sizeof *w),
+            CHECK(loss == first_loss && !memcmp(g, first, m->n_weights * sizeof *g)
+                  && !memcmp(w, first_w, m->n_weights * sizeof *w),
                   "%s, %s: loss %.9g, gradients and weights after a step have the same bits with %d threads as with 1",
                   family, precision == PREC_BF16 ? "bf16" : "f32", loss, threads);
             free(g), free(w);
@@ -456,21 +463,22 @@ static void check_bf16(const char *family) {
         for (int k = 0; k < 2; k++) norm[k] += (double)g[k][i] * (double)g[k][i];
     }
     double cosine = dot / sqrt(norm[0] * norm[1]);
-    CHECK(loss[0] != loss[1] && fabs(loss[0] - loss[1]) < 0.01 * loss[0], "%s: loss in bf16 %.5f, in f32 %.5f: within 1%%, and not equal",
+    CHECK(loss[0] != loss[1] && fabs(loss[0] - loss[1]) < 0.01 * loss[0],
+          "%s: loss in bf16 %.5f, in f32 %.5f: within 1%%, and not equal",
           family, loss[1], loss[0]);
     CHECK(cosine > 0.999 && cosine < 1, "%s: gradients in bf16 and f32 have the cosine %.6f", family, cosine);
     free(g[0]), free(g[1]);
 }
 
 /* ================================================================================================================= *
- * [tmodel.files]                                                                                                      */
+ * [tmodel.files]                                                                                                     */
 static float *masters(Model *m) {
     float *w = xmalloc(m->n_weights * sizeof *w);
     op.download(w, m->master, m->n_weights * sizeof *w);
     return w;
 }
-static char *scratch_dir(const char *name) {
-    char *dir = path_join(test_tmpdir(), name);
+static char *scratch_dir(const char *family, DType dtype, const char *what) {
+    char *dir = strf("%s/%s-%s-%s", test_tmpdir(), family, dtype_name(dtype), what);
     make_dirs(dir);
     return dir;
 }
@@ -500,16 +508,18 @@ static void check_files(const Case *k) {
     acts_free(a);
 
     for (DType dtype = DT_F32; dtype <= DT_BF16; dtype++) {
-        char *dir = scratch_dir(strf("%s-%s", k->family, dtype_name(dtype)));
+        char *dir = scratch_dir(k->family, dtype, "saved");
         model_save(m, dir, dtype);
         Model *back = model_load(dir, true), *in_place = model_load(dir, false);
         float *w_back = masters(back), *w_want = xmalloc(m->n_weights * sizeof *w_want);
         for (size_t i = 0; i < m->n_weights; i++)
             w_want[i] = dtype == DT_F32 ? w[i] : dtype == DT_F16 ? nearest_f16(w[i]) : nearest_bf16(w[i]);
-        CHECK(!memcmp(w_back, w_want, m->n_weights * sizeof *w), "%s: saved as %s, loaded to train: every weight is the nearest",
+        CHECK(!memcmp(w_back, w_want, m->n_weights * sizeof *w),
+              "%s: saved as %s, loaded to train: every weight is the nearest",
               k->name, dtype_name(dtype));
         CHECK(back->cfg.tied == c.tied && back->cfg.K == c.K && back->cfg.D == c.D && back->cfg.F == c.F
-              && back->cfg.max_pos == c.max_pos && back->cfg.norm_eps == c.norm_eps && back->cfg.rope_base == c.rope_base
+              && back->cfg.max_pos == c.max_pos && back->cfg.norm_eps == c.norm_eps
+                  && back->cfg.rope_base == c.rope_base
               && back->cfg.qkv_bias == c.qkv_bias && back->cfg.window == c.window,
               "%s: config.json written and read again gives the same parts", k->name);
         float *logits[2];
@@ -520,10 +530,12 @@ static void check_files(const Case *k) {
             logits[i] = logits_of(l, a, 14);
             acts_free(a);
         }
-        CHECK(!memcmp(logits[0], logits[1], n_logits * sizeof(float)), "%s: %s weights in the mmap give the same bits as f32 copies",
+        CHECK(!memcmp(logits[0], logits[1], n_logits * sizeof(float)),
+              "%s: %s weights in the mmap give the same bits as f32 copies",
               k->name, dtype_name(dtype));
         if (dtype == DT_F32)
-            CHECK(!memcmp(logits[0], want, n_logits * sizeof(float)), "%s: the loaded model gives the bits of the saved one", k->name);
+            CHECK(!memcmp(logits[0], want, n_logits * sizeof(float)),
+                  "%s: the loaded model gives the bits of the saved one", k->name);
         free(logits[0]), free(logits[1]), free(w_back), free(w_want);
         model_free(back);
 
@@ -532,20 +544,23 @@ static void check_files(const Case *k) {
         TensorOut *outs = xcalloc((size_t)files->n, sizeof *outs);
         for (int i = 0; i < files->n; i++) {
             const Tensor *t = &files->v[i];
-            outs[i] = (TensorOut){.name = t->name, .dtype = t->dtype, .n_dims = t->n_dims, .ctx = (void *)(uintptr_t)t->data};
+            outs[i] = (TensorOut){.name = t->name, .dtype = t->dtype, .n_dims = t->n_dims,
+                                  .ctx = (void *)(uintptr_t)t->data};
             memcpy(outs[i].shape, t->shape, sizeof outs[i].shape);
         }
-        char *shards = scratch_dir(strf("%s-%s-shards", k->family, dtype_name(dtype)));
+        char *shards = scratch_dir(k->family, dtype, "shards");
         tensors_save_sharded(shards, outs, files->n, 6000);
-        char *from = path_join(dir, "config.json"), *to = path_join(shards, "config.json"), *text = file_read(from, NULL);
+        char *from = path_join(dir, "config.json"), *to = path_join(shards, "config.json"), *text = file_read(from,
+                                                                                                              NULL);
         file_write(to, text, strlen(text));
         Model *sharded = model_load(shards, true);
         Model *again = model_load(dir, true);
-        CHECK(sharded->n_weights == again->n_weights && !memcmp(sharded->master, again->master, m->n_weights * sizeof(float)),
+        CHECK(sharded->n_weights == again->n_weights && !memcmp(sharded->master, again->master,
+                                                                m->n_weights * sizeof(float)),
               "%s: the %s model in shards has the same weights", k->name, dtype_name(dtype));
 
         /* a model loaded for inference saves what it has */
-        char *copy = scratch_dir(strf("%s-%s-copy", k->family, dtype_name(dtype)));
+        char *copy = scratch_dir(k->family, dtype, "copy");
         model_save(in_place, copy, dtype);
         Model *copied = model_load(copy, true);
         CHECK(!memcmp(copied->master, again->master, m->n_weights * sizeof(float)),
@@ -566,8 +581,9 @@ static void check_hub_names(void) {
     size_t n, n_short, C = (size_t)c.C;
     float *w = model_hub_read(m, "transformer.h.1.attn.c_attn.weight", FIELD_WEIGHT, &n);
     float *w_short = model_hub_read(m, "h.1.attn.c_attn.weight", FIELD_WEIGHT, &n_short);
-    CHECK(w && w_short && n == 3 * C * C && n == n_short && !memcmp(w, w_short, n * sizeof *w), "c_attn with and without its prefix");
-    const float *k = m->at[2][R_K]->master;                           /* row o, column i of K is row i, column C + o there */
+    CHECK(w && w_short && n == 3 * C * C && n == n_short && !memcmp(w, w_short, n * sizeof *w),
+          "c_attn with and without its prefix");
+    const float *k = m->at[2][R_K]->master;                           /* its [o][i] is their [i][C + o] */
     bool same = true;
     for (size_t o = 0; o < C; o++)
         for (size_t i = 0; i < C; i++) same &= k[o * C + i] == w[i * 3 * C + C + o];
@@ -582,12 +598,13 @@ static void check_hub_names(void) {
 }
 
 /* ================================================================================================================= *
- * [tmodel.step] Three steps of AdamW in double, on drawn gradients.                                                   */
+ * [tmodel.step] Three steps of AdamW in double, on drawn gradients.                                                  */
 static void check_adamw(double clip) {
     Config c = small_config(&cases[8]);
     Model *m = wide_model(&c, 5);
     size_t n = m->n_weights;
-    float *w = masters(m), *g = xmalloc(n * sizeof *g), *got = xmalloc(n * sizeof *got), *want = xmalloc(n * sizeof *want);
+    float *w = masters(m), *g = xmalloc(n * sizeof *g);
+    float *got = xmalloc(n * sizeof *got), *want = xmalloc(n * sizeof *want);
     double *p = xmalloc(n * sizeof *p), *m1 = xcalloc(n, sizeof *m1), *m2 = xcalloc(n, sizeof *m2);
     for (size_t i = 0; i < n; i++) p[i] = (double)w[i];
     OptimOpts h = {.lr = 1e-2, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1, .clip = clip};
@@ -620,7 +637,8 @@ static void check_adamw(double clip) {
     }
     op.download(got, m->master, n * sizeof *got);
     for (size_t i = 0; i < n; i++) want[i] = (float)p[i];
-    CHECK_CLOSE(clip > 0 ? "three steps of AdamW, clipped, against double" : "three steps of AdamW against double", got, want, n, 3e-7, 1e-6);
+    CHECK_CLOSE(clip > 0 ? "three steps of AdamW, clipped, against double" : "three steps of AdamW against double", got,
+                want, n, 3e-7, 1e-6);
     op.download(got, m->grad, n * sizeof *got);
     CHECK(max_abs(got, n) == 0, "the step leaves zero gradients behind");
     free(w), free(g), free(got), free(want), free(p), free(m1), free(m2);
@@ -641,14 +659,15 @@ static void check_learns(const Case *k) {
         if (t == 1) first = last;
         model_adamw(m, &h, t, model_grad_norm(m));
     }
-    CHECK(fabs(first - log(23)) < 0.1 && last < 0.1, "%s learns 16 tokens by heart: loss %.3f -> %.4f", k->name, first, last);
+    CHECK(fabs(first - log(23)) < 0.1 && last < 0.1, "%s learns 16 tokens by heart: loss %.3f -> %.4f", k->name, first,
+          last);
     acts_free(a);
     model_free(m);
     free_data(&d);
 }
 
 /* ================================================================================================================= *
- * [tmodel.sizes]                                                                                                      */
+ * [tmodel.sizes]                                                                                                     */
 static void check_counts(void) {
     Config c = config_family_default("gpt2");
     c.V = 50257, c.C = 768, c.L = 12, c.H = c.K = 12, c.D = 64, c.F = 3072, c.max_pos = 1024;
@@ -672,8 +691,9 @@ static int by_address(const void *a, const void *b) {
 static void check_layout(const Case *k, bool train, bool recompute) {
     Config c = small_config(k);
     Model *m = model_new(&c, 1);
-    size_t B = 2, T = 5, S = train ? 5 : 9, N = B * T, A = op.act_size, C = (size_t)c.C, HD = (size_t)(c.H * c.D), KD = (size_t)(c.K * c.D);
-    size_t bytes = acts_bytes(&c, B, T, S, train, recompute), F = (size_t)c.F;
+    size_t B = 2, T = 5, S = train ? 5 : 9, N = B * T, A = op.act_size;
+    size_t C = (size_t)c.C, H = (size_t)c.H, HD = H * (size_t)c.D, KD = (size_t)(c.K * c.D), F = (size_t)c.F;
+    size_t bytes = acts_bytes(&c, B, T, S, train, recompute);
     Acts *a = acts_new(m, B, T, S, train, recompute);
     Piece p[512];
     int n = 0;
@@ -683,24 +703,30 @@ static void check_layout(const Case *k, bool train, bool recompute) {
         bool own = train && !recompute;
         if (train) ADD(y->x, N * C * A);
         if (!train || own) ADD(y->k, B * S * KD * A), ADD(y->v, B * S * KD * A);
-        if (l && !own) continue;                                      /* the other layers share the first one's pieces */
+        if (l
+            && !own) continue;                                      /* the other layers share the first one's pieces */
         if (!train) ADD(y->x, N * C * A);
         if (train && !own) ADD(y->k, B * S * KD * A), ADD(y->v, B * S * KD * A);
-        ADD(y->n1, N * C * A), ADD(y->q, N * HD * A), ADD(y->att, N * HD * A), ADD(y->xm, N * C * A), ADD(y->n2, N * C * A);
+        ADD(y->n1, N * C * A), ADD(y->q, N * HD * A), ADD(y->att, N * HD * A), ADD(y->xm, N * C * A), ADD(y->n2,
+                                                                                                          N * C * A);
         ADD(y->up, N * F * A), ADD(y->h, N * F * A);
         if (c.mlp == MLP_SWIGLU) ADD(y->gate, N * F * A);
         if (c.qk_norm) {
             ADD(y->q_raw, N * HD * A), ADD(y->k_raw, N * KD * A);
             ADD(y->q_rstd, N * (size_t)c.H * 4), ADD(y->k_rstd, N * (size_t)c.K * 4);
         }
-        if (train) ADD(y->mean1, N * 4), ADD(y->rstd1, N * 4), ADD(y->mean2, N * 4), ADD(y->rstd2, N * 4), ADD(y->lse, N * (size_t)c.H * 4);
+        if (!train) continue;
+        ADD(y->mean1, N * 4), ADD(y->rstd1, N * 4), ADD(y->mean2, N * 4), ADD(y->rstd2, N * 4), ADD(y->lse, N * H * 4);
     }
     ADD(a->out, N * C * A), ADD(a->final, N * C * A), ADD(a->logits, a->chunk * (size_t)c.V * A), ADD(a->loss, N * 4);
-    ADD(a->tokens, N * 4), ADD(a->targets, N * 4), ADD(a->position, N * 4), ADD(a->start, N * 4), ADD(a->pos, B * 4), ADD(a->len, B * 4);
+    ADD(a->tokens, N * 4), ADD(a->targets, N * 4), ADD(a->position, N * 4), ADD(a->start, N * 4);
+    ADD(a->pos, B * 4), ADD(a->len, B * 4);
     ADD(a->dk, (train ? B * S : N) * KD * A), ADD(a->dv, (train ? B * S : N) * KD * A);
     if (train) {
         ADD(a->dx, N * C * A), ADD(a->dn, N * C * A), ADD(a->dq, N * HD * A), ADD(a->dh, N * (F > HD ? F : HD) * A);
-        ADD(a->delta, N * (size_t)c.H * 4), ADD(a->order, N * 4), ADD(a->pos_order, N * 4), ADD(a->mean, N * 4), ADD(a->rstd, N * 4);
+        ADD(a->delta, N * (size_t)c.H * 4), ADD(a->order, N * 4), ADD(a->pos_order, N * 4), ADD(a->mean,
+                                                                                                N * 4), ADD(a->rstd,
+                                                                                                            N * 4);
         if (c.mlp == MLP_SWIGLU) ADD(a->dgate, N * F * A);
     }
 #undef ADD
@@ -715,13 +741,14 @@ static void check_layout(const Case *k, bool train, bool recompute) {
     size_t used = (size_t)(end - (const char *)a->arena);
     CHECK(!problem && used <= bytes && bytes == a->bytes && sum + 64 * (size_t)n >= bytes,
           "%s, %s: %d pieces side by side in the %zu bytes promised (%s)", k->name,
-          !train ? "inference" : recompute ? "training, recomputing" : "training", n, bytes, problem ? problem : "none overlaps");
+          !train ? "inference" : recompute ? "training, recomputing" : "training", n, bytes,
+          problem ? problem : "none overlaps");
     acts_free(a);
     model_free(m);
 }
 
 /* ================================================================================================================= *
- * [tmodel.border]                                                                                                     */
+ * [tmodel.border]                                                                                                    */
 static void write_config(const char *dir, const char *json) {
     char *path = path_join(dir, "config.json");
     file_write(path, json, strlen(json));
@@ -746,7 +773,7 @@ static void check_refusals(void) {
     acts_free(a);
     model_free(m);
 
-    char *dir = scratch_dir("configs");
+    char *dir = scratch_dir("llama", DT_F32, "configs");
     static const struct { const char *json, *message; } refused[] = {
         {"{", "not a JSON object"},
         {"[]", "not a JSON object"},
@@ -771,11 +798,14 @@ static void check_refusals(void) {
     }
     write_config(dir, LLAMA_JSON ",\"rope_scaling\":null,\"num_key_value_heads\":null,\"unknown_key\":[1,2]}");
     Config read = config_read(dir);
-    CHECK(read.K == 4 && read.D == 4 && read.rope_base == 10000 && !read.tied, "null means absent, and unknown keys are left alone");
+    CHECK(read.K == 4 && read.D == 4 && read.rope_base == 10000 && !read.tied,
+          "null means absent, and unknown keys are left alone");
     write_config(dir, LLAMA_JSON ",\"rope_parameters\":{\"rope_theta\":5e5,\"rope_type\":\"llama3\",\"factor\":8,"
-                      "\"low_freq_factor\":1,\"high_freq_factor\":4,\"original_max_position_embeddings\":99},\"eos_token_id\":[3,4,5]}");
+                      "\"low_freq_factor\":1,\"high_freq_factor\":4,\"original_max_position_embeddings\":99},"
+                      "\"eos_token_id\":[3,4,5]}");
     read = config_read(dir);
-    CHECK(read.rope_base == 5e5f && read.rope_scaling == ROPE_LLAMA3 && read.rope_factor == 8 && read.rope_original_pos == 99
+    CHECK(read.rope_base == 5e5f && read.rope_scaling == ROPE_LLAMA3 && read.rope_factor == 8
+          && read.rope_original_pos == 99
           && read.n_eos == 3 && read.eos[2] == 5, "rope_parameters of transformers 5; a list of ends");
     free(dir);
 }
