@@ -305,29 +305,6 @@ static act *feed(Model *m, Acts *a, const int32_t *ids, size_t n, size_t filled)
 
 /* ================================================================================================================= *
  * [infer.decode] Draw a token, show it, feed it back. */
-/* What drawing needs on the device. V counts the ids that the tokenizer can spell: vocabularies are often padded to a
- * round number, and nobody could print the padding. */
-typedef struct { size_t V; int32_t *token, *history; float *scratch; } Draw;
-static Draw draw_new(size_t V, size_t n_history) {
-    Draw d = {.V = V, .token = op.mem_alloc(sizeof(int32_t)), .scratch = op.mem_alloc(size_mul(V, sizeof(float)))};
-    d.history = op.mem_alloc(size_mul(n_history + 1, sizeof(int32_t)));
-    return d;
-}
-static void draw_free(Draw *d) {
-    op.mem_free(d->token);
-    op.mem_free(d->history);
-    op.mem_free(d->scratch);
-}
-/* The uniform number is a function of seed, sample and step alone: 24 bits, so that it stays below 1 as a float. */
-static int32_t draw(const Draw *d, const act *logits, size_t n_history, const Sampler *s, uint64_t stream,
-                    uint64_t step) {
-    float u = (float)(rng_mix(stream, step) >> 40) * 0x1p-24f;
-    op.sample(d->token, d->scratch, logits, d->V, d->history, n_history, s, u);
-    int32_t token;
-    op.download(&token, d->token, sizeof token);
-    return token;
-}
-
 static void show(const Buf *text) {
     if (fwrite(text->data ? text->data : "", 1, text->len, stdout) != text->len || fflush(stdout))
         die("stdout: %s", strerror(errno));
@@ -343,7 +320,7 @@ typedef struct {
     Acts *a;
     Tokenizer *tok;
     Settings set;
-    Draw d;
+    size_t n_ids;                                                  /* that the tokenizer can spell: padding is not drawn */
     Ids ids;                                                       /* of the text so far, prompt included */
     Utf8Stream utf8;                                               /* a character may take several tokens ... */
     Buf text;                                                      /* ... so this lags behind; with --json, all of it */
@@ -362,10 +339,9 @@ static const char *decode(Session *s, const act *logits, size_t n_new, uint64_t 
     const char *why = "length";
     double start = now_s();
     for (size_t step = 0; step < n_new; step++) {
-        int32_t id = draw(&s->d, logits, s->ids.n, &s->set.sampler, stream, step);
+        int32_t id = model_sample(s->a, logits, s->n_ids, &s->set.sampler, s->ids.v, s->ids.n, stream, step);
         if (stop_requested) { why = "interrupted"; break; }
         if (!o.ignore_eos && stop_has(&s->set.stop, id)) { why = "stop"; break; }
-        op.upload(s->d.history + s->ids.n, &id, sizeof id);
         ids_add(&s->ids, id);
         text_add(s, id);
         if (step + 1 < n_new) logits = feed(s->m, s->a, &id, 1, s->ids.n - 1), s->n_fed++;
@@ -400,8 +376,7 @@ static void generate(void) {
     size_t n_new = min_size((size_t)o.n, context - n_prompt);
 
     s.a = acts_new(s.m, 1, min_size(n_prompt, PREFILL_CHUNK), n_prompt + n_new, false, false);
-    s.d = draw_new(min_size((size_t)c->V, (size_t)tokenizer_vocab(s.tok)), n_prompt + n_new);
-    op.upload(s.d.history, s.ids.v, n_prompt * sizeof(int32_t));
+    s.n_ids = min_size((size_t)c->V, (size_t)tokenizer_vocab(s.tok));
     catch_signals();
 
     /* The prompt is paid for once: every sample starts from its slots in the cache, and from a copy of its logits. */
@@ -436,7 +411,6 @@ static void generate(void) {
         fprintf(stderr, "\n");
     }
     op.mem_free(first_logits);
-    draw_free(&s.d);
     acts_free(s.a);
     model_free(s.m);
     tokenizer_free(s.tok);
@@ -755,7 +729,6 @@ static void bench(void) {
     size_t S = n_prefill > n_short + n_decode ? n_prefill : n_short + n_decode;
     if (!n_decode) die("--bench: nothing to decode: it wants --n above 0 and a context above %zu", n_short);
     Acts *a = acts_new(m, 1, n_prefill, S, false, false);
-    Draw d = draw_new((size_t)c->V, S);
     Sampler greedy = {.repetition = 1, .top_p = 1};
     int32_t *ids = xmalloc(n_prefill * sizeof *ids);
     for (size_t i = 0; i < n_prefill; i++) ids[i] = arbitrary_id(i, c->V);
@@ -771,11 +744,11 @@ static void bench(void) {
         if (run && s < prefill_s) prefill_s = s;
     }
     act *logits = feed(m, a, ids, n_short, 0);
-    int32_t id = draw(&d, logits, 0, &greedy, 0, 0);
+    int32_t id = model_sample(a, logits, (size_t)c->V, &greedy, NULL, 0, 0, 0);
     double start = now_s();
     for (size_t i = 0; i < n_decode; i++) {                        /* the loop of [infer.decode] without its text */
         logits = feed(m, a, &id, 1, n_short + i);
-        id = draw(&d, logits, 0, &greedy, 0, i);
+        id = model_sample(a, logits, (size_t)c->V, &greedy, NULL, 0, 0, i);
     }
     double decode_s = now_s() - start;
 
@@ -808,7 +781,6 @@ static void bench(void) {
     printf("\"weight_bytes\":%.0f,\"cache_bytes\":%.0f,\"work_bytes\":%.0f}\n", mem.weights, mem.cache, mem.work);
     buf_free(&name);
     free(ids);
-    draw_free(&d);
     acts_free(a);
     model_free(m);
 }

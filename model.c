@@ -1097,12 +1097,14 @@ act *model_logits(Model *m, Acts *a, size_t first, size_t n) {
     return a->logits;
 }
 
-int32_t model_sample(Model *m, Acts *a, size_t row, const Sampler *s, const int32_t *history, size_t n_history, float u) {
+int32_t model_sample(Acts *a, const act *logits, size_t n_ids, const Sampler *s, const int32_t *history,
+                     size_t n_history, uint64_t stream, uint64_t step) {
     assert(!a->train);
+    float u = (float)(rng_mix(stream, step) >> 40) * 0x1p-24f;        /* 24 bits, so that it stays below 1 as a float */
     if (s->repetition == 0 || s->repetition == 1) n_history = 0;
     if (n_history > a->S) history += n_history - a->S, n_history = a->S;
-    if (n_history) op.upload(a->history, history, n_history * 4);
-    op.sample(a->next, a->sample_scratch, model_logits(m, a, row, 1), (size_t)m->cfg.V, a->history, n_history, s, u);
+    if (n_history) op.upload(a->history, history, n_history * sizeof *history);
+    op.sample(a->next, a->sample_scratch, logits, n_ids, a->history, n_history, s, u);
     int32_t next;
     op.download(&next, a->next, sizeof next);
     return next;

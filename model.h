@@ -160,9 +160,11 @@ act *model_logits(Model *m, Acts *a, size_t first, size_t n);
  * scale != 0 also the backward of scale * sum, added to the gradients (scale = 1 / number of targets of the step). */
 double model_loss(Model *m, Acts *a, const Batch *b, float scale);
 
-/* After forward: one token drawn from the logits of row `row` of a->final with the uniform number u in [0,1). history:
- * ids (on the host) that a repetition penalty meets. Waits for the device. */
-int32_t model_sample(Model *m, Acts *a, size_t row, const Sampler *s, const int32_t *history, size_t n_history, float u);
+/* One token drawn from logits (V), of which the first n_ids may be chosen (vocabularies are padded; the tokenizer knows
+ * how many it can spell). history: ids on the host that a repetition penalty meets. The uniform number is a function of
+ * (stream, step) alone, so a text depends on its seed and nothing else. Waits for the device. */
+int32_t model_sample(Acts *a, const act *logits, size_t n_ids, const Sampler *s, const int32_t *history,
+                     size_t n_history, uint64_t stream, uint64_t step);
 
 /* ---- the optimiser's step [model.step] -------------------------------------------------------------------------- */
 double model_grad_norm(Model *m);                                  /* L2 norm over all gradients; waits for the device */

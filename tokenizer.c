@@ -1780,6 +1780,30 @@ static void json_token(Buf *b, const Vocab *v, int32_t id) {
 
 static void json_pattern(Buf *b, const char *pattern) { json_escape(b, pattern, strlen(pattern)); }
 
+/* A text begins where a document of the training data does: behind the separator. Whoever encodes a prompt with special
+ * tokens, transformers included, gets it put in front. */
+static void write_template(Buf *b, const Vocab *v, int n_specials) {
+    if (!n_specials) { buf_str(b, "  \"post_processor\": null,\n"); return; }
+    buf_str(b, "  \"post_processor\": {\n    \"type\": \"TemplateProcessing\",\n");
+    for (int pair = 0; pair < 2; pair++) {
+        buf_fmt(b, "    \"%s\": [", pair ? "pair" : "single");
+        for (int i = 0; i <= pair; i++) {
+            buf_fmt(b, "%s\n      {\n        \"SpecialToken\": {\n          \"id\": ", i ? "," : "");
+            json_token(b, v, 0);
+            buf_fmt(b, ",\n          \"type_id\": %d\n        }\n      },\n      {\n        \"Sequence\": {\n          \"id\": \"%c\",\n"
+                       "          \"type_id\": %d\n        }\n      }", i, 'A' + i, i);
+        }
+        buf_str(b, "\n    ],\n");
+    }
+    buf_str(b, "    \"special_tokens\": {\n      ");
+    json_token(b, v, 0);
+    buf_str(b, ": {\n        \"id\": ");
+    json_token(b, v, 0);
+    buf_str(b, ",\n        \"ids\": [\n          0\n        ],\n        \"tokens\": [\n          ");
+    json_token(b, v, 0);
+    buf_str(b, "\n        ]\n      }\n    }\n  },\n");
+}
+
 /* The files, laid out as Hugging Face's own writer does. */
 static void write_files(const char *dir, const char *split, const Vocab *v, int n_specials, const MergeList *merges) {
     Buf b = {0};
@@ -1802,7 +1826,8 @@ static void write_files(const char *dir, const char *split, const Vocab *v, int 
         buf_str(&b, "    \"type\": \"ByteLevel\",\n    \"add_prefix_space\": false,\n    \"trim_offsets\": true,\n"
                     "    \"use_regex\": true\n  },\n");
     }
-    buf_str(&b, "  \"post_processor\": null,\n  \"decoder\": {\n    \"type\": \"ByteLevel\",\n"
+    write_template(&b, v, n_specials);
+    buf_str(&b, "  \"decoder\": {\n    \"type\": \"ByteLevel\",\n"
                 "    \"add_prefix_space\": true,\n    \"trim_offsets\": true,\n    \"use_regex\": true\n  },\n"
                 "  \"model\": {\n    \"type\": \"BPE\",\n    \"dropout\": null,\n    \"unk_token\": null,\n"
                 "    \"continuing_subword_prefix\": null,\n    \"end_of_word_suffix\": null,\n"

@@ -268,9 +268,9 @@ static void sample_text(Run *r, const char *prompt, Buf *out) {
         forward(r->m, r->gen, &b);
         pos += (int32_t)b.T;
         fed = ids.n;
-        float u = (float)((double)(rng_mix((uint64_t)common.seed ^ 0x5A4D, (uint64_t)i) >> 40) * 0x1p-24);
-        int32_t id = model_sample(r->m, r->gen, b.T - 1, &s, ids.v, ids.n, u);
-        if (id == eos || id >= tokenizer_vocab(r->tok)) break;
+        act *logits = model_logits(r->m, r->gen, b.T - 1, 1);
+        int32_t id = model_sample(r->gen, logits, (size_t)tokenizer_vocab(r->tok), &s, ids.v, ids.n, (uint64_t)common.seed, (uint64_t)i);
+        if (id == eos) break;
         ids_add(&ids, id);
         tokenizer_decode_stream(r->tok, &utf8, id, out);
     }

@@ -1,11 +1,11 @@
-/* bench/attention.c - attention forward and backward in GFLOP/s and as a share of what this machine's multipliers reach,
+/* bench/attention.c - attention forward and backward in GFLOP/s and as a share of what the multipliers here can reach,
  * and decoding in microseconds and GB/s of cache read.
  *
- *     build/gcc/bench_attention [--device cpu|cuda] [--isa avx2] [--threads N] [--precision f32|bf16|both] [--only T1024]
+ *     build/gcc/bench_attention [--device cpu|cuda] [--isa avx2] [--threads N] [--precision f32|bf16|both] [--only D64]
  *
- * Only the work that a causal mask leaves counts: 4 D flops for each pair (t, s <= t) forward, 2.5 times that backward, which
- * has five products where the forward has two. The limit is measured right before each of the runs it is compared
- * with, because other programs share the machine; the median of the shares counts, and the fastest time.
+ * Only the work that a causal mask leaves counts: 4 D flops for each pair (t, s <= t) forward, 2.5 times that backward,
+ * which has five products where the forward has two. Other programs share the machine, so the limit is measured between
+ * the runs, and the fastest call is compared with the best limit: both are what the machine does when left alone.
  *
  * One JSON object a line on stdout, a table for people on stderr. */
 #include "../common.h"
@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { RUNS = 7 };
+enum { ROUNDS = 5 };
 
 static act *random_acts(size_t n) {
     float *x = xmalloc(n * sizeof *x);
@@ -24,38 +24,31 @@ static act *random_acts(size_t n) {
     free(x);
     return p;
 }
-static int by_value(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 typedef struct { act *q, *k, *v, *out, *dout, *dq, *dk, *dv; float *lse, *delta; Attn a; } Work;
 static void forward(const Work *w) { op.attention(w->out, w->lse, w->q, w->k, w->v, &w->a); }
 static void backward(const Work *w) {
     op.attention_bwd(w->dq, w->dk, w->dv, w->delta, w->dout, w->out, w->lse, w->q, w->k, w->v, &w->a);
 }
-/* Seconds of one call, over as many calls as fill 20 ms. */
-static double seconds(void (*run)(const Work *), const Work *w) {
-    double start = now_s();
+/* The fastest call, and its share of the best limit (units per second) measured between the calls. Short calls are
+ * timed in batches of 100 us. */
+static double measure(void (*run)(const Work *), const Work *w, double units, bool flops, Precision precision,
+                      double *share) {
+    double best = INFINITY, limit = 0, start = now_s();
     run(w), op.sync();
-    int calls = (int)(0.02 / (now_s() - start + 1e-7)) + 1;
-    start = now_s();
-    for (int i = 0; i < calls; i++) run(w);
-    op.sync();
-    return (now_s() - start) / calls;
-}
-/* The fastest of RUNS, and the median share of a limit (units per second) that is measured before each. */
-static void measure(void (*run)(const Work *), const Work *w, double units, bool flops, Precision precision,
-                    double *best, double *share) {
-    double shares[RUNS];
-    *best = INFINITY;
-    for (int i = 0; i < RUNS; i++) {
-        double limit = flops ? op.peak_flops(precision) : op.peak_read(), t = seconds(run, w);
-        shares[i] = units / t / limit;
-        if (t < *best) *best = t;
+    int batch = (int)(1e-4 / (now_s() - start + 1e-7)) + 1;
+    for (int round = 0; round < ROUNDS; round++) {
+        double now = flops ? op.peak_flops(precision) : op.peak_read(), until = now_s() + 0.15;
+        if (now > limit) limit = now;
+        do {
+            start = now_s();
+            for (int i = 0; i < batch; i++) run(w);
+            op.sync();
+            double t = (now_s() - start) / batch;
+            if (t < best) best = t;
+        } while (now_s() < until);
     }
-    qsort(shares, RUNS, sizeof *shares, by_value);
-    *share = shares[RUNS / 2];
+    *share = units / best / limit;
+    return best;
 }
 
 int main(int argc, char **argv) {
@@ -88,37 +81,22 @@ int main(int argc, char **argv) {
             bool decode = T == 1;
             int32_t pos = (int32_t)(S - T), *device_pos = (int32_t *)op.mem_alloc(sizeof pos);
             op.upload(device_pos, &pos, sizeof pos);
-            Work w = {random_acts(n_q),
-                      random_acts(n_k),
-                      random_acts(n_k),
-                      random_acts(n_q),
-                      random_acts(n_q),
-                      random_acts(n_q),
-                      random_acts(n_k),
-                      random_acts(n_k),
-                      (float *)op.mem_alloc(B * H * T * 4),
-                      (float *)op.mem_alloc(B * H * T * 4),
-                      {.B = B,
-                       .T = T,
-                       .S = S,
-                       .H = cases[i].H,
-                       .K = cases[i].K,
-                       .D = cases[i].D,
-                       .scale = (float)(1 / sqrt((double)D)),
-                       .causal = true,
-                       .pos = decode ? device_pos : NULL}};
+            Attn a = {.B = B, .T = T, .S = S, .H = cases[i].H, .K = cases[i].K, .D = cases[i].D, .causal = true,
+                      .scale = (float)(1 / sqrt((double)D)), .pos = decode ? device_pos : NULL};
+            Work w = {.q = random_acts(n_q), .k = random_acts(n_k), .v = random_acts(n_k), .out = random_acts(n_q),
+                      .dout = random_acts(n_q), .dq = random_acts(n_q), .dk = random_acts(n_k), .dv = random_acts(n_k),
+                      .lse = (float *)op.mem_alloc(B * H * T * 4), .delta = (float *)op.mem_alloc(B * H * T * 4), .a = a};
             double pairs = decode ? (double)(B * H * S) : (double)(B * H) * (double)T * (double)(T + 1) / 2;
             for (int back = 0; back < (decode ? 1 : 2); back++) {
-                double flops = pairs * 4 * (double)D * (back ? 2.5 : 1), bytes = 2 * (double)(n_k * op.act_size), t,
-                       share;
-                measure(back ? backward : forward, &w, decode ? bytes : flops, !decode, precision, &t, &share);
+                double flops = pairs * 4 * (double)D * (back ? 2.5 : 1), bytes = 2 * (double)(n_k * op.act_size), share;
+                double t = measure(back ? backward : forward, &w, decode ? bytes : flops, !decode, precision, &share);
                 const char *way = decode ? "decode" : back ? "backward" : "forward", *kind = bf16 ? "bf16" : "f32";
                 fprintf(stderr, "%-26s %-5s %-9s %10.1f %10.1f %6.1f%%%s\n", cases[i].name, kind, way, t * 1e6,
                         flops / t * 1e-9, 100 * share, decode ? " of reading K and V" : "");
-                printf("{\"bench\":\"attention\",\"case\":\"%s\",\"device\":\"%s\",\"precision\":\"%s\",\"way\":\"%s\","
-                       "\"us\":%.2f,"
-                       "\"gflop_s\":%.1f,\"gb_s\":%.2f,\"share\":%.3f}\n",
-                       cases[i].name, op.name, kind, way, t * 1e6, flops / t * 1e-9, bytes / t * 1e-9, share);
+                printf("{\"bench\":\"attention\",\"case\":\"%s\",\"device\":\"%s\",\"precision\":\"%s\",\"way\":\"%s\",",
+                       cases[i].name, op.name, kind, way);
+                printf("\"us\":%.2f,\"gflop_s\":%.1f,\"gb_s\":%.2f,\"share\":%.3f}\n", t * 1e6, flops / t * 1e-9,
+                       bytes / t * 1e-9, share);
                 fflush(stdout);
             }
             act *all[] = {w.q, w.k, w.v, w.out, w.dout, w.dq, w.dk, w.dv};

@@ -162,7 +162,7 @@ static void sample(int32_t *token, float *p, const act *logits, size_t V, const 
     *token = (int32_t)best;
     if (!(s->temperature > 0) || !isfinite(p[best])) return;
 
-    float temperature = s->temperature;                       /* a copy: read through s, it keeps gcc from vectorising */
+    float temperature = s->temperature;                       /* a copy: a load through s stops vectorisation */
     /* top-k goes by logits, not probabilities: distinct logits may have equal ones */
     float cut = -FLT_MAX;
     if (s->top_k > 0 && (size_t)s->top_k < V) cut = threshold(p, V, cut, max, s->top_k, false);

@@ -565,8 +565,8 @@ static void test_cross_entropy(void) {
     for (size_t k = 0; k < sizeof shapes / sizeof *shapes; k++)
         for (int wide = 0; wide < 2; wide++) {
             size_t N = shapes[k][0], V = shapes[k][1];
-            float *l = wide ? floats(N * V, -80, 80) : floats(N * V, -3, 3), *loss = block(N * 4), *before;
-            before = copied(l, N * V);
+            float *l = wide ? floats(N * V, -80, 80) : floats(N * V, -3, 3), *loss = block(N * 4);
+            float *before = copied(l, N * V);
             int32_t *target = block(N * 4);
             double *ld = widened(l, N * V), *grad = doubles(N * V), *want = doubles(N);
             for (size_t i = 0; i < N; i++) {
