@@ -65,7 +65,7 @@ $(BUILD)/found.mk: Makefile
 	rm -f $(BUILD)/probe $(BUILD)/probe.c; mv $@.tmp $@
 
 # ---- flags ----------------------------------------------------------------------------------------------------------
-WARN    := -Wall -Wextra -Wshadow -Wno-unknown-pragmas $(if $(filter 1,$(WERROR)),-Werror)
+WARN    := -Wall -Wextra -Wshadow -Wno-unknown-pragmas $(if $(findstring clang,$(CC)),-Wno-pass-failed) $(if $(filter 1,$(WERROR)),-Werror)
 comma   := ,
 OPT     := $(if $(filter 1,$(DEBUG)),-O0 -g3,$(if $(filter 1,$(SAN)),-O1,-O2) -g) $(if $(filter 1,$(SAN)),-fsanitize=address$(comma)undefined -fno-omit-frame-pointer -fno-sanitize-recover=undefined)
 CFLAGS  += -std=gnu11 -D_GNU_SOURCE $(OPT) $(WARN) $(OMP) $(if $(HAVE_CUDA),-DCUDA)
@@ -92,7 +92,7 @@ BENCHES := $(patsubst bench/%.c,$(BUILD)/bench_%,$(wildcard bench/*.c))
 .PHONY: all deps debug test test-gpu bench bench-programs doc-check found clean lib conformance
 .DEFAULT_GOAL := all
 all: $(STAGES:%=$(BUILD)/%) $(BUILD)/corpus
-	@for s in $(STAGES); do ln -sf $(BUILD)/$$s $$s; done; ln -sf ../$(BUILD)/corpus data/corpus
+	@for s in $(STAGES); do ln -sf $(BUILD)/$$s $$s; done; ln -sf $(if $(filter /%,$(BUILD)),,../)$(BUILD)/corpus data/corpus
 
 $(BUILD)/%.o: %.c | $(BUILD)/found.mk
 	$(CC) $(CFLAGS) -MMD -c $< -o $@

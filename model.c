@@ -1178,7 +1178,8 @@ double model_grad_norm(Model *m) {
 }
 void model_adamw(Model *m, const OptimOpts *h, int64_t t, double grad_norm) {
     AdamW step = {.lr = (float)h->lr, .beta1 = (float)h->beta1, .beta2 = (float)h->beta2, .eps = (float)h->eps,
-                  .bias1 = (float)(1 - pow(h->beta1, (double)t)), .bias2 = (float)(1 - pow(h->beta2, (double)t)),
+                  .bias1 = (float)(1 - pow((double)(float)h->beta1, (double)t)),
+                  .bias2 = (float)(1 - pow((double)(float)h->beta2, (double)t)),     /* of the very betas that the op uses */
                   .grad_scale = h->clip > 0 && grad_norm > h->clip ? (float)(h->clip / grad_norm) : 1.0f};
     for (int i = 0; i < m->n_params; i++) {
         Param *p = &m->params[i];

@@ -691,6 +691,7 @@ static void bench(Run *r) {
     printf("{\"tok_s\":%.1f,\"step_ms\":%.3f,\"gflops\":%.1f,\"peak_gflops\":%.1f,\"peak_share\":%.4f,\"parameters\":%zu,\"bytes\":%zu,"
            "\"precision\":\"%s\",\"kernels\":\"%s\"}\n", tok_s, s * 1e3, flops / 1e9, r->peak / 1e9, flops / r->peak, config_weights(&c),
            r->m->n_weights * 16 + r->acts->bytes, o.precision, op.name);
+    if (fflush(stdout)) die("stdout: %s", strerror(errno));
 }
 
 int main(int argc, char **argv) {

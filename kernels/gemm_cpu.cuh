@@ -157,44 +157,47 @@ ALWAYS_INLINE void gemm_transpose(vu v[VL]) {
 }
 
 /* ---- packing [gemm.pack] --------------------------------------------------------------------------------------- *
- * A group is VL lanes. Where its units go: unit k of lane i to at[(i / piece) * far + k * step + i % piece]. In B piece is
- * VL and step the panel's width; in A both are MR (NEON: piece is VL), and panels are `far` apart. */
+ * A group is VL lanes. Where its units go: unit k of lane i to at[(i / PIECE) * far + k * step + i % PIECE]. In A step is MR
+ * and panels are `far` apart; in B step is the panel's width and far is PIECE: the group stays together. */
+enum { PIECE = MIN(MR, VL) };
 typedef struct Place { uint32_t *at; size_t step, far; } Place;
 
-ALWAYS_INLINE void gemm_put(Place p, size_t k, vu v, size_t piece) {
+ALWAYS_INLINE void gemm_put(Place p, size_t k, vu v) {
     uint32_t *at = p.at + k * p.step;
-    for (size_t i = 0; i < VL / piece; i++) memcpy(at + i * p.far, (const char *)&v + i * piece * 4, piece * 4);
+    for (size_t i = 0; i < VL / PIECE; i++) memcpy(at + i * p.far, (const char *)&v + i * PIECE * 4, PIECE * 4);
 }
 
-/* One group, K adjacent: squares of VL lanes x VL units are read row by row, transposed in registers and written. */
-ALWAYS_INLINE void gemm_pack_square(const char *row, size_t row_bytes, size_t n_lanes, Place place, size_t k, size_t n,
-                               DType dtype, Unit unit, size_t piece) {
-    vu v[VL];
-    for (size_t i = 0; i < VL; i++) v[i] = i < n_lanes ? units_along_k(row + i * row_bytes, dtype, unit) : (vu){0};
-    gemm_transpose(v);
-    for (size_t i = 0; i < VL; i++) if (i < n) gemm_put(place, k + i, v[i], piece);
-}
+/* One group, K adjacent: squares of VL lanes x VL units are read row by row, transposed in registers and written. Squares
+ * that stick out, at the last lanes or the last k, are first copied to where zeros surround them. */
 ALWAYS_INLINE void gemm_pack_along(const Operand *o, size_t lane, size_t k0, size_t n_k, Place place, DType dtype,
-                              Unit unit, size_t piece) {
-    size_t per = unit == UNIT_PAIR ? 2 : 1, size = dtype_bytes(dtype), row_bytes = o->ld * size;
-    size_t n_lanes = MIN(o->lanes - lane, (size_t)VL), full = n_k / (VL * per), left = n_k - full * VL * per;
-    const char *row = (const char *)o->data + (lane * o->ld + k0) * size;
-    if (n_lanes == VL) {
-        for (size_t b = 0; b < full; b++)
-            gemm_pack_square(row + b * VL * per * size, row_bytes, VL, place, b * VL, VL, dtype, unit, piece);
-    } else {
-        for (size_t b = 0; b < full; b++)
-            gemm_pack_square(row + b * VL * per * size, row_bytes, n_lanes, place, b * VL, VL, dtype, unit, piece);
+                                   Unit unit) {
+    const size_t per = unit == UNIT_PAIR ? 2 : 1, size = dtype_bytes(dtype), n_lanes = MIN(o->lanes - lane, (size_t)VL);
+    const char *at = (const char *)o->data + (lane * o->ld + k0) * size;
+    for (size_t k = 0; k < n_k; k += VL * per, at += VL * per * size) {
+        size_t n = MIN(n_k - k, VL * per), row_bytes = o->ld * size;
+        const char *rows = at;
+        char edge[VL][VL * 8];
+        if (n < VL * per || n_lanes < VL) {
+            memset(edge, 0, sizeof edge);
+            for (size_t i = 0; i < n_lanes; i++) memcpy(edge[i], at + i * row_bytes, n * size);
+            rows = edge[0], row_bytes = sizeof edge[0];
+        }
+        vu v[VL];
+        for (size_t i = 0; i < VL; i++) v[i] = units_along_k(rows + i * row_bytes, dtype, unit);
+        gemm_transpose(v);
+        if (n == VL * per) {
+            for (size_t i = 0; i < VL; i++) gemm_put(place, k / per + i, v[i]);
+        } else {
+            vu some[VL];
+            memcpy(some, v, sizeof v);                        /* v itself has to stay in registers */
+            for (size_t i = 0; i < CEIL_DIV(n, per); i++) gemm_put(place, k / per + i, some[i]);
+        }
     }
-    if (!left) return;
-    char edge[VL][VL * 8] = {{0}};                            /* the last columns, filled up with zeros */
-    for (size_t i = 0; i < n_lanes; i++) memcpy(edge[i], row + i * row_bytes + full * VL * per * size, left * size);
-    gemm_pack_square(edge[0], sizeof edge[0], VL, place, full * VL, CEIL_DIV(left, per), dtype, unit, piece);
 }
 /* n_groups groups, lanes adjacent: all groups of one row before the next row, so that whole pages are read in turn and
  * not one cache line of each (which cost half the speed at a row length of 4096: each line another page). */
 ALWAYS_INLINE void gemm_pack_across(const Operand *o, size_t lane, size_t n_groups, size_t k0, size_t n_k,
-                               const Place *places, DType dtype, Unit unit, size_t piece) {
+                               const Place *places, DType dtype, Unit unit) {
     size_t per = unit == UNIT_PAIR ? 2 : 1, size = dtype_bytes(dtype);
     static const char zeros[VL * 4] = {0};
     for (size_t k = 0; k < n_k; k += per) {
@@ -203,39 +206,33 @@ ALWAYS_INLINE void gemm_pack_across(const Operand *o, size_t lane, size_t n_grou
         for (size_t g = 0; g < n_groups; g++, p += VL * size, q += VL * size) {
             size_t n_lanes = MIN(o->lanes - lane - g * VL, (size_t)VL);
             if (n_lanes == VL) {
-                gemm_put(places[g], k / per, units_across(p, lone ? zeros : q, dtype, unit), piece);
+                gemm_put(places[g], k / per, units_across(p, lone ? zeros : q, dtype, unit));
             } else {
                 char edge[2][VL * 4] = {{0}};
                 memcpy(edge[0], p, n_lanes * size);
                 if (per == 2 && !lone) memcpy(edge[1], q, n_lanes * size);
-                gemm_put(places[g], k / per, units_across(edge[0], edge[1], dtype, unit), piece);
+                gemm_put(places[g], k / per, units_across(edge[0], edge[1], dtype, unit));
             }
         }
     }
 }
-ALWAYS_INLINE void gemm_pack_typed(const Operand *o, size_t lane, size_t n_groups, size_t k0, size_t n_k, const Place *places,
-                              DType dtype, Unit unit, size_t piece) {
-    if (!o->k_adjacent) gemm_pack_across(o, lane, n_groups, k0, n_k, places, dtype, unit, piece);
-    else for (size_t g = 0; g < n_groups; g++)
-        gemm_pack_along(o, lane + g * VL, k0, n_k, places[g], dtype, unit, piece);
+ALWAYS_INLINE void gemm_pack_typed(const Operand *o, size_t lane, size_t n_groups, size_t k0, size_t n_k,
+                                   const Place *places, DType dtype, Unit unit) {
+    if (!o->k_adjacent) gemm_pack_across(o, lane, n_groups, k0, n_k, places, dtype, unit);
+    else for (size_t g = 0; g < n_groups; g++) gemm_pack_along(o, lane + g * VL, k0, n_k, places[g], dtype, unit);
 }
-ALWAYS_INLINE void gemm_pack_unit(const Operand *o, size_t lane, size_t n_groups, size_t k0, size_t n_k, const Place *places,
-                             Unit unit, size_t piece) {
+ALWAYS_INLINE void gemm_pack_unit(const Operand *o, size_t lane, size_t n_groups, size_t k0, size_t n_k,
+                                  const Place *places, Unit unit) {
     switch (o->dtype) {
-    case DT_BF16: gemm_pack_typed(o, lane, n_groups, k0, n_k, places, DT_BF16, unit, piece); break;
-    case DT_F16: gemm_pack_typed(o, lane, n_groups, k0, n_k, places, DT_F16, unit, piece); break;
-    default: gemm_pack_typed(o, lane, n_groups, k0, n_k, places, DT_F32, unit, piece);
+    case DT_BF16: gemm_pack_typed(o, lane, n_groups, k0, n_k, places, DT_BF16, unit); break;
+    case DT_F16: gemm_pack_typed(o, lane, n_groups, k0, n_k, places, DT_F16, unit); break;
+    default: gemm_pack_typed(o, lane, n_groups, k0, n_k, places, DT_F32, unit);
     }
 }
-/* Elements k0 .. k0+n_k of the groups from `lane` on. A's and B's pieces differ only where a vector is wider than MR. */
-static void gemm_pack_a(const Operand *o, size_t lane, size_t n_groups, size_t k0, size_t n_k, const Place *places, Unit unit) {
-    const size_t piece = MIN(MR, VL);
-    if (unit == UNIT_F32) gemm_pack_unit(o, lane, n_groups, k0, n_k, places, UNIT_F32, piece);
-    else gemm_pack_unit(o, lane, n_groups, k0, n_k, places, UNIT_PAIRS ? UNIT_PAIR : UNIT_ROUNDED, piece);
-}
-static void gemm_pack_b(const Operand *o, size_t lane, size_t n_groups, size_t k0, size_t n_k, const Place *places, Unit unit) {
-    if (unit == UNIT_F32) gemm_pack_unit(o, lane, n_groups, k0, n_k, places, UNIT_F32, VL);
-    else gemm_pack_unit(o, lane, n_groups, k0, n_k, places, UNIT_PAIRS ? UNIT_PAIR : UNIT_ROUNDED, VL);
+/* Elements k0 .. k0+n_k of n_groups groups from `lane` on. */
+static void gemm_pack(const Operand *o, size_t lane, size_t n_groups, size_t k0, size_t n_k, const Place *places, Unit unit) {
+    if (unit == UNIT_F32) gemm_pack_unit(o, lane, n_groups, k0, n_k, places, UNIT_F32);
+    else gemm_pack_unit(o, lane, n_groups, k0, n_k, places, UNIT_PAIRS ? UNIT_PAIR : UNIT_ROUNDED);
 }
 
 /* ---- the tile [gemm.tile] -------------------------------------------------------------------------------------- *
@@ -364,7 +361,7 @@ static size_t gemm_places(Place *places, float *b, size_t n_groups, size_t n_uni
     size_t n_panels = 0;
     for (size_t i = 0, w; i < n_groups; i += w, n_panels++) {
         w = panel_width(n_groups - i);
-        for (size_t v = 0; v < w; v++) places[i + v] = (Place){(uint32_t *)b + (i * n_units + v) * VL, w * VL, 0};
+        for (size_t v = 0; v < w; v++) places[i + v] = (Place){(uint32_t *)b + (i * n_units + v) * VL, w * VL, PIECE};
     }
     return n_panels;
 }
@@ -390,7 +387,7 @@ static void gemm_task(const Product *p, Unit unit, size_t row0, size_t row1, siz
                 size_t g0 = groups * chunk / n_chunks, g1 = groups * (chunk + 1) / n_chunks;
                 Place places[MAX(CHUNK_GROUPS, A_ROWS / VL)];
                 size_t n_panels = gemm_places(places, b, g1 - g0, n_u);
-                gemm_pack_b(&t->b, column0 + g0 * VL, g1 - g0, k, n_k, places, unit);
+                gemm_pack(&t->b, column0 + g0 * VL, g1 - g0, k, n_k, places, unit);
                 /* the first chunk packs A as it goes, the others find it packed */
                 for (size_t r0 = row0, r1; r0 < row1; r0 = r1) {
                     r1 = chunk ? row1 : MIN(r0 + A_ROWS, row1);
@@ -398,7 +395,7 @@ static void gemm_task(const Product *p, Unit unit, size_t row0, size_t row1, siz
                     if (!chunk) {
                         for (size_t i = 0; i * VL < r1 - r0; i++)
                             places[i] = (Place){(uint32_t *)a_panel + i * VL / MR * far + i * VL % MR, MR, far};
-                        gemm_pack_a(&t->a, r0, CEIL_DIV(r1 - r0, VL), k, n_k, places, unit);
+                        gemm_pack(&t->a, r0, CEIL_DIV(r1 - r0, VL), k, n_k, places, unit);
                     }
                     size_t n_tiles = CEIL_DIV(r1 - r0, MR) * n_panels, k2 = k + n_k;
                     Ahead next = {0};

@@ -141,7 +141,7 @@ static double along(Model *m, Acts *a, const Data *d, Param *p, const float *w, 
     free(moved);
     return (4 * slope[1] - slope[0]) / 3;
 }
-/* Every parameter along u = its gradient's direction (the signal) + a random one, which sees what is at right angles. */
+/* Every parameter along u = its gradient (the signal) + a random one, which sees what is at right angles to it. */
 static void check_derivatives(const Case *k, const char *isa) {
     ops_select("cpu", isa, PREC_F32);
     Config c = small_config(k);

@@ -117,8 +117,8 @@ static void test_training(void) {
     fclose(capture);
     Tokenizer *t = tokenizer_load(rare);
     CHECK(tokenizer_vocab(t) == 282, "min_frequency 3 stops at %d tokens", tokenizer_vocab(t));
-    CHECK(tokenizer_eos(t) == 0 && tokenizer_bos(t) == 0 && !tokenizer_adds_bos(t) && !tokenizer_prefix(t)->n,
-          "eos and bos are the first special token; nothing is put before a text");
+    CHECK(tokenizer_eos(t) == 0 && tokenizer_bos(t) == 0 && tokenizer_adds_bos(t) && tokenizer_prefix(t)->n == 1,
+          "eos and bos are the first special token, which opens a text");
     CHECK(tokenizer_id(t, "Ġthe") == 261 && tokenizer_id(t, "<|endoftext|>") == 0 && tokenizer_id(t, "no such") == -1,
           "ids by content: \"Ġthe\" is %d", tokenizer_id(t, "Ġthe"));
     check_ids(t, "gpt2", "The cat's then 12345 déjà aaaaaa", false,
