@@ -447,17 +447,29 @@ void tokens_window(const Tokens *d, uint64_t seed, uint64_t sample, size_t T, in
     uint64_t epoch = sample / n_windows, i = permute(sample % n_windows, n_windows, rng_mix(seed, epoch));
     size_t room = d->n - 1 - n_windows * T, shift = rng_mix(seed ^ 0x5EED, epoch) % (room + 1);
     size_t at = i * T + shift;
+    /* With documents kept apart, one whose beginning lies before the window teaches guesses: names and facts come from
+     * nowhere. So the window moves on to the next document, if one begins within it. */
+    for (size_t t = 0; start && t < T && at + t + T < d->n; t++)
+        if (tokens_at(d, at + t) == d->eos) { at += t; break; }
     for (size_t t = 0; t < T; t++) tokens[t] = tokens_at(d, at + t), targets[t] = tokens_at(d, at + t + 1);
     if (start) document_starts(tokens, T, d->eos, start);
 }
-size_t tokens_eval_window(const Tokens *d, size_t i, size_t T, int32_t *tokens, int32_t *targets, int32_t *start) {
-    size_t at = i * T, n = 0;
+size_t tokens_eval_window(const Tokens *d, size_t *at, size_t T, int32_t *tokens, int32_t *targets, int32_t *start) {
+    size_t n = 0, next = *at + T;
     for (size_t t = 0; t < T; t++) {
-        bool there = at + t + 1 < d->n;
-        tokens[t] = at + t < d->n ? tokens_at(d, at + t) : 0;
-        targets[t] = there ? tokens_at(d, at + t + 1) : -1;
-        n += there;
+        bool there = *at + t + 1 < d->n;
+        tokens[t] = *at + t < d->n ? tokens_at(d, *at + t) : 0;
+        targets[t] = there ? tokens_at(d, *at + t + 1) : -1;
     }
-    if (start) document_starts(tokens, T, d->eos, start);
+    if (start) {
+        document_starts(tokens, T, d->eos, start);
+        size_t cut = (size_t)start[T - 1];                            /* the document that the window cuts ... */
+        if (cut > 0 && next + 1 < d->n) {
+            for (size_t t = cut; t < T; t++) targets[t] = -1;         /* ... is counted when it opens the next one */
+            next = *at + cut;
+        }
+    }
+    for (size_t t = 0; t < T; t++) n += targets[t] >= 0;
+    *at = next;
     return n;
 }

@@ -42,9 +42,10 @@ void tokens_close(Tokens *d);
 /* Training window `sample` of T tokens: windows lie T apart, in an order that is a pseudo-random permutation of each epoch
  * and can be entered anywhere, so a resumed run needs no state but the number of the next sample. Each epoch shifts the
  * windows' borders. tokens, targets (T). start (T), or NULL: for each query the slot of its document's separator, so that
- * documents packed into one window do not see each other. */
+ * documents packed into one window do not see each other; the window then begins with a document where it can. */
 void tokens_window(const Tokens *d, uint64_t seed, uint64_t sample, size_t T, int32_t *tokens, int32_t *targets, int32_t *start);
-/* Validation window i of tokens [i*T, i*T+T+1): returns how many targets it holds (the rest are -1), 0 past the end. */
-size_t tokens_eval_window(const Tokens *d, size_t i, size_t T, int32_t *tokens, int32_t *targets, int32_t *start);
+/* The validation window at token *at, which moves on: returns how many targets it counts (the others are -1), 0 at the
+ * end. Each target is counted once; with start, in a window that holds its document's beginning, unless T is too short. */
+size_t tokens_eval_window(const Tokens *d, size_t *at, size_t T, int32_t *tokens, int32_t *targets, int32_t *start);
 /* The permutation: where i of [0, n) goes, for this key. */
 uint64_t permute(uint64_t i, uint64_t n, uint64_t key);

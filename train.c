@@ -36,7 +36,7 @@ static struct {
     StrList data, valid_data, prompt;
     int64_t layers, width, heads, kv_heads, ffn, vocab, batch, seq, accum, steps, warmup, eval_steps, eval_tokens,
         sample_steps, sample_tokens, save_steps, keep, bench;
-    double valid_fraction, lr, min_lr, decay_part, weight_decay, beta1, beta2, eps, clip, dropout;
+    double init_std, valid_fraction, lr, min_lr, decay_part, weight_decay, beta1, beta2, eps, clip, dropout;
     bool tie, untie, recompute, no_doc_mask, overwrite, load_best;
 } o = {
     .arch = "llama", .split = "gpt2", .out = "out", .schedule = "cosine", .precision = "bf16",
@@ -62,6 +62,7 @@ static Opt table[] = {
     INT("heads", heads, "attention heads", 1, 4096),
     INT("kv-heads", kv_heads, "key/value heads (0: as many as heads)", 0, 4096),
     INT("ffn", ffn, "feed-forward width (0: 4 x width; 8/3 x width when gated)", 0, 1 << 22),
+    REAL("init-std", init_std, "deviation of the first weights (0: the family's)", 0, 10),
     FLAG("tie", tie, "share the token embedding with the head (gpt2 does)"),
     FLAG("untie", untie, "do not share it (llama does not when wide; small ones here do)"),
     SECTION("Data"),
@@ -178,6 +179,7 @@ static Config config_from_options(int vocab) {
     c.rope_dims = c.D;
     c.F = (int)(o.ffn ? o.ffn : gated ? (o.width * 8 / 3 + 15) / 16 * 16 : o.width * 4);
     c.max_pos = (int)(o.seq > 1024 ? o.seq : 1024);
+    if (o.init_std > 0) c.init_std = (float)o.init_std;
     if (gated) c.tied = true;                                         /* a small model's embedding is worth sharing */
     if (o.tie) c.tied = true;
     if (o.untie) c.tied = false;
@@ -221,7 +223,7 @@ typedef struct {
 typedef struct { double loss, bits_per_byte; size_t n_tok; } Eval;
 static Eval evaluate(Run *r, size_t max_tokens) {
     Acts *a = r->acts;
-    size_t T = a->T, B = a->B, window = 0;
+    size_t T = a->T, B = a->B, at = 0;
     double sum = 0, bytes = 0;
     Eval e = {0};
     double dropout = (double)a->dropout;
@@ -229,7 +231,8 @@ static Eval evaluate(Run *r, size_t max_tokens) {
     for (bool more = true; more && e.n_tok < max_tokens;) {
         size_t n_rows = 0;
         for (; n_rows < B && more; n_rows++)
-            more = tokens_eval_window(r->valid, window++, T, r->tokens + n_rows * T, r->targets + n_rows * T, r->start + n_rows * T) > 0;
+            more = tokens_eval_window(r->valid, &at, T, r->tokens + n_rows * T, r->targets + n_rows * T,
+                                      o.no_doc_mask ? NULL : r->start + n_rows * T) > 0;
         if (!more) n_rows--;
         if (!n_rows) break;
         Batch b = {.B = n_rows, .T = T, .tokens = r->tokens, .targets = r->targets, .start = o.no_doc_mask ? NULL : r->start};
@@ -486,7 +489,7 @@ static double train_step(Run *r, double lr, double *norm) {
     for (int64_t i = 0; i < o.accum * o.batch; i++) {
         uint64_t sample = (uint64_t)r->step * (uint64_t)(o.accum * o.batch) + (uint64_t)i;
         size_t at = (size_t)i * T;
-        tokens_window(r->data, (uint64_t)common.seed, sample, T, r->tokens + at, r->targets + at, r->start + at);
+        tokens_window(r->data, (uint64_t)common.seed, sample, T, r->tokens + at, r->targets + at, o.no_doc_mask ? NULL : r->start + at);
     }
     for (size_t i = 0; i < N * (size_t)o.accum; i++) n_target += r->targets[i] >= 0;
     double sum = 0;

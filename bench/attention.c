@@ -85,7 +85,8 @@ int main(int argc, char **argv) {
                       .scale = (float)(1 / sqrt((double)D)), .pos = decode ? device_pos : NULL};
             Work w = {.q = random_acts(n_q), .k = random_acts(n_k), .v = random_acts(n_k), .out = random_acts(n_q),
                       .dout = random_acts(n_q), .dq = random_acts(n_q), .dk = random_acts(n_k), .dv = random_acts(n_k),
-                      .lse = (float *)op.mem_alloc(B * H * T * 4), .delta = (float *)op.mem_alloc(B * H * T * 4), .a = a};
+                      .lse = (float *)op.mem_alloc(B * H * T * 4), .delta = (float *)op.mem_alloc(B * H * T * 4),
+                      .a = a};
             double pairs = decode ? (double)(B * H * S) : (double)(B * H) * (double)T * (double)(T + 1) / 2;
             for (int back = 0; back < (decode ? 1 : 2); back++) {
                 double flops = pairs * 4 * (double)D * (back ? 2.5 : 1), bytes = 2 * (double)(n_k * op.act_size), share;
@@ -93,8 +94,8 @@ int main(int argc, char **argv) {
                 const char *way = decode ? "decode" : back ? "backward" : "forward", *kind = bf16 ? "bf16" : "f32";
                 fprintf(stderr, "%-26s %-5s %-9s %10.1f %10.1f %6.1f%%%s\n", cases[i].name, kind, way, t * 1e6,
                         flops / t * 1e-9, 100 * share, decode ? " of reading K and V" : "");
-                printf("{\"bench\":\"attention\",\"case\":\"%s\",\"device\":\"%s\",\"precision\":\"%s\",\"way\":\"%s\",",
-                       cases[i].name, op.name, kind, way);
+                printf("{\"bench\":\"attention\",\"case\":\"%s\",\"device\":\"%s\",", cases[i].name, op.name);
+                printf("\"precision\":\"%s\",\"way\":\"%s\",", kind, way);
                 printf("\"us\":%.2f,\"gflop_s\":%.1f,\"gb_s\":%.2f,\"share\":%.3f}\n", t * 1e6, flops / t * 1e-9,
                        bytes / t * 1e-9, share);
                 fflush(stdout);

@@ -118,7 +118,7 @@ typedef float lanes_mem __attribute__((vector_size(4 * VL), aligned(4), may_alia
 #  define TILE_ROWS 8                      /* 8 x 2 sums in flight cover the latency of two FMA units */
 #endif
 #define QUERIES (2 * VL)                   /* queries in a block: as wide as a tile, so K streams past once per block */
-#define SLOTS 64 /* slots in a block: S^T fills 8 KB; 128 was 3 to 15 % slower (32 KB of L1) */
+#define SLOTS 64                           /* slots in a block: S^T fills 8 KB; 128 was 3 to 15 % slower (L1: 32 KB) */
 #define PACK_SLOTS 8                       /* packed slots come in eights, a whole number of tiles; masked at the end */
 
 INLINE lanes lanes_max(lanes a, lanes b) {                    /* a NaN in b comes through */
@@ -445,14 +445,14 @@ static void attend(act *out, float *lse, const act *q, const float *keys, const 
     memset(w.ot, 0, QUERIES * z.width * sizeof *w.ot);
     for (size_t s0 = rows.lo / PACK_SLOTS * PACK_SLOTS; s0 < rows.hi; s0 += SLOTS) {
         size_t n = MIN((size_t)SLOTS, ROUND_UP(rows.hi - s0, PACK_SLOTS));
-        product_rows(w.scores, QUERIES, keys + s0 * z.key_width, z.key_width, w.qt, QUERIES, n, QUERIES, z.key_cells,
-                     NULL, z.pairs); /* S^T = K Q^T */
+        const float *k_s0 = keys + s0 * z.key_width, *v_s0 = values + (z.pairs ? s0 / 2 : s0) * z.width;
+        /* S^T = K Q^T, P^T = softmax, O^T = O^T shrunk + V^T P^T */
+        product_rows(w.scores, QUERIES, k_s0, z.key_width, w.qt, QUERIES, n, QUERIES, z.key_cells, NULL, z.pairs);
         mask_scores(w.scores, &rows, s0, n);
         if (z.pairs) softmax_step(w, n, true);
         else softmax_step(w, n, false);
-        product_columns_shrunk(w.ot, QUERIES, values + (z.pairs ? s0 / 2 : s0) * z.width, z.width, w.scores, QUERIES,
-                               ROUND_UP(D, TILE_ROWS), QUERIES, z.pairs ? n / 2 : n, w.shrink,
-                               z.pairs); /* O^T += V^T P^T */
+        product_columns_shrunk(w.ot, QUERIES, v_s0, z.width, w.scores, QUERIES, ROUND_UP(D, TILE_ROWS), QUERIES,
+                               z.pairs ? n / 2 : n, w.shrink, z.pairs);
     }
     attn_transpose(w.rows, z.width, w.ot, QUERIES, z.width, QUERIES);
     for (size_t i = 0; i < rows.n; i++) {
@@ -467,14 +467,11 @@ static void attend(act *out, float *lse, const act *q, const float *keys, const 
  * [attn.decode] A new token does two flops per byte of cache, so memory is the limit and K and V are read once for all
  * heads that share them. The slots are cut into parts of DECODE_SLOTS, whatever the number of threads; each part is a
  * softmax of its own, and attention_decode joins the parts in order, by their maxima, as the blocks of a row are joined
- * above. A part's kv heads follow each other in one thread, because they lie on the same memory pages. */
+ * above. */
 #define DECODE_ROWS 8
 #define DECODE_SLOTS 256
 typedef struct { float *max, *sum, *acc; } DecodeResult;      /* (DECODE_ROWS), (DECODE_ROWS), (DECODE_ROWS,width) */
 static size_t decode_result_floats(AttnShape z) { return ROUND_UP(DECODE_ROWS * (z.width + 2), 16); }
-static size_t decode_work_floats(AttnShape z) {
-    return DECODE_ROWS * (SLOTS + z.width) + 2 * VL * VL + 2 * SLOTS * z.width;
-}
 static DecodeResult decode_result_at(float *p) { return (DecodeResult){p, p + DECODE_ROWS, p + 2 * DECODE_ROWS}; }
 
 /* One row: scores (n) = q . k_s. VL slots at a time, so that their partial sums are added up by one transposition. */
@@ -514,78 +511,106 @@ static void values_of_row(float *acc, const float *p, const float *v, size_t v_r
         STORE(acc + d, y);
     }
 }
-static void decode_part(DecodeResult y, float *work, const act *q, const act *k, const act *v, const Attn *a, size_t b,
-                        size_t kh, size_t part, AttnShape z) {
-    size_t D = (size_t)a->D, kv_row = (size_t)a->K * D;
-    float *scores = work, *packed_q = scores + DECODE_ROWS * SLOTS, *squares = packed_q + DECODE_ROWS * z.width;
-    float *padded = squares + 2 * VL * VL, *kt = padded + SLOTS * z.width;
-    AttnRows rows;
-    attn_rows(&rows, a, b, kh, 0, DECODE_ROWS);
-    size_t tile_rows = ROUND_UP(rows.n, TILE_ROWS), last = MIN(rows.hi, (part + 1) * DECODE_SLOTS);
-    for (size_t r = 0; r < DECODE_ROWS; r++)
-        pack_along(packed_q + r * z.width, q + rows.at[r], D, z.width, a->scale * LOG2E, false);
-    for (size_t r = 0; r < DECODE_ROWS; r++) y.max[r] = MAX_START, y.sum[r] = 0.0f;
-    memset(scores, 0, DECODE_ROWS * SLOTS * sizeof *scores);  /* a tile has rows that no query fills */
-    memset(y.acc, 0, DECODE_ROWS * z.width * sizeof *y.acc);
-    for (size_t s0 = MAX(rows.lo, part * DECODE_SLOTS); s0 < last; s0 += SLOTS) {
-        size_t n = MIN((size_t)SLOTS, last - s0);
-        const float *k_s0 = k + ((b * a->S + s0) * (size_t)a->K + kh) * D,
-                    *v_s0 = v + ((b * a->S + s0) * (size_t)a->K + kh) * D;
-        bool as_stored = n == SLOTS && D == z.width, tiles = rows.n > 2; /* else by way of a copy padded with zeros */
-        if (tiles) {
-            for (size_t s = 0; s < n; s++)
-                for (size_t d = 0; d < D; d += 16) __builtin_prefetch(v_s0 + s * kv_row + d);
-            for (size_t s = 0; s < SLOTS && !as_stored; s++)
-                pack_along(padded + s * z.width, k_s0 + s * kv_row, s < n ? D : 0, z.width, 1.0f, false);
-            attn_transpose(kt, SLOTS, as_stored ? k_s0 : padded, as_stored ? kv_row : z.width, SLOTS, z.width);
-            product_rows(scores, SLOTS, packed_q, z.width, kt, SLOTS, tile_rows, SLOTS, D, NULL, false);
-        } else
-            for (size_t r = 0; r < rows.n; r++)
-                scores_of_row(scores + r * SLOTS, squares, packed_q + r * z.width, k_s0, kv_row, n, D);
-        for (size_t r = 0; r < rows.n; r++) {
-            float *p = scores + r * SLOTS, max = y.max[r];
-            if (n % VL || s0 < rows.all_lo || s0 + n > rows.all_hi)
-                for (size_t s = 0; s < ROUND_UP(n, VL); s++)
-                    if (s >= n || (int32_t)(s0 + s) < rows.row_lo[r] || (int32_t)(s0 + s) >= rows.row_hi[r])
-                        p[s] = MASKED;
-            lanes maxima = SPLAT(max), sum = {0};
-            for (size_t s = 0; s < n; s += VL) maxima = lanes_max(maxima, LOAD(p + s));
-            for (int i = 0; i < VL; i++) max = maxima[i] > max ? maxima[i] : max;
-            float shrink = lanes_exp2(SPLAT(y.max[r] - max))[0];
-            for (size_t s = 0; s < n; s += VL) {
-                lanes e = lanes_exp2(LOAD(p + s) - max);
-                sum += e;
-                STORE(p + s, e);
-            }
-            y.max[r] = max, y.sum[r] = y.sum[r] * shrink + lanes_sum(sum);
-            for (size_t d = 0; d < z.width; d++) y.acc[r * z.width + d] *= shrink;
-        }
-        if (tiles) {
-            for (size_t s = 0; s < n && !as_stored; s++)
-                pack_along(padded + s * z.width, v_s0 + s * kv_row, D, z.width, 1.0f, false);
-            product_rows_add(y.acc, z.width, scores, SLOTS, as_stored ? v_s0 : padded, as_stored ? kv_row : z.width,
-                             tile_rows, ROUND_UP(D, VL), n, NULL, false);
-        } else
-            for (size_t r = 0; r < rows.n; r++)
-                values_of_row(y.acc + r * z.width, scores + r * SLOTS, v_s0, kv_row, n, D);
+/* What a kv head needs while its part runs. */
+typedef struct { AttnRows rows; DecodeResult y; float *q; } DecodeHead;
+static void decode_begin(DecodeHead *head, const act *q, const Attn *a, size_t b, size_t kh, AttnShape z) {
+    AttnRows *rows = &head->rows;
+    attn_rows(rows, a, b, kh, 0, DECODE_ROWS);
+    for (size_t r = 0; r < DECODE_ROWS; r++) {
+        pack_along(head->q + r * z.width, q + rows->at[r], (size_t)a->D, z.width, a->scale * LOG2E, false);
+        head->y.max[r] = MAX_START, head->y.sum[r] = 0.0f;
     }
+    memset(head->y.acc, 0, DECODE_ROWS * z.width * sizeof *head->y.acc);
+}
+/* Slots [s0, s0 + n) of a kv head, n at most SLOTS. */
+static void decode_block(DecodeHead *head, float *work, const float *k_s0, const float *v_s0, size_t kv_row, size_t s0,
+                         size_t n, size_t D, AttnShape z) {
+    float *scores = work, *squares = scores + DECODE_ROWS * SLOTS, *padded = squares + 2 * VL * VL;
+    float *kt = padded + SLOTS * z.width;
+    const AttnRows *rows = &head->rows;
+    DecodeResult y = head->y;
+    size_t tile_rows = ROUND_UP(rows->n, TILE_ROWS);
+    bool tiles = rows->n > 2;                                 /* rows of a tile that are no query's repeat the last */
+    bool as_stored = n == SLOTS && D == z.width;              /* else K and V are copied first, padded with zeros */
+    if (tiles) {
+        for (size_t s = 0; s < SLOTS && !as_stored; s++)
+            pack_along(padded + s * z.width, k_s0 + s * kv_row, s < n ? D : 0, z.width, 1.0f, false);
+        attn_transpose(kt, SLOTS, as_stored ? k_s0 : padded, as_stored ? kv_row : z.width, SLOTS, z.width);
+        product_rows(scores, SLOTS, head->q, z.width, kt, SLOTS, tile_rows, SLOTS, D, NULL, false);
+    } else
+        for (size_t r = 0; r < rows->n; r++)
+            scores_of_row(scores + r * SLOTS, squares, head->q + r * z.width, k_s0, kv_row, n, D);
+    for (size_t r = 0; r < rows->n; r++) {
+        float *p = scores + r * SLOTS, max = y.max[r];
+        if (n % VL || s0 < rows->all_lo || s0 + n > rows->all_hi)
+            for (size_t s = 0; s < ROUND_UP(n, VL); s++)
+                if (s >= n || (int32_t)(s0 + s) < rows->row_lo[r] || (int32_t)(s0 + s) >= rows->row_hi[r])
+                    p[s] = MASKED;
+        lanes maxima = SPLAT(max), sum = {0};
+        for (size_t s = 0; s < n; s += VL) maxima = lanes_max(maxima, LOAD(p + s));
+        for (int i = 0; i < VL; i++) max = maxima[i] > max ? maxima[i] : max;
+        float shrink = lanes_exp2(SPLAT(y.max[r] - max))[0];
+        for (size_t s = 0; s < n; s += VL) {
+            lanes e = lanes_exp2(LOAD(p + s) - max);
+            sum += e;
+            STORE(p + s, e);
+        }
+        y.max[r] = max, y.sum[r] = y.sum[r] * shrink + lanes_sum(sum);
+        for (size_t d = 0; d < z.width; d++) y.acc[r * z.width + d] *= shrink;
+    }
+    if (tiles) {
+        for (size_t s = 0; s < n && !as_stored; s++)
+            pack_along(padded + s * z.width, v_s0 + s * kv_row, D, z.width, 1.0f, false);
+        product_rows_add(y.acc, z.width, scores, SLOTS, as_stored ? v_s0 : padded, as_stored ? kv_row : z.width,
+                         tile_rows, ROUND_UP(D, VL), n, NULL, false);
+    } else
+        for (size_t r = 0; r < rows->n; r++)
+            values_of_row(y.acc + r * z.width, scores + r * SLOTS, v_s0, kv_row, n, D);
+}
+static size_t decode_work_floats(size_t K, AttnShape z) {
+    size_t heads = K * (sizeof(DecodeHead) / sizeof(float) + DECODE_ROWS * z.width);
+    return ROUND_UP(heads + DECODE_ROWS * SLOTS + 2 * VL * VL + 2 * SLOTS * z.width, 16);
+}
+/* Slots of one part, for kv heads [kh_from, kh_to): block by block, all heads in turn, because their keys share pages
+ * and what the hardware fetches ahead for one head is the next head's. */
+static void decode_part(float *results, size_t floats, float *work, const act *q, const act *k, const act *v,
+                        const Attn *a, size_t b, size_t kh_from, size_t kh_to, size_t part, AttnShape z) {
+    size_t D = (size_t)a->D, K = (size_t)a->K, lo = SIZE_MAX, hi = 0;
+    DecodeHead *heads = (DecodeHead *)work;
+    float *packed_q = (float *)(heads + K), *scores = packed_q + K * DECODE_ROWS * z.width;
+    memset(scores, 0, DECODE_ROWS * SLOTS * sizeof *scores);
+    for (size_t kh = kh_from; kh < kh_to; kh++) {
+        heads[kh].y = decode_result_at(results + kh * floats), heads[kh].q = packed_q + kh * DECODE_ROWS * z.width;
+        decode_begin(&heads[kh], q, a, b, kh, z);
+        lo = heads[kh].rows.lo, hi = heads[kh].rows.hi;       /* the same for every head */
+    }
+    lo = MAX(lo, part * DECODE_SLOTS), hi = MIN(hi, (part + 1) * DECODE_SLOTS);
+    for (size_t s0 = lo; s0 < hi; s0 += SLOTS)
+        for (size_t kh = kh_from; kh < kh_to; kh++) {
+            size_t bs = ((b * a->S + s0) * K + kh) * D;
+            decode_block(&heads[kh], scores, k + bs, v + bs, K * D, s0, MIN((size_t)SLOTS, hi - s0), D, z);
+        }
 }
 static void attention_decode(act *out, float *lse, const act *q, const act *k, const act *v, const Attn *a,
                              AttnShape z) {
     size_t K = (size_t)a->K, D = (size_t)a->D, n_heads = a->B * K, threads = (size_t)omp_get_max_threads();
-    size_t floats = decode_result_floats(z), work_floats = decode_work_floats(z), most = 0;
+    size_t floats = decode_result_floats(z), work_floats = decode_work_floats(K, z), most = 0;
     for (size_t b = 0; b < a->B; b++) {
         size_t lo, hi;
         seen_by_any(a, b, &lo, &hi);
         most = MAX(most, hi);
     }
     size_t n_parts = CEIL_DIV(most, (size_t)DECODE_SLOTS), n_results = n_heads * n_parts;
+    size_t teams = MIN(K, CEIL_DIV(threads, MAX(a->B * n_parts, (size_t)1)));     /* that share a part's kv heads */
     float *results = (float *)scratch(SCRATCH_ATTN, (n_results * floats + threads * work_floats) * sizeof(float));
     float *work = results + n_results * floats;
 #pragma omp parallel for schedule(static) if (n_heads * most * D > 16384) /* less is done before a thread wakes up */
-    for (size_t j = 0; j < n_results; j++)
-        decode_part(decode_result_at(results + j * floats), work + (size_t)omp_get_thread_num() * work_floats, q, k, v,
-                    a, j / K / n_parts, j % K, j / K % n_parts, z);
+    for (size_t j = 0; j < a->B * n_parts * teams; j++) {
+        size_t b = j / teams / n_parts, part = j / teams % n_parts, team = j % teams;
+        decode_part(results + (b * n_parts + part) * K * floats, floats,
+                    work + (size_t)omp_get_thread_num() * work_floats, q, k, v, a, b, team * K / teams,
+                    (team + 1) * K / teams, part, z);
+    }
     for (size_t i = 0; i < n_heads; i++) {
         size_t b = i / K, kh = i % K;
         AttnRows rows;
@@ -622,8 +647,8 @@ static void attention(act *out, float *lse, const act *q, const act *k, const ac
     size_t n_blocks = CEIL_DIV(rows, (size_t)QUERIES), floats = attn_block_floats(z),
            packed = z.slots * (z.key_width + z.width);
     bool shared = n_heads < 4 * threads;
-    float *work =
-        (float *)scratch(SCRATCH_ATTN, (threads * floats + (shared ? n_heads : threads) * packed) * sizeof(float));
+    size_t all_floats = threads * floats + (shared ? n_heads : threads) * packed;
+    float *work = (float *)scratch(SCRATCH_ATTN, all_floats * sizeof(float));
     float *packs = work + threads * floats;
     if (!shared) {
 #pragma omp parallel for schedule(dynamic)
@@ -765,23 +790,21 @@ static void attend_bwd(act *dq, act *dk, act *dv, const act *dout, const act *ou
             lanes sum = {0};
             for (size_t d = 0; d < D; d += VL) sum += load_part(dout_r + d, D - d) * load_part(out_r + d, D - d);
             w.delta[i] = lanes_sum(sum);
-            w.lse[i] =
-                rows.row_lo[i] < rows.row_hi[i] ? lse[rows.stat[i]] * LOG2E : -MASKED; /* sees nothing: weights 0 */
+            bool seen = rows.row_lo[i] < rows.row_hi[i];
+            w.lse[i] = seen ? lse[rows.stat[i]] * LOG2E : -MASKED;           /* sees nothing: its weights become 0 */
         }
         for (size_t s0 = first / PACK_SLOTS * PACK_SLOTS; s0 < last; s0 += SLOTS) {
             size_t n = MIN((size_t)SLOTS, ROUND_UP(last - s0, PACK_SLOTS)), s0_across = z.pairs ? s0 / 2 : s0;
-            product_rows(w.scores, QUERIES, y.keys + s0 * z.key_width, z.key_width, w.qt, QUERIES, n, QUERIES,
-                         z.key_cells, NULL, z.pairs);
-            product_rows(w.dp, QUERIES, y.values + s0 * z.key_width, z.key_width, w.dot, QUERIES, n, QUERIES,
-                         z.key_cells, NULL, z.pairs);
+            const float *k_s0 = y.keys + s0 * z.key_width, *v_s0 = y.values + s0 * z.key_width;
+            product_rows(w.scores, QUERIES, k_s0, z.key_width, w.qt, QUERIES, n, QUERIES, z.key_cells, NULL, z.pairs);
+            product_rows(w.dp, QUERIES, v_s0, z.key_width, w.dot, QUERIES, n, QUERIES, z.key_cells, NULL, z.pairs);
             mask_scores(w.scores, &rows, s0, n);
             if (z.pairs) bwd_weights(w, n, true);
             else bwd_weights(w, n, false);
             if (want & WANT_DKV) {
-                product_rows_add(y.dv + s0 * z.width, z.width, w.scores, n_q, w.dout_across, z.width, n, d_lanes, n_q,
-                                 NULL, z.pairs);
-                product_rows_add(y.dk + s0 * z.width, z.width, w.dp, n_q, w.q_across, z.width, n, d_lanes, n_q, NULL,
-                                 z.pairs);
+                float *dk_s0 = y.dk + s0 * z.width, *dv_s0 = y.dv + s0 * z.width;
+                product_rows_add(dv_s0, z.width, w.scores, n_q, w.dout_across, z.width, n, d_lanes, n_q, NULL, z.pairs);
+                product_rows_add(dk_s0, z.width, w.dp, n_q, w.q_across, z.width, n, d_lanes, n_q, NULL, z.pairs);
             }
             if (want & WANT_DQ)
                 product_columns_add(w.dqt, QUERIES, y.keys_across + s0_across * z.width, z.width,

@@ -313,15 +313,14 @@ ALWAYS_INLINE size_t panel_width(size_t groups_left) {
 /* ---- fetching ahead -------------------------------------------------------------------------------------------- *
  * What will be packed next is fetched into L2 while tiles run, a few cache lines per tile: memory works while the core
  * multiplies. Packing that waits for memory costs 1 to 2 clocks a number instead of 0.2 to 0.5. */
-typedef struct Ahead { const char *row; size_t row_bytes, lines, line, rows, per_tile; } Ahead;
-static Ahead ahead_of(const Operand *o, size_t lane, size_t n_lanes, size_t k, size_t n_k, size_t n_tiles) {
+typedef struct Ahead { const char *row; size_t row_bytes, lines, line, rows; } Ahead;
+static Ahead ahead_of(const Operand *o, size_t lane, size_t n_lanes, size_t k, size_t n_k) {
     size_t size = dtype_bytes(o->dtype), row = o->k_adjacent ? lane : k, column = o->k_adjacent ? k : lane;
     size_t rows = o->k_adjacent ? n_lanes : n_k, lines = (o->k_adjacent ? n_k : n_lanes) * size / 64 + 1;
-    return (Ahead){(const char *)o->data + (row * o->ld + column) * size, o->ld * size, lines, 0, rows,
-                   CEIL_DIV(lines * rows, n_tiles)};
+    return (Ahead){(const char *)o->data + (row * o->ld + column) * size, o->ld * size, lines, 0, rows};
 }
-ALWAYS_INLINE void fetch(Ahead *f) {
-    for (size_t i = 0; i < f->per_tile && f->rows; i++) {
+ALWAYS_INLINE void fetch(Ahead *f, size_t n_lines) {
+    for (size_t i = 0; i < n_lines && f->rows; i++) {
         __builtin_prefetch(f->row + f->line * 64, 0, 2);      /* never faults, wherever it points */
         if (++f->line == f->lines) f->line = 0, f->row += f->row_bytes, f->rows--;
     }
@@ -398,19 +397,23 @@ static void gemm_task(const Product *p, Unit unit, size_t row0, size_t row1, siz
                         gemm_pack(&t->a, r0, CEIL_DIV(r1 - r0, VL), k, n_k, places, unit);
                     }
                     size_t n_tiles = CEIL_DIV(r1 - r0, MR) * n_panels, k2 = k + n_k;
-                    Ahead next = {0};
-                    if (r1 < row1) next = ahead_of(&t->a, r1, MIN((size_t)A_ROWS, row1 - r1), k, n_k, n_tiles);
+                    Ahead a_next = {0}, b_next = {0};         /* in the order in which they will be packed */
+                    if (r1 < row1) a_next = ahead_of(&t->a, r1, MIN((size_t)A_ROWS, row1 - r1), k, n_k);
                     else if (g1 < groups)
-                        next = ahead_of(&t->b, column0 + g1 * VL, (groups * (chunk + 2) / n_chunks - g1) * VL, k, n_k, n_tiles);
-                    else if (k2 < t->K)
-                        next = ahead_of(&t->a, row0, MIN((size_t)A_ROWS, row1 - row0), k2, MIN(n_k, t->K - k2), n_tiles);
+                        b_next = ahead_of(&t->b, column0 + g1 * VL, (groups * (chunk + 2) / n_chunks - g1) * VL, k, n_k);
+                    else if (k2 < t->K) {
+                        b_next = ahead_of(&t->b, column0, groups / n_chunks * VL, k2, MIN(n_k, t->K - k2));
+                        a_next = ahead_of(&t->a, row0, MIN((size_t)A_ROWS, row1 - row0), k2, MIN(n_k, t->K - k2));
+                    }
+                    size_t a_lines = CEIL_DIV(a_next.lines * a_next.rows, n_tiles);
+                    size_t b_lines = CEIL_DIV(b_next.lines * b_next.rows, n_tiles);
                     for (size_t row = r0; row < r1; row += MR, a_panel += far)
                         for (size_t g = g0, w; g < g1; g += w) {
                             w = panel_width(g1 - g);
                             size_t column = column0 + g * VL, at = row * o.ld + column;
                             Out here = {o.c + at, o.ld, o.bias ? o.bias + column : NULL,
                                         o.residual ? o.residual + at : NULL, o.add};
-                            fetch(&next);
+                            fetch(&b_next, b_lines), fetch(&a_next, a_lines);
                             tiles[pair][w](n_u, a_panel, b + (g - g0) * VL * n_u, &here, MIN((size_t)MR, r1 - row),
                                            MIN(w * VL, column1 - column));
                         }
@@ -451,9 +454,11 @@ static void gemm_run(const Product *p, int n, Unit unit) {
 
 /* ---- few rows [gemm.few] --------------------------------------------------------------------------------------- *
  * Decoding multiplies every weight with one to FEW_ROWS vectors: reading the weights is all the time there is. So nothing
- * is packed; each row of w is read once, in order, from where it lies, and meets all x together. */
+ * is packed; each row of w is read once, from where it lies, and meets all x together. A core reads from several far places
+ * at once (`streams`): one stream of loads leaves a third of the memory's speed unused (17 to 20 against 26 GB/s a core,
+ * Zen 4), and rows side by side are no better, for the prefetcher starts anew at the end of each. */
 #define FEW_ROWS 8
-typedef struct Few { const float *x; size_t n_units, x_step, N; } Few;      /* x as units, rows x_step apart, zero-filled */
+typedef struct Few { const float *x; size_t x_step, N; } Few;  /* x as units, rows x_step apart, zero-filled */
 
 ALWAYS_INLINE float few_sum(vf v) {
 #if VL == 16
@@ -465,50 +470,50 @@ ALWAYS_INLINE float few_sum(vf v) {
     return sum;
 #endif
 }
-/* Rows [o0, o1) of one layer. Several sums per x (ways) where few x would leave the adders waiting for each other. */
-ALWAYS_INLINE void few_rows(const Linear *l, const float *residual, size_t o0, size_t o1, const Few *f, DType dtype, Unit unit,
-                            const size_t n_x, const size_t ways) {
-    const size_t size = dtype_bytes(dtype), per = unit == UNIT_PAIR ? 2 : 1, C = l->w.cols, O = l->w.rows;
-    const size_t step = VL * per, full = C / (step * ways), whole = C / step;
-    for (size_t o = o0; o < o1; o++) {
-        const char *w = (const char *)l->w.data + o * C * size;
-        vf acc[8];
-        for (size_t i = 0; i < 8; i++) acc[i] = (vf){0};
-        const float *x = f->x;
-        for (size_t s = 0; s < full; s++, w += step * ways * size, x += VL * ways)
-            for (size_t u = 0; u < ways; u++) {
-                vf w_k = (vf)units_along_k(w + u * step * size, dtype, unit);
-                for (size_t n = 0; n < n_x; n++)
-                    acc[n * ways + u] = multiply_add_v(acc[n * ways + u], w_k, vf_load(x + n * f->x_step + u * VL), unit == UNIT_PAIR);
-            }
-        for (size_t s = full * ways; s <= whole; s++, w += step * size, x += VL) {
-            char edge[VL * 8] = {0};
-            const char *from = w;
-            if (s == whole) {
-                if (s * step == C) break;
-                memcpy(edge, w, (C - s * step) * size), from = edge;
-            }
-            vf w_k = (vf)units_along_k(from, dtype, unit);
-            for (size_t n = 0; n < n_x; n++)
-                acc[n * ways] = multiply_add_v(acc[n * ways], w_k, vf_load(x + n * f->x_step), unit == UNIT_PAIR);
+/* Rows [o0, o1) of one layer, in `streams` parts that are read side by side and share the loads of x. */
+ALWAYS_INLINE void few_rows(const Linear *l, const float *residual, size_t o0, size_t o1, const Few *f, DType dtype,
+                            Unit unit, const size_t n_x, const size_t streams) {
+    const size_t size = dtype_bytes(dtype), C = l->w.cols, O = l->w.rows, step = VL * (unit == UNIT_PAIR ? 2 : 1);
+    const size_t whole = C / step, edge_bytes = (C - whole * step) * size, part = CEIL_DIV(o1 - o0, streams);
+    for (size_t i = 0; i < part; i++) {
+        const char *w[4];
+        vf acc[4][8];
+        for (size_t r = 0; r < streams; r++) {                /* a part that is one short reads its last row again */
+            w[r] = (const char *)l->w.data + MIN(o0 + r * part + i, o1 - 1) * C * size;
+            for (size_t n = 0; n < n_x; n++) acc[r][n] = (vf){0};
         }
-        for (size_t n = 0; n < n_x; n++) {
-            if (n == f->N) break;
-            vf v = acc[n * ways];
-            for (size_t u = 1; u < ways; u++) v += acc[n * ways + u];
-            float y = few_sum(v);
-            if (l->bias) y += l->bias[o];
-            if (residual) y += residual[n * O + o];
-            l->y[n * O + o] = y;
+        for (size_t s = 0; s < whole; s++)
+            for (size_t r = 0; r < streams; r++) {
+                vf w_k = (vf)units_along_k(w[r] + s * step * size, dtype, unit);
+                for (size_t n = 0; n < n_x; n++)
+                    acc[r][n] = multiply_add_v(acc[r][n], w_k, vf_load(f->x + n * f->x_step + s * VL), unit == UNIT_PAIR);
+            }
+        for (size_t r = 0; r < streams; r++) {
+            size_t o = o0 + r * part + i;
+            if (edge_bytes) {
+                char edge[VL * 8] = {0};
+                memcpy(edge, w[r] + whole * step * size, edge_bytes);
+                vf w_k = (vf)units_along_k(edge, dtype, unit);
+                for (size_t n = 0; n < n_x; n++)
+                    acc[r][n] = multiply_add_v(acc[r][n], w_k, vf_load(f->x + n * f->x_step + whole * VL), unit == UNIT_PAIR);
+            }
+            for (size_t n = 0; n < n_x; n++) {
+                float y = few_sum(acc[r][n]);
+                if (o >= o1 || n >= f->N) continue;
+                if (l->bias) y += l->bias[o];
+                if (residual) y += residual[n * O + o];
+                l->y[n * O + o] = y;
+            }
         }
     }
 }
 #define FEW_ARGS const Linear *l, const float *residual, size_t o0, size_t o1, const Few *f
 ALWAYS_INLINE void few_n(FEW_ARGS, DType dtype, Unit unit) {
+    const bool wide = VL != 8;                                /* 32 registers: twice as many sums */
     if (f->N == 1) few_rows(l, residual, o0, o1, f, dtype, unit, 1, 4);
-    else if (f->N == 2) few_rows(l, residual, o0, o1, f, dtype, unit, 2, 2);
-    else if (f->N <= 4) few_rows(l, residual, o0, o1, f, dtype, unit, 4, 1);
-    else few_rows(l, residual, o0, o1, f, dtype, unit, 8, 1);
+    else if (f->N == 2) few_rows(l, residual, o0, o1, f, dtype, unit, 2, 4);
+    else if (f->N <= 4) few_rows(l, residual, o0, o1, f, dtype, unit, 4, wide ? 4 : 2);
+    else few_rows(l, residual, o0, o1, f, dtype, unit, 8, wide ? 2 : 1);
 }
 ALWAYS_INLINE void few_unit(FEW_ARGS, Unit unit) {
     switch (l->w.dtype) {
@@ -524,7 +529,7 @@ static void few(FEW_ARGS, Unit unit) {
 
 static void few_run(const Linear *lin, int n, const float *x, const float *residual, size_t N, Unit unit) {
     const size_t C = lin[0].w.cols, per = UNIT_PAIRS && unit != UNIT_F32 ? 2 : 1;
-    Few f = {NULL, CEIL_DIV(C, per), CEIL_DIV(C, per * VL) * VL, N};
+    Few f = {NULL, CEIL_DIV(C, per * VL) * VL + 16, N};           /* + 16: rows of x do not share L1 sets */
     float *x_units = scratch(SCRATCH_C, FEW_ROWS * f.x_step * 4);
     memset(x_units, 0, FEW_ROWS * f.x_step * 4);
     for (size_t i = 0; i < N; i++) {
@@ -536,11 +541,11 @@ static void few_run(const Linear *lin, int n, const float *x, const float *resid
         }
     }
     f.x = x_units;
-    size_t rows = 0, first[LINEAR_MAX + 1] = {0};             /* blocks of at least 64 KB of weights, dealt out */
+    size_t rows = 0, first[LINEAR_MAX + 1] = {0};
     for (int i = 0; i < n; i++) rows += lin[i].w.rows;
-    size_t block = CEIL_DIV((size_t)65536, C * dtype_bytes(lin[0].w.dtype));
-    for (int i = 0; i < n; i++) first[i + 1] = first[i] + CEIL_DIV(lin[i].w.rows, block);
     size_t threads = threads_for((double)rows * (double)C * (double)N);
+    size_t block = MAX(CEIL_DIV(rows, 4 * threads), (size_t)16);      /* four tasks a thread: a late one is caught up */
+    for (int i = 0; i < n; i++) first[i + 1] = first[i] + CEIL_DIV(lin[i].w.rows, block);
 #pragma omp parallel for schedule(dynamic, 1) num_threads((int)threads) if (threads > 1)
     for (size_t t = 0; t < first[n]; t++) {
         int i = 0;

@@ -212,26 +212,30 @@ static double peak_flops(Precision p) {
     return all;
 }
 
-/* Bytes per second of all threads reading a buffer that no cache holds. It is written first: memory that never was is one
- * page of zeros, and would be read from L1. */
+/* Bytes per second of all threads reading a buffer that no cache holds; four streams a thread, which some CPUs need (see
+ * gemm.few), and one, which others like better. The buffer is written first: memory that never was is one page of zeros, and
+ * would be read from L1. */
 static double peak_read(void) {
-    const size_t n = (size_t)256 << 18, step = 64;            /* floats: 256 MB */
+    enum { STEP = 64, PARTS = 64 };                           /* floats of a step; parts of the buffer, dealt out */
+    const size_t n = (size_t)256 << 18, part = n / PARTS;     /* 256 MB */
     float *buffer = xmalloc(n * sizeof *buffer);
     double best = 0;
 #pragma omp parallel for schedule(static)
     for (size_t i = 0; i < n; i++) buffer[i] = 1.0f;
-    for (int run = 0; run < 6; run++) {
+    for (int run = 0; run < 8; run++) {
         double t = now_s();
+        const size_t streams = run % 2 ? 1 : 4, stream_n = part / streams;
         float sum = 0;
 #pragma omp parallel for schedule(static) reduction(+ : sum)
-        for (size_t i = 0; i < n; i += step) {
+        for (size_t p = 0; p < PARTS; p++) {
             peak_vec acc[4] = {{0}};
-            for (size_t j = 0; j < step; j += sizeof acc / 4)
-                for (size_t v = 0; v < 4; v++) {
-                    peak_vec x;
-                    memcpy(&x, buffer + i + j + v * (sizeof x / 4), sizeof x);
-                    acc[v] += x;
-                }
+            for (size_t i = 0; i < stream_n; i += STEP / streams)
+                for (size_t s = 0; s < streams; s++)
+                    for (size_t j = 0; j < STEP / streams; j += sizeof(peak_vec) / 4) {
+                        peak_vec x;
+                        memcpy(&x, buffer + p * part + s * stream_n + i + j, sizeof x);
+                        acc[(s + j / (sizeof x / 4)) % 4] += x;
+                    }
             peak_vec all = (acc[0] + acc[1]) + (acc[2] + acc[3]);
             sum += all[0];
         }

@@ -9,8 +9,8 @@
 
 typedef void WindowRange(size_t slot, size_t window, size_t *lo, size_t *hi);
 
-/* What op.attention sees: with a query of zeros all weights are equal, so exp(lse) is the number of slots seen, and with the
- * value s in slot s the output is the mean slot. The two fix lo and hi. */
+/* What op.attention sees: with a query of zeros all weights are equal, so exp(lse) is the number of slots seen, and
+ * with the value s in slot s the output is the mean slot. The two fix lo and hi. */
 static void range_of_op(size_t slot, size_t window, size_t *lo, size_t *hi) {
     enum { SLOTS_MAX = 64 };
     float q[1] = {0}, k[SLOTS_MAX] = {0}, v[SLOTS_MAX], lse, out;
@@ -34,8 +34,8 @@ static int judge_window_range(WindowRange *answer, bool explain) {
             range_of_op(slot, window, &want_lo, &want_hi);
             if (lo == want_lo && hi == want_hi) continue;
             if (explain && wrong < 3)
-                printf("window %zu: the query in slot %zu sees [%zu, %zu), your answer is [%zu, %zu)\n", window, slot, want_lo,
-                       want_hi, lo, hi);
+                printf("window %zu: the query in slot %zu sees [%zu, %zu), your answer is [%zu, %zu)\n", window, slot,
+                       want_lo, want_hi, lo, hi);
             wrong++;
         }
     if (explain && wrong) printf("not yet: %d of %d answers differ from op.attention\n", wrong, asked);

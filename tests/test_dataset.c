@@ -134,9 +134,9 @@ static void test_windows(void) {
             differ += memcmp(tokens, again, T * sizeof *again) != 0;
         }
         CHECK(!differ, "%zu tokens by %zu: a sample does not depend on what was asked before", n, T);
-        size_t covered = 0, counted = 0, window = 0, got;
+        size_t covered = 0, counted = 0, at = 0, got;
         memset(seen, 0, n);
-        while ((got = tokens_eval_window(d, window++, T, tokens, targets, NULL))) {
+        while ((got = tokens_eval_window(d, &at, T, tokens, targets, NULL))) {
             counted += got;
             for (size_t t = 0; t < T; t++)
                 if (targets[t] >= 0) covered += !seen[targets[t]]++ && targets[t] == tokens[t] + 1;
@@ -173,9 +173,25 @@ static void test_windows(void) {
     Tokens *d = open_one(path);
     d->eos = 9;
     int32_t tokens[8], targets[8], start[8];
-    tokens_eval_window(d, 0, 8, tokens, targets, start);
+    size_t at = 0;
+    tokens_eval_window(d, &at, 8, tokens, targets, start);
     static const int32_t want[] = {0, 0, 2, 2, 2, 5, 6, 6};
     CHECK(!memcmp(start, want, sizeof want), "each query sees from its document's separator on");
+    /* validation with documents apart: windows of 4 begin again where the document that they cut begins */
+    static const int32_t want_targets[][4] = {{6, 9, -1, -1}, {7, 8, 9, -1}, {9, 4, 3, -1}};
+    static const size_t want_at[] = {2, 5, 9};
+    size_t n_right = 0;
+    at = 0;
+    for (int i = 0; i < 3; i++) {
+        size_t n = tokens_eval_window(d, &at, 4, tokens, targets, start);
+        n_right += n == (i ? 3 : 2) && at == want_at[i] && !memcmp(targets, want_targets[i], sizeof targets / 2);
+    }
+    CHECK(n_right == 3 && !tokens_eval_window(d, &at, 4, tokens, targets, start),
+          "%zu of 3 windows count whole documents, each target once", n_right);
+    /* training windows begin with a document where one begins within them */
+    size_t n_opening = 0;
+    for (uint64_t i = 0; i < 50; i++) tokens_window(d, 3, i, 3, tokens, targets, start), n_opening += tokens[0] == 9;
+    CHECK(n_opening >= 40, "%zu of 50 training windows open with a separator", n_opening);
     tokens_close(d);
     free(path);
     free((char *)two[0]), free((char *)two[1]);
