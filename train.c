@@ -40,9 +40,9 @@ static struct {
     bool tie, untie, recompute, no_doc_mask, overwrite, load_best;
 } o = {
     .arch = "llama", .split = "gpt2", .out = "out", .schedule = "cosine", .precision = "bf16",
-    .layers = 5, .width = 256, .heads = 4, .vocab = 4096, .batch = 16, .seq = 256, .accum = 1, .steps = 1000, .warmup = 60,
-    .eval_steps = 200, .eval_tokens = 65536, .sample_steps = 200, .sample_tokens = 120, .save_steps = 500, .keep = 2,
-    .valid_fraction = 0.1, .lr = 3e-3, .min_lr = 0.05, .decay_part = 0.25, .weight_decay = 0.1, .beta1 = 0.9, .beta2 = 0.95,
+    .layers = 3, .width = 192, .heads = 6, .batch = 8, .seq = 256, .accum = 1, .steps = 2000, .warmup = 100,
+    .eval_steps = 200, .eval_tokens = 32768, .sample_steps = 500, .sample_tokens = 200, .save_steps = 500, .keep = 2,
+    .valid_fraction = 0.1, .lr = 4e-3, .min_lr = 0.05, .decay_part = 0.25, .weight_decay = 0.1, .beta1 = 0.9, .beta2 = 0.99,
     .eps = 1e-8, .clip = 1.0,
 };
 #define TEXT(n, v, h) {n, OPT_STR, &o.v, h, 0, 0, NULL, NULL, false}
@@ -62,7 +62,7 @@ static Opt table[] = {
     INT("heads", heads, "attention heads", 1, 4096),
     INT("kv-heads", kv_heads, "key/value heads (0: as many as heads)", 0, 4096),
     INT("ffn", ffn, "feed-forward width (0: 4 x width; 8/3 x width when gated)", 0, 1 << 22),
-    REAL("init-std", init_std, "deviation of the first weights (0: the family's)", 0, 10),
+    REAL("init-std", init_std, "deviation of the first weights (0: 0.8 / sqrt(width))", 0, 10),
     FLAG("tie", tie, "share the token embedding with the head (gpt2 does)"),
     FLAG("untie", untie, "do not share it (llama does not when wide; small ones here do)"),
     SECTION("Data"),
@@ -70,7 +70,7 @@ static Opt table[] = {
     LIST("valid-data", valid_data, "held-out text (default: the last part of --data; the corpus has its own)"),
     REAL("valid-fraction", valid_fraction, "how much of --data is held out, from its end", 0, 0.9),
     TEXT("tokenizer", tokenizer, "directory with a tokenizer (default: train one on the data)"),
-    INT("vocab", vocab, "tokens of the tokenizer trained here", 258, 1 << 20),
+    INT("vocab", vocab, "tokens of the tokenizer trained here (0: by the size of the data, 1024 to 4096)", 0, 1 << 20),
     ONE_OF("split", split, "its word-splitting rule", "gpt2|llama3"),
     FLAG("no-doc-mask", no_doc_mask, "let documents packed into one window see each other"),
     SECTION("Training"),
@@ -179,7 +179,7 @@ static Config config_from_options(int vocab) {
     c.rope_dims = c.D;
     c.F = (int)(o.ffn ? o.ffn : gated ? (o.width * 8 / 3 + 15) / 16 * 16 : o.width * 4);
     c.max_pos = (int)(o.seq > 1024 ? o.seq : 1024);
-    if (o.init_std > 0) c.init_std = (float)o.init_std;
+    c.init_std = (float)(o.init_std > 0 ? o.init_std : 0.8 / sqrt((double)c.C));
     if (gated) c.tied = true;                                         /* a small model's embedding is worth sharing */
     if (o.tie) c.tied = true;
     if (o.untie) c.tied = false;
@@ -611,7 +611,9 @@ static void prepare_tokenizer(Run *r, const char *resume_dir) {
     else if (!all_shards) {
         static const char *specials[] = {"<|endoftext|>"};
         Docs *docs = docs_open_range(o.data.v, o.data.n, 0, o.valid_data.n ? 1 : 1 - o.valid_fraction);
-        tokenizer_train((TextSource){docs_next, docs, docs_bytes(docs)}, o.split, (int)o.vocab, 2, specials, 1, o.out);
+        double bytes = docs_bytes(docs);
+        if (!o.vocab) o.vocab = bytes < 4e6 ? 1024 : bytes < 8e6 ? 2048 : 4096;
+        tokenizer_train((TextSource){docs_next, docs, bytes}, o.split, (int)o.vocab, 2, specials, 1, o.out);
         docs_close(docs);
         r->tokenizer_dir = xstrdup(o.out);
     }
@@ -664,7 +666,7 @@ static void alloc_batch(Run *r) {
 /* [train.bench] Steps on random tokens: no data, nothing written. The median of the timed steps, after two to warm up. */
 static int by_value(const void *a, const void *b) { return (*(const double *)a > *(const double *)b) - (*(const double *)a < *(const double *)b); }
 static void bench(Run *r) {
-    Config c = config_from_options((int)o.vocab);
+    Config c = config_from_options(o.vocab ? (int)o.vocab : 4096);
     r->m = model_new(&c, (uint64_t)common.seed);
     model_train_begin(r->m);
     alloc_batch(r);
@@ -731,7 +733,7 @@ int main(int argc, char **argv) {
     free(config);
     free(old);
     prepare_tokenizer(&r, resume_dir);
-    int vocab = r.tok ? tokenizer_vocab(r.tok) : (int)o.vocab;
+    int vocab = r.tok ? tokenizer_vocab(r.tok) : o.vocab ? (int)o.vocab : 50304; /* shards: GPT-2's ids, rounded up */
     if (resume_dir) r.m = model_load(resume_dir, true);
     else if (o.init) r.m = model_load(o.init, true);
     else {
