@@ -4,27 +4,27 @@
  *     dx          (N,C) = dy (N,O) @ w (O,C)        rows N, columns C, summed over O
  *     dw          (O,C) = dy (N,O)^T @ x (N,C)      rows O, columns C, summed over N
  *
- * WHY PLAIN LOOPS ARE SLOW. A core does 16 to 64 multiply-adds per clock but loads only two or three vectors, and memory
- * gives it a fraction of one. So every loaded value has to be used many times, at each level (Goto and van de Geijn
- * 2008; Van Zee and van de Geijn 2015, "BLIS"):
- *   registers  a tile of MR x 3 vectors of the result stays in registers over the whole inner sum [gemm.tile]; each step
- *              loads 3 vectors of B and MR numbers of A for 3*MR multiply-adds
+ * WHY PLAIN LOOPS ARE SLOW. A core does 16 to 64 multiply-adds per clock but loads only two or three vectors, and
+ * memory gives it a fraction of one. So every loaded value has to be used many times, at each level (Goto and van de
+ * Geijn 2008; Van Zee and van de Geijn 2015, "BLIS"):
+ *   registers  a tile of MR x 3 vectors of the result stays in registers over the whole inner sum [gemm.tile]; each
+ *              step loads 3 vectors of B and MR numbers of A for 3*MR multiply-adds
  *   L1         one panel of A, MR rows by one block of K: 12 KB, used for all columns of a chunk
- *   L2         one chunk of B, CHUNK columns by one block of K: 288 KB, used for all rows; packed by the thread that
- *              uses it
- *   L3         a slab of A, packed once by all threads together
- * Packing [gemm.pack] copies both operands in the order in which the tile reads them. It costs 2 to 5% and buys adjacent
- * loads, no TLB misses, and freedom: transposed operands, bf16 and f16 weights, rounding and tails are all dealt with
- * there, so there is one tile for all three products and no transposed copy of anything.
+ *   L2         one chunk of B, CHUNK columns by one block of K: 288 KB, used for all rows of a task; and those rows of
+ *              A, up to 768 KB (what L2 cannot hold comes from L3 in time: one panel is used for 30,000 clocks)
+ * Packing [gemm.pack] copies both operands in the order in which the tile reads them. It costs 2 to 5% and buys
+ * adjacent loads, no TLB misses, and freedom: transposed operands, bf16 and f16 weights, rounding and tails are all
+ * dealt with there, so there is one tile for all three products and no transposed copy of anything.
  *
  * UNITS. The tile works on "units" of 32 bits, adjacent along K: one float, or, where the CPU multiplies bf16 pairs
  * (AVX512-BF16, twice the speed), two bf16 of neighbouring k. Where it does not, PREC_BF16 rounds to bf16 while packing
  * and multiplies floats: the same products, the same meaning.
  *
- * ORDER OF THE SUM. Element (row, column) is summed over k in the order of K, in blocks whose borders depend on K alone.
- * Threads share out tiles, never K: any number of threads gives the same bits.
+ * ORDER OF THE SUM. Element (row, column) is summed over k in the order of K, in blocks whose borders depend on K
+ * alone. Threads share out tiles, never K: any number of threads gives the same bits.
  *
- * This file knows one vector width (VL) per compilation and nothing about layers, gradients or lists: see matmul.cuh. */
+ * This file knows one vector width (VL) per compilation and nothing about layers, gradients or lists: see
+ * matmul.cuh. */
 #pragma once
 
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
@@ -50,7 +50,6 @@ typedef uint16_t vh_any __attribute__((vector_size(2 * VL), aligned(1), may_alia
 ALWAYS_INLINE vf vf_load(const void *p) { return *(const vf_any *)p; }
 ALWAYS_INLINE vu vu_load(const void *p) { return *(const vu_any *)p; }
 ALWAYS_INLINE void vf_store(void *p, vf v) { *(vf_any *)p = v; }
-ALWAYS_INLINE vf splat(float x) { return (vf){0} + x; }
 
 /* VL values of a stored type, widened; at any address. */
 ALWAYS_INLINE vf vf_widen(const void *p, DType dtype) {
@@ -157,8 +156,8 @@ ALWAYS_INLINE void gemm_transpose(vu v[VL]) {
 }
 
 /* ---- packing [gemm.pack] --------------------------------------------------------------------------------------- *
- * A group is VL lanes. Where its units go: unit k of lane i to at[(i / PIECE) * far + k * step + i % PIECE]. In A step is MR
- * and panels are `far` apart; in B step is the panel's width and far is PIECE: the group stays together. */
+ * A group is VL lanes. Where its units go: unit k of lane i to at[(i / PIECE) * far + k * step + i % PIECE]. In A step
+ * is MR and panels are `far` apart; in B step is the panel's width and far is PIECE: the group stays together. */
 enum { PIECE = MIN(MR, VL) };
 typedef struct Place { uint32_t *at; size_t step, far; } Place;
 
@@ -167,8 +166,8 @@ ALWAYS_INLINE void gemm_put(Place p, size_t k, vu v) {
     for (size_t i = 0; i < VL / PIECE; i++) memcpy(at + i * p.far, (const char *)&v + i * PIECE * 4, PIECE * 4);
 }
 
-/* One group, K adjacent: squares of VL lanes x VL units are read row by row, transposed in registers and written. Squares
- * that stick out, at the last lanes or the last k, are first copied to where zeros surround them. */
+/* One group, K adjacent: squares of VL lanes x VL units are read row by row, transposed in registers and written.
+ * Squares that stick out, at the last lanes or the last k, are first copied to where zeros surround them. */
 ALWAYS_INLINE void gemm_pack_along(const Operand *o, size_t lane, size_t k0, size_t n_k, Place place, DType dtype,
                                    Unit unit) {
     const size_t per = unit == UNIT_PAIR ? 2 : 1, size = dtype_bytes(dtype), n_lanes = MIN(o->lanes - lane, (size_t)VL);
@@ -230,7 +229,8 @@ ALWAYS_INLINE void gemm_pack_unit(const Operand *o, size_t lane, size_t n_groups
     }
 }
 /* Elements k0 .. k0+n_k of n_groups groups from `lane` on. */
-static void gemm_pack(const Operand *o, size_t lane, size_t n_groups, size_t k0, size_t n_k, const Place *places, Unit unit) {
+static void gemm_pack(const Operand *o, size_t lane, size_t n_groups, size_t k0, size_t n_k, const Place *places,
+                      Unit unit) {
     if (unit == UNIT_F32) gemm_pack_unit(o, lane, n_groups, k0, n_k, places, UNIT_F32);
     else gemm_pack_unit(o, lane, n_groups, k0, n_k, places, UNIT_PAIRS ? UNIT_PAIR : UNIT_ROUNDED);
 }
@@ -245,19 +245,24 @@ typedef struct Out {
     bool add;                  /* c += rather than c = */
 } Out;
 
-ALWAYS_INLINE vf multiply_add(vf acc, float a, vf b, bool pair) {
-#if UNIT_PAIRS
-    if (pair) return _mm512_dpbf16_ps(acc, (__m512bh)_mm512_set1_epi32((int)float_bits(a)), (__m512bh)b);
-#endif
-    (void)pair;
-    return acc + a * b;
-}
 ALWAYS_INLINE vf multiply_add_v(vf acc, vf a, vf b, bool pair) {
 #if UNIT_PAIRS
     if (pair) return _mm512_dpbf16_ps(acc, (__m512bh)a, (__m512bh)b);
 #endif
     (void)pair;
     return acc + a * b;
+}
+/* The same with unit r of a[MR] for every lane. */
+ALWAYS_INLINE vf multiply_add(vf acc, const float *a, int r, vf b, bool pair) {
+#if UNIT_PAIRS
+    if (pair) return _mm512_dpbf16_ps(acc, (__m512bh)_mm512_set1_epi32((int)float_bits(a[r])), (__m512bh)b);
+#endif
+    (void)pair;
+#if VL == 4                                                   /* a lane of a register: a quarter of the loads */
+    return acc + b * vf_load(a + r / 4 * 4)[r % 4];
+#else
+    return acc + b * a[r];
+#endif
 }
 ALWAYS_INLINE void tile(const int nv, const bool pair, size_t n_k, const float *a, const float *b, const Out *out,
                         size_t rows, size_t cols) {
@@ -270,7 +275,7 @@ ALWAYS_INLINE void tile(const int nv, const bool pair, size_t n_k, const float *
         vf b_k[NV];
         for (int v = 0; v < nv; v++) b_k[v] = vf_load(b + v * VL);
         for (int r = 0; r < MR; r++)
-            for (int v = 0; v < nv; v++) acc[r][v] = multiply_add(acc[r][v], a[r], b_k[v], pair);
+            for (int v = 0; v < nv; v++) acc[r][v] = multiply_add(acc[r][v], a, r, b_k[v], pair);
     }
     if (rows == MR && cols == (size_t)nv * VL) {
         for (int r = 0; r < MR; r++)
@@ -295,15 +300,17 @@ ALWAYS_INLINE void tile(const int nv, const bool pair, size_t n_k, const float *
             }
     }
 }
-static void tile_3(size_t n_k, const float *a, const float *b, const Out *o, size_t rows, size_t cols) { tile(3, false, n_k, a, b, o, rows, cols); }
-static void tile_2(size_t n_k, const float *a, const float *b, const Out *o, size_t rows, size_t cols) { tile(2, false, n_k, a, b, o, rows, cols); }
-static void tile_1(size_t n_k, const float *a, const float *b, const Out *o, size_t rows, size_t cols) { tile(1, false, n_k, a, b, o, rows, cols); }
+#define TILE_ARGS size_t n_k, const float *a, const float *b, const Out *out, size_t rows, size_t cols
+#define TILE(name, nv, pair) static void name(TILE_ARGS) { tile(nv, pair, n_k, a, b, out, rows, cols); }
+TILE(tile_1, 1, false)
+TILE(tile_2, 2, false)
+TILE(tile_3, 3, false)
 #if UNIT_PAIRS
-static void tile_3_pair(size_t n_k, const float *a, const float *b, const Out *o, size_t rows, size_t cols) { tile(3, true, n_k, a, b, o, rows, cols); }
-static void tile_2_pair(size_t n_k, const float *a, const float *b, const Out *o, size_t rows, size_t cols) { tile(2, true, n_k, a, b, o, rows, cols); }
-static void tile_1_pair(size_t n_k, const float *a, const float *b, const Out *o, size_t rows, size_t cols) { tile(1, true, n_k, a, b, o, rows, cols); }
+TILE(tile_1_pair, 1, true)
+TILE(tile_2_pair, 2, true)
+TILE(tile_3_pair, 3, true)
 #endif
-typedef void Tile(size_t n_k, const float *a, const float *b, const Out *o, size_t rows, size_t cols);
+typedef void Tile(TILE_ARGS);
 
 /* Panels of a chunk: as many of 3 vectors as fit, the rest of 2, one of 1 only when a chunk is that narrow. */
 ALWAYS_INLINE size_t panel_width(size_t groups_left) {
@@ -327,14 +334,15 @@ ALWAYS_INLINE void fetch(Ahead *f, size_t n_lines) {
 }
 
 /* ---- the product [gemm.run] ------------------------------------------------------------------------------------ *
- * out (rows, columns) = sum over terms of a (rows, K) @ b (columns, K)^T. A list of linear layers is several products in
- * the forward and in dw, and several terms of one product in dx. */
+ * out (rows, columns) = sum over terms of a (rows, K) @ b (columns, K)^T. A list of linear layers is several products
+ * in the forward and in dw, and several terms of one product in dx. */
 typedef struct Term { Operand a, b; size_t K; } Term;
 typedef struct Product { size_t rows, columns; Out out; int n_terms; Term term[LINEAR_MAX]; } Product;
 
 /* A product is cut into a grid of tasks. A task packs the rows of A and the columns of B that it needs, shares nothing
- * and waits for nobody, so an idle core takes the next one and a slow core takes fewer. That rows and columns are packed
- * again by every task beside costs 1 to 3%; packing them once for all threads and waiting at a barrier was no faster. */
+ * and waits for nobody, so an idle core takes the next one and a slow core takes fewer. That rows and columns are
+ * packed again by every task beside costs 1 to 3%; packing them once for all threads and waiting at a barrier was no
+ * faster. */
 #define TASK_ROWS 512                      /* at most: 768 KB of packed A, most of an L2 */
 #define TASK_COLUMNS 1536
 #define A_ROWS 64                          /* rows of A packed at a time, just before their first tiles */
@@ -399,8 +407,10 @@ static void gemm_task(const Product *p, Unit unit, size_t row0, size_t row1, siz
                     size_t n_tiles = CEIL_DIV(r1 - r0, MR) * n_panels, k2 = k + n_k;
                     Ahead a_next = {0}, b_next = {0};         /* in the order in which they will be packed */
                     if (r1 < row1) a_next = ahead_of(&t->a, r1, MIN((size_t)A_ROWS, row1 - r1), k, n_k);
-                    else if (g1 < groups)
-                        b_next = ahead_of(&t->b, column0 + g1 * VL, (groups * (chunk + 2) / n_chunks - g1) * VL, k, n_k);
+                    else if (g1 < groups) {
+                        size_t g2 = groups * (chunk + 2) / n_chunks;
+                        b_next = ahead_of(&t->b, column0 + g1 * VL, (g2 - g1) * VL, k, n_k);
+                    }
                     else if (k2 < t->K) {
                         b_next = ahead_of(&t->b, column0, groups / n_chunks * VL, k2, MIN(n_k, t->K - k2));
                         a_next = ahead_of(&t->a, row0, MIN((size_t)A_ROWS, row1 - row0), k2, MIN(n_k, t->K - k2));
@@ -430,7 +440,8 @@ static size_t threads_for(double multiply_adds) { return multiply_adds < 3e5 ? 1
 static void gemm_run(const Product *p, int n, Unit unit) {
     double work = 0;
     for (int i = 0; i < n; i++)
-        for (int j = 0; j < p[i].n_terms; j++) work += (double)p[i].rows * (double)p[i].columns * (double)p[i].term[j].K;
+        for (int j = 0; j < p[i].n_terms; j++)
+            work += (double)p[i].rows * (double)p[i].columns * (double)p[i].term[j].K;
     size_t threads = threads_for(work), first[LINEAR_MAX + 1] = {0};
     Grid grids[LINEAR_MAX];
     for (int i = 0; i < n; i++) {
@@ -453,10 +464,11 @@ static void gemm_run(const Product *p, int n, Unit unit) {
 }
 
 /* ---- few rows [gemm.few] --------------------------------------------------------------------------------------- *
- * Decoding multiplies every weight with one to FEW_ROWS vectors: reading the weights is all the time there is. So nothing
- * is packed; each row of w is read once, from where it lies, and meets all x together. A core reads from several far places
- * at once (`streams`): one stream of loads leaves a third of the memory's speed unused (17 to 20 against 26 GB/s a core,
- * Zen 4), and rows side by side are no better, for the prefetcher starts anew at the end of each. */
+ * Decoding multiplies every weight with one to FEW_ROWS vectors: reading the weights is all the time there is. So
+ * nothing is packed; each row of w is read once, from where it lies, and meets all x together. A core reads from
+ * several far places at once (`streams`): one stream of loads leaves a third of the memory's speed unused (17 to 20
+ * against 26 GB/s a core, Zen 4), and rows side by side are no better, for the prefetcher starts anew at the end of
+ * each. */
 #define FEW_ROWS 8
 typedef struct Few { const float *x; size_t x_step, N; } Few;  /* x as units, rows x_step apart, zero-filled */
 
@@ -485,8 +497,9 @@ ALWAYS_INLINE void few_rows(const Linear *l, const float *residual, size_t o0, s
         for (size_t s = 0; s < whole; s++)
             for (size_t r = 0; r < streams; r++) {
                 vf w_k = (vf)units_along_k(w[r] + s * step * size, dtype, unit);
+                const float *x = f->x + s * VL;
                 for (size_t n = 0; n < n_x; n++)
-                    acc[r][n] = multiply_add_v(acc[r][n], w_k, vf_load(f->x + n * f->x_step + s * VL), unit == UNIT_PAIR);
+                    acc[r][n] = multiply_add_v(acc[r][n], w_k, vf_load(x + n * f->x_step), unit == UNIT_PAIR);
             }
         for (size_t r = 0; r < streams; r++) {
             size_t o = o0 + r * part + i;
@@ -494,8 +507,9 @@ ALWAYS_INLINE void few_rows(const Linear *l, const float *residual, size_t o0, s
                 char edge[VL * 8] = {0};
                 memcpy(edge, w[r] + whole * step * size, edge_bytes);
                 vf w_k = (vf)units_along_k(edge, dtype, unit);
+                const float *x = f->x + whole * VL;
                 for (size_t n = 0; n < n_x; n++)
-                    acc[r][n] = multiply_add_v(acc[r][n], w_k, vf_load(f->x + n * f->x_step + whole * VL), unit == UNIT_PAIR);
+                    acc[r][n] = multiply_add_v(acc[r][n], w_k, vf_load(x + n * f->x_step), unit == UNIT_PAIR);
             }
             for (size_t n = 0; n < n_x; n++) {
                 float y = few_sum(acc[r][n]);

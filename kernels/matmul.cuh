@@ -5,8 +5,8 @@
  *     dw          (O,C) = dy (N,O)^T @ x (N,C)                  every weight: its output's gradient times its input,
  *     dbias       (O)   = sum over N of dy                      over all tokens
  *
- * Three loops over the same three indices (N, O, C); each op sums over a different one. A training step spends 80 to 90%
- * of its time here: 2*N*O*C floating-point operations each, 6 per weight and token in all.
+ * Three loops over the same three indices (N, O, C); each op sums over a different one. A training step spends 80 to
+ * 90% of its time here: 2*N*O*C floating-point operations each, 6 per weight and token in all.
  *
  * The plain loops below are the lesson and the plain flavour; gemm_cpu.cuh makes the same products 50 to 200 times
  * faster with blocking, packing and vectors; the CUDA half calls cuBLASLt. */
@@ -129,7 +129,8 @@ static void weight_grad(float *dw, const float *dy, const float *x, size_t N, si
 #endif
 
 /* dbias (O) += sum over N of dy. Whole rows in order, as memory likes it; blocks of BIAS_ROWS rows make their own sums,
- * which are then added block by block: the same bits for any number of threads, and a smaller error than one long sum. */
+ * which are then added block by block: the same bits for any number of threads, and a smaller error than one long
+ * sum. */
 #define BIAS_ROWS 64
 static void bias_grad(float *dbias, const float *dy, size_t N, size_t O) {
     size_t n_blocks = CEIL_DIV(N, BIAS_ROWS);
@@ -162,12 +163,13 @@ static void matmul_dw(const Linear *lin, int n, const act *x, size_t N) {
 
 /* ---- limits [op.peak] ------------------------------------------------------------------------------------------ *
  * What no program on this machine can pass. Multiply-adds on registers alone, enough of them independent that each
- * clock can start as many as the core has units. The result of one feeds the next as acc*m + c: in acc + m*c the product
- * would not change, a compiler would take it out of the loop, and half the work would be measured as all of it. */
+ * clock can start as many as the core has units. The result of one feeds the next as acc*m + c: in acc + m*c the
+ * product would not change, a compiler would take it out of the loop, and half the work would be measured as all of
+ * it. */
 typedef float peak_vec __attribute__((vector_size(4 * MAX(VL, 4))));
 #define PEAK_ROWS (VL >= 16 || VL == 4 ? 8 : 4)
 static void peak_loop(size_t n, bool pair) {
-    volatile float in_order = 0.001f;                         /* read first, written last: keeps the loop between two clocks */
+    volatile float in_order = 0.001f;                         /* read first, written last: between two clocks */
     peak_vec acc[PEAK_ROWS][3], m = (peak_vec){0} + 0.999f, c = (peak_vec){0} + in_order;
     for (int i = 0; i < PEAK_ROWS; i++)
         for (int j = 0; j < 3; j++) acc[i][j] = c * (float)(3 * i + j);
@@ -188,8 +190,8 @@ static void peak_loop(size_t n, bool pair) {
         for (int j = 0; j < 3; j++) sum += acc[i][j][0];
     in_order = sum;
 }
-/* Every thread runs short loops side by side with the others and keeps its own best time: what remains of a loop that lost
- * its core to another process for a while is left out. */
+/* Every thread runs short loops side by side with the others and keeps its own best time: what remains of a loop that
+ * lost its core to another process for a while is left out. */
 static double peak_flops(Precision p) {
     bool pair = false;
 #if VL > 1
@@ -212,9 +214,9 @@ static double peak_flops(Precision p) {
     return all;
 }
 
-/* Bytes per second of all threads reading a buffer that no cache holds; four streams a thread, which some CPUs need (see
- * gemm.few), and one, which others like better. The buffer is written first: memory that never was is one page of zeros, and
- * would be read from L1. */
+/* Bytes per second of all threads reading a buffer that no cache holds; four streams a thread, which some CPUs need
+ * (see gemm.few), and one, which others like better. The buffer is written first: memory that never was is one page of
+ * zeros, and would be read from L1. */
 static double peak_read(void) {
     enum { STEP = 64, PARTS = 64 };                           /* floats of a step; parts of the buffer, dealt out */
     const size_t n = (size_t)256 << 18, part = n / PARTS;     /* 256 MB */
@@ -247,8 +249,8 @@ static double peak_read(void) {
 
 #else /* __CUDACC__ */
 /* ---- the CUDA half --------------------------------------------------------------------------------------------- *
- * cuBLASLt does the large products. It thinks in columns: a row-major (rows, cols) matrix is its (cols, rows) matrix, so
- * every product below is asked for transposed, y^T = w x^T, and nothing is moved. */
+ * cuBLASLt does the large products. It thinks in columns: a row-major (rows, cols) matrix is its (cols, rows) matrix,
+ * so every product below is asked for transposed, y^T = w x^T, and nothing is moved. */
 #include <cublasLt.h>
 static void set_precision(Precision p) { (void)p; }           /* the flavour is the precision */
 
@@ -267,10 +269,10 @@ static void set_precision(Precision p) { (void)p; }           /* the flavour is 
 #  define ACT_DTYPE DT_F32
 #endif
 
-/* d (m,n) = a op(m,k) @ b op(k,n) + beta c + bias, column-major, c and d of one type and leading dimension m. Finding an
- * algorithm costs 50 to 100 us, so each shape's is kept. All fields are in the key: it is compared byte by byte. */
+/* d (m,n) = a op(m,k) @ b op(k,n) + beta c + bias, column-major, c and d of one type and leading dimension m. Finding
+ * an algorithm costs 50 to 100 us, so each shape's is kept. All fields are in the key: it is compared byte by byte. */
 typedef struct LtShape {
-    uint64_t m, n, k, lda, ldb;
+    uint64_t m, n, k;
     uint32_t transpose_a, transpose_b, f32_out, bias, align;  /* align: the four pointers', as powers of two */
     float beta;
 } LtShape;
@@ -302,7 +304,8 @@ static LtPlan *lt_plan(const LtShape *s, const void *bias) {
 
     p->made = true, p->shape = *s;
     cudaDataType_t out = s->f32_out ? CUDA_R_32F : ACT_CUDA;
-    cublasOperation_t op_a = s->transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N, op_b = s->transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N;
+    cublasOperation_t op_a = s->transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N;
+    cublasOperation_t op_b = s->transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N;
     LT_OK(cublasLtMatmulDescInit(&p->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F));
     LT_OK(cublasLtMatmulDescSetAttribute(&p->desc, CUBLASLT_MATMUL_DESC_TRANSA, &op_a, sizeof op_a));
     LT_OK(cublasLtMatmulDescSetAttribute(&p->desc, CUBLASLT_MATMUL_DESC_TRANSB, &op_b, sizeof op_b));
@@ -311,16 +314,20 @@ static LtPlan *lt_plan(const LtShape *s, const void *bias) {
         LT_OK(cublasLtMatmulDescSetAttribute(&p->desc, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue));
         LT_OK(cublasLtMatmulDescSetAttribute(&p->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias));
     }
-    LT_OK(cublasLtMatrixLayoutInit(&p->a, ACT_CUDA, s->transpose_a ? s->k : s->m, s->transpose_a ? s->m : s->k, (int64_t)s->lda));
-    LT_OK(cublasLtMatrixLayoutInit(&p->b, ACT_CUDA, s->transpose_b ? s->n : s->k, s->transpose_b ? s->k : s->n, (int64_t)s->ldb));
+    uint64_t a_rows = s->transpose_a ? s->k : s->m, a_cols = s->transpose_a ? s->m : s->k;      /* as stored */
+    uint64_t b_rows = s->transpose_b ? s->n : s->k, b_cols = s->transpose_b ? s->k : s->n;
+    LT_OK(cublasLtMatrixLayoutInit(&p->a, ACT_CUDA, a_rows, a_cols, (int64_t)a_rows));
+    LT_OK(cublasLtMatrixLayoutInit(&p->b, ACT_CUDA, b_rows, b_cols, (int64_t)b_rows));
     LT_OK(cublasLtMatrixLayoutInit(&p->c, out, s->m, s->n, (int64_t)s->m));
 
     cublasLtMatmulPreference_t preference;
     LT_OK(cublasLtMatmulPreferenceCreate(&preference));
     size_t workspace = LT_WORKSPACE;
     uint32_t reduction = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;   /* partial sums stay float and have one order */
-    LT_OK(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof workspace));
-    LT_OK(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &reduction, sizeof reduction));
+    LT_OK(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace,
+                                               sizeof workspace));
+    LT_OK(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &reduction,
+                                               sizeof reduction));
     const cublasLtMatmulPreferenceAttributes_t pointers[4] = {
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES};
@@ -330,22 +337,22 @@ static LtPlan *lt_plan(const LtShape *s, const void *bias) {
     }
     cublasLtMatmulHeuristicResult_t found;
     int n_found = 0;
-    cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(lt_handle(), &p->desc, &p->a, &p->b, &p->c, &p->c, preference, 1,
-                                                           &found, &n_found);
+    cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(lt_handle(), &p->desc, &p->a, &p->b, &p->c, &p->c,
+                                                           preference, 1, &found, &n_found);
     if (status != CUBLAS_STATUS_SUCCESS || !n_found)
-        die("cuBLASLt has no algorithm for m %llu, n %llu, k %llu: %s", (unsigned long long)s->m, (unsigned long long)s->n,
-            (unsigned long long)s->k, cublasGetStatusString(status));
+        die("cuBLASLt has no algorithm for m %llu, n %llu, k %llu: %s", (unsigned long long)s->m,
+            (unsigned long long)s->n, (unsigned long long)s->k, cublasGetStatusString(status));
     p->algo = found.algo;
     LT_OK(cublasLtMatmulPreferenceDestroy(preference));
     return p;
 }
 /* bias (m) in d's type, or NULL. c may be d; without beta it is not read. */
-static void lt_matmul(void *d, bool f32_out, const act *a, bool transpose_a, const act *b, bool transpose_b, size_t m, size_t n,
-                      size_t k, const void *c, float beta, const void *bias) {
+static void lt_matmul(void *d, bool f32_out, const act *a, bool transpose_a, const act *b, bool transpose_b, size_t m,
+                      size_t n, size_t k, const void *c, float beta, const void *bias) {
     if (!c) c = d;
     LtShape s;
     memset(&s, 0, sizeof s);
-    s.m = m, s.n = n, s.k = k, s.lda = transpose_a ? k : m, s.ldb = transpose_b ? n : k;
+    s.m = m, s.n = n, s.k = k;
     s.transpose_a = transpose_a, s.transpose_b = transpose_b, s.f32_out = f32_out, s.bias = bias != NULL, s.beta = beta;
     s.align = lt_align(a) | lt_align(b) << 8 | lt_align(c) << 16 | lt_align(d) << 24;
     LtPlan *p = lt_plan(&s, bias);
@@ -381,8 +388,9 @@ static const void *bias_act(const float *bias, size_t O) {
 }
 
 /* ---- few rows: decoding ---------------------------------------------------------------------------------------- *
- * Reading the weights is all the time there is. A warp owns ROWS rows of w (or SPLIT warps do, where there are too few rows
- * to fill the GPU), reads them 16 bytes a lane and multiplies them with every x on the way; rows share the loads of x. */
+ * Reading the weights is all the time there is. A warp owns ROWS rows of w (or SPLIT warps do, where there are too few
+ * rows to fill the GPU), reads them 16 bytes a lane and multiplies them with every x on the way; rows share the loads
+ * of x. */
 #define FEW_ROWS 8
 #define FEW_WARPS 4
 typedef struct FewLayer { const void *w; const float *bias; act *y; size_t rows, first; } FewLayer;
@@ -411,7 +419,7 @@ template <typename W, int NX, int ROWS, int SPLIT> __global__ static void few_ro
 #pragma unroll
         for (int n = 0; n < NX; n++) {
             if (n >= (int)f.N) break;
-            alignas(16) act x[PACK];                          /* PACK activations, 16 bytes at a time where they are more */
+            alignas(16) act x[PACK];                          /* PACK activations, in loads of 16 bytes at most */
             constexpr int BYTES = PACK * (int)sizeof(act), STEP = BYTES < 16 ? BYTES : 16;
             for (int b = 0; b < BYTES; b += STEP) {
                 const char *from = (const char *)(f.x + n * f.C + k) + b;
@@ -447,8 +455,9 @@ template <typename W, int NX, int ROWS, int SPLIT> __global__ static void few_ro
 }
 template <typename W, int NX, int ROWS> static void few_launch(const FewLayers *f) {
     size_t groups = CEIL_DIV(f->rows, (size_t)ROWS);
-    if (groups >= 2048) few_rows<W, NX, ROWS, 1><<<(unsigned)CEIL_DIV(groups, (size_t)FEW_WARPS), 32 * FEW_WARPS, 0, stream>>>(*f);
-    else few_rows<W, NX, ROWS, FEW_WARPS><<<(unsigned)groups, 32 * FEW_WARPS, 0, stream>>>(*f);
+    unsigned blocks = (unsigned)CEIL_DIV(groups, (size_t)FEW_WARPS), threads = 32 * FEW_WARPS;
+    if (groups >= 2048) few_rows<W, NX, ROWS, 1><<<blocks, threads, 0, stream>>>(*f);
+    else few_rows<W, NX, ROWS, FEW_WARPS><<<(unsigned)groups, threads, 0, stream>>>(*f);
     LAUNCHED();
 }
 template <typename W> static void few_typed(const FewLayers *f) {
@@ -478,8 +487,8 @@ static void matmul(const Linear *lin, int n, const act *x, const act *residual, 
     if (N <= FEW_ROWS && few_run(lin, n, x, residual, N)) return;
     for (int i = 0; i < n; i++) {
         size_t O = lin[i].w.rows, C = lin[i].w.cols;          /* y^T (O,N) = w (O,C) @ x^T (C,N) */
-        lt_matmul(lin[i].y, sizeof(act) == 4, weight_act(&lin[i].w), true, x, false, O, N, C, residual, residual ? 1.0f : 0.0f,
-                  bias_act(lin[i].bias, O));
+        lt_matmul(lin[i].y, sizeof(act) == 4, weight_act(&lin[i].w), true, x, false, O, N, C, residual,
+                  residual ? 1.0f : 0.0f, bias_act(lin[i].bias, O));
     }
 }
 static void matmul_dx(act *dx, const Linear *lin, int n, size_t N, bool accumulate) {
@@ -515,7 +524,8 @@ static void matmul_dw(const Linear *lin, int n, const act *x, size_t N) {
         size_t O = lin[i].w.rows, C = lin[i].w.cols, n_blocks = CEIL_DIV(N, (size_t)BIAS_ROWS);
         if (lin[i].dbias) {
             float *sums = (float *)scratch(SCRATCH_B, n_blocks * O * sizeof(float));
-            bias_partial<<<dim3((unsigned)CEIL_DIV(O, (size_t)256), (unsigned)n_blocks), 256, 0, stream>>>(sums, lin[i].dy, N, O);
+            dim3 blocks((unsigned)CEIL_DIV(O, (size_t)256), (unsigned)n_blocks);
+            bias_partial<<<blocks, 256, 0, stream>>>(sums, lin[i].dy, N, O);
             LAUNCHED();
             bias_total<<<(unsigned)CEIL_DIV(O, (size_t)32), dim3(32, 8), 0, stream>>>(lin[i].dbias, sums, n_blocks, O);
             LAUNCHED();
@@ -526,7 +536,8 @@ static void matmul_dw(const Linear *lin, int n, const act *x, size_t N) {
 }
 
 /* ---- limits [op.peak] ------------------------------------------------------------------------------------------ *
- * On random numbers: on zeros the chip draws less power, clocks higher and shows a rate that no real product reaches. */
+ * On random numbers: on zeros the chip draws less power, clocks higher and shows a rate that no real product
+ * reaches. */
 __global__ static void peak_fill(act *x, size_t n) {
     for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n; i += (size_t)gridDim.x * blockDim.x)
         x[i] = from_f<act>((float)(int32_t)((uint32_t)i * 2654435761u ^ (uint32_t)(i >> 7) * 40503u) * 0x1p-31f);

@@ -1,9 +1,9 @@
 /* tests/test_matmul.c - [op.matmul] every flavour this CPU runs, in both precisions, against sums in double.
  *
- * The reference is three plain loops on values that this file rounds itself (frexp and nearbyint, nothing shared with the
- * kernels). An element may be off by TOLERANCE times the sum of its products' magnitudes: what sums in float of this length
- * cost, and far less than one wrong, missing or doubled product. Buffers have the exact size, so the sanitizers see every
- * step outside; weights start 2 bytes off any alignment, as in an mmap. */
+ * The reference is three plain loops on values that this file rounds itself (frexp and nearbyint, nothing shared with
+ * the kernels). An element may be off by TOLERANCE times the sum of its products' magnitudes: what sums in float of
+ * this length cost, and far less than one wrong, missing or doubled product. Buffers have the exact size, so the
+ * sanitizers see every step outside; weights start 2 bytes off any alignment, as in an mmap. */
 #include "common.h"
 #include "kernels.h"
 #include "test.h"
@@ -99,8 +99,8 @@ static void compare(Worst *w, double got, double want, double magnitude, const c
     w->n++;
     if (ratio <= w->ratio && w->n > 1) return;
     w->ratio = ratio;
-    snprintf(w->where, sizeof w->where, "%s[%zu,%zu] of N %zu C %zu, %d layers of O %zu ..: got %.9g want %.9g", what, row,
-             column, c->N, c->C, c->n, c->layer[0].O, got, want);
+    snprintf(w->where, sizeof w->where, "%s[%zu,%zu] of N %zu C %zu, %d layers of O %zu ..: got %.9g want %.9g", what,
+             row, column, c->N, c->C, c->n, c->layer[0].O, got, want);
 }
 
 static void try_matmul(Worst *w, const Case *c) {
@@ -147,7 +147,8 @@ static void try_dx(Worst *w, const Case *c) {
             double sum = accumulate ? (double)before[t * c->C + k] : 0, size = fabs(sum);
             for (int i = 0; i < c->n; i++)
                 for (size_t o = 0; o < c->layer[i].O; o++) {
-                    double p = (double)c->layer[i].dy_in[t * c->layer[i].O + o] * (double)c->layer[i].w_in[o * c->C + k];
+                    const Layer *l = &c->layer[i];
+                    double p = (double)l->dy_in[t * l->O + o] * (double)l->w_in[o * c->C + k];
                     sum += p, size += fabs(p);
                 }
             compare(w, (double)dx[t * c->C + k], sum, size, "dx", c, t, k);
@@ -187,11 +188,11 @@ static void try_dw(Worst *w, Worst *wb, const Case *c) {
 }
 
 /* ---- the groups of checks --------------------------------------------------------------------------------------- */
-/* Sizes around every border there is: vectors of 4, 8, 16, tiles of 12, 24, 48, chunks of 192, tasks of 512 rows and 1536
- * columns, blocks of K of 256, 384 and 768. */
+/* Sizes around every border there is: vectors of 4, 8, 16, tiles of 12, 24, 48, chunks of 192, tasks of 512 rows and
+ * 1536 columns, blocks of K of 256, 384 and 768. */
 static void check_values(const char *flavour) {
-    static const size_t sizes[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 15, 16, 17, 23, 24, 25, 31, 32, 33, 40, 47, 48, 49,
-                                   50, 63, 64, 65, 80, 95, 96, 97, 100, 112, 127, 128, 129, 130};
+    static const size_t sizes[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 15, 16, 17, 23, 24, 25, 31, 32, 33, 40, 47,
+                                   48, 49, 50, 63, 64, 65, 80, 95, 96, 97, 100, 112, 127, 128, 129, 130};
     static const size_t large[][3] = {{530, 9, 40}, {20, 1700, 17}, {17, 30, 1700}, {1100, 20, 33}, {33, 520, 250},
                                       {65, 200, 385}, {2, 2100, 70}, {8, 770, 300}, {40, 1540, 30}, {12, 18, 3200}};
     Worst y = {0}, dx = {0}, dw = {0}, dbias = {0};
@@ -211,8 +212,8 @@ static void check_values(const char *flavour) {
     const char *names[] = {"matmul", "matmul_dx", "matmul_dw", "dbias"};
     const Worst *worst[] = {&y, &dx, &dw, &dbias};
     for (int i = 0; i < 4; i++)
-        CHECK(worst[i]->ratio <= 1 && worst[i]->n > 1000, "%s: %s, %zu values, worst %.2g of the tolerance: %s", flavour,
-              names[i], worst[i]->n, worst[i]->ratio, worst[i]->where);
+        CHECK(worst[i]->ratio <= 1 && worst[i]->n > 1000, "%s: %s, %zu values, worst %.2g of the tolerance: %s",
+              flavour, names[i], worst[i]->n, worst[i]->ratio, worst[i]->where);
 }
 
 /* All three ops on one case; results one after another in out (a new array), their number in n_out. */
@@ -223,8 +224,9 @@ static float *run_all(const Case *c, bool as_list, size_t *n_out) {
     Linear lin[LINEAR_MAX];
     for (int i = 0; i < c->n; i++) {
         const Layer *l = &c->layer[i];
-        lin[i] = (Linear){mat_of(c, l), l->bias, (act *)at, (act *)l->dy, at + c->N * l->O, at + c->N * l->O + l->O * c->C};
-        at += c->N * l->O + l->O * (c->C + 1);
+        float *y = at, *dw = y + c->N * l->O, *dbias = dw + l->O * c->C;
+        lin[i] = (Linear){mat_of(c, l), l->bias, (act *)y, (act *)l->dy, dw, dbias};
+        at = dbias + l->O;
     }
     if (as_list) {
         op.matmul(lin, c->n, (act *)c->x, NULL, c->N);
@@ -299,13 +301,15 @@ static void check_nan(const char *flavour) {
         op.matmul(&lin, 1, (act *)c.x, NULL, N);
         op.matmul_dx((act *)dx, &lin, 1, N, false);
         op.matmul_dw(&lin, 1, (act *)c.x, N);
-#define EXPECT(value, should) (n_checked++, wrong += (should) ? (is_nan ? !isnan(value) : isfinite(value)) : !isfinite(value))
+#define EXPECT(value, should)                                                                                          \
+    (n_checked++, wrong += (should) ? (is_nan ? !isnan(value) : isfinite(value)) : !isfinite(value))
         for (size_t t = 0; t < N; t++) for (size_t o = 0; o < O; o++) EXPECT(y[t * O + o], in_w ? o == o0 : t == t0);
         for (size_t t = 0; t < N; t++) for (size_t k = 0; k < C; k++) EXPECT(dx[t * C + k], in_w && k == k0);
         for (size_t o = 0; o < O; o++) for (size_t k = 0; k < C; k++) EXPECT(dw[o * C + k], !in_w && k == k0);
         free(y), free(dx), free(dw), case_free(&c);
     }
-    CHECK(!wrong, "%s: NaN and infinity reach what they belong to and nothing else (%zu of %zu wrong)", flavour, wrong, n_checked);
+    CHECK(!wrong, "%s: NaN and infinity reach what they belong to and nothing else (%zu of %zu wrong)", flavour, wrong,
+          n_checked);
 }
 
 /* The limits have to be limits: finite, positive, and no lower for bf16 than for f32. */
@@ -320,7 +324,7 @@ int main(void) {
     static const char *isas[] = {"plain", "avx2", "avx512", "avx512bf16", "neon"};
     for (size_t i = 0; i < sizeof isas / sizeof *isas; i++)
         for (int p = 0; p < 2; p++) {
-            pid_t pid = fork();                        /* ops_select dies where the CPU or the build lacks the flavour */
+            pid_t pid = fork();                        /* ops_select dies where CPU or build lack the flavour */
             if (!pid) {
                 if (!freopen("/dev/null", "w", stderr)) _exit(1);
                 ops_select("cpu", isas[i], PREC_F32);
