@@ -258,7 +258,7 @@ static void set_precision(Precision p) { (void)p; }           /* the flavour is 
     do {                                                                                                               \
         cublasStatus_t status_ = (call);                                                                               \
         if (status_ != CUBLAS_STATUS_SUCCESS)                                                                          \
-            die("cuBLASLt: %s at %s:%d (%s)", cublasGetStatusString(status_), __FILE__, __LINE__, #call);              \
+            die("cuBLASLt: %s at %s:%d (%s)", cublasLtGetStatusString(status_), __FILE__, __LINE__, #call);              \
     } while (0)
 #define LT_WORKSPACE ((size_t)32 << 20)                       /* what NVIDIA recommends for Hopper */
 #ifdef ACT_BF16
@@ -341,7 +341,7 @@ static LtPlan *lt_plan(const LtShape *s, const void *bias) {
                                                            preference, 1, &found, &n_found);
     if (status != CUBLAS_STATUS_SUCCESS || !n_found)
         die("cuBLASLt has no algorithm for m %llu, n %llu, k %llu: %s", (unsigned long long)s->m,
-            (unsigned long long)s->n, (unsigned long long)s->k, cublasGetStatusString(status));
+            (unsigned long long)s->n, (unsigned long long)s->k, cublasLtGetStatusString(status));
     p->algo = found.algo;
     LT_OK(cublasLtMatmulPreferenceDestroy(preference));
     return p;
