@@ -48,7 +48,7 @@ static void adamw(float *p, const Mat *copy, float *grad, float *m, float *v, si
 #else
 /* ---- CUDA ---- */
 template <int W, typename T>
-__global__ void adamw_kernel(float *p, T *copy, float *grad, float *m, float *v, size_t n, AdamWStep s) {
+static __global__ void adamw_kernel(float *p, T *copy, float *grad, float *m, float *v, size_t n, AdamWStep s) {
     size_t i = ((size_t)blockIdx.x * blockDim.x + threadIdx.x) * W;
     if (i + W <= n) {
         Pack<float, W> p_i = load<W>(p + i), g_i = load<W>(grad + i), m_i = load<W>(m + i), v_i = load<W>(v + i);
@@ -102,7 +102,7 @@ static void sum_squares(double *out, const float *x, size_t n) {
 #else
 /* Thread t of all takes values t, t + SUM_THREADS, ...: fixed by n alone, whatever GPU runs it. */
 enum { SUM_THREADS = 1024 * 256 };
-__global__ void sum_squares_kernel(double *part, const float *x, size_t n, size_t packs) {
+static __global__ void sum_squares_kernel(double *part, const float *x, size_t n, size_t packs) {
     double sum = 0;
     size_t t = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
     for (size_t i = t; i < packs; i += SUM_THREADS) {
@@ -113,7 +113,7 @@ __global__ void sum_squares_kernel(double *part, const float *x, size_t n, size_
     sum = block_sum(sum);
     if (!threadIdx.x) part[blockIdx.x] = sum;
 }
-__global__ void sum_blocks_kernel(double *out, const double *part) {
+static __global__ void sum_blocks_kernel(double *out, const double *part) {
     double sum = block_sum(part[threadIdx.x]);
     if (!threadIdx.x) *out = sum;
 }

@@ -24,7 +24,7 @@ static void embed(act *y, const int32_t *ids, const Mat *table, size_t N, bool a
 }
 #else
 template <int W, typename T>
-__global__ void embed_kernel(act *y, const int32_t *ids, const T *table, size_t C, bool add) {
+static __global__ void embed_kernel(act *y, const int32_t *ids, const T *table, size_t C, bool add) {
     const T *w = table + (size_t)ids[blockIdx.x] * C;
     y += blockIdx.x * C;
     for (size_t c = threadIdx.x * W; c < C; c += blockDim.x * W) {
@@ -67,7 +67,7 @@ static void embed_bwd(float *dtable, const int32_t *ids, const int32_t *order, c
 }
 #else
 template <int W>
-__global__ void embed_bwd_kernel(float *dtable, const int32_t *ids, const int32_t *order, const act *dy, size_t N,
+static __global__ void embed_bwd_kernel(float *dtable, const int32_t *ids, const int32_t *order, const act *dy, size_t N,
                                  size_t C) {
     size_t i = blockIdx.x;
     int32_t id = ids[order[i]];
@@ -136,7 +136,7 @@ static void rope(act *y, const act *x, const Rope *r) {
 /* One block a token. A thread takes W dimensions of a head: it copies them when they do not turn; turns them with those
  * half a turn further on, whose own thread has nothing to do then; or turns neighbours among them. So each pair is read
  * and written by one thread, and y may be x. */
-template <int W> __global__ void rope_kernel(act *y, const act *x, Rope r) {
+template <int W> static __global__ void rope_kernel(act *y, const act *x, Rope r) {
     size_t i = blockIdx.x, b = i / r.T, t = i % r.T, row = (size_t)r.heads * r.D;
     int pairs = r.rot / 2, last = r.first + 2 * pairs;
     x += i * row;

@@ -77,7 +77,7 @@ template <bool WRITE, typename F> __device__ static inline void row_each(act *ro
 
 /* One block a row. Maximum and sum in one pass (Milakov and Gimelshein 2018): each thread rescales its sum when it
  * meets a larger value. The second pass finds the row in the L2 cache. */
-__global__ void cross_entropy_kernel(float *loss, act *logits, const int32_t *target, size_t V, float scale) {
+static __global__ void cross_entropy_kernel(float *loss, act *logits, const int32_t *target, size_t V, float scale) {
     act *row = logits + blockIdx.x * V;
     int32_t t = target[blockIdx.x];
     if (t < 0) {
@@ -202,7 +202,7 @@ template <bool MASS> __device__ static float threshold(const float *p, size_t V,
     return key_float(a);
 }
 
-__global__ void __launch_bounds__(1024) sample_kernel(int32_t *token, float *p, const act *logits, size_t V,
+static __global__ void __launch_bounds__(1024) sample_kernel(int32_t *token, float *p, const act *logits, size_t V,
                                                       const int32_t *history, size_t n_history, Sampler s, float u) {
     __shared__ unsigned best;
     __shared__ double mass[32];

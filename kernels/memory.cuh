@@ -201,7 +201,7 @@ static void act_from_host(act *y, const float *host, size_t n) { upload(y, host,
 #endif
 
 /* y = x in another number format, rounded. */
-template <int W, typename To, typename From> __global__ void convert_kernel(To *y, const From *x, size_t n) {
+template <int W, typename To, typename From> static __global__ void convert_kernel(To *y, const From *x, size_t n) {
     size_t i = ((size_t)blockIdx.x * blockDim.x + threadIdx.x) * W;
     if (i + W <= n) {
         Pack<From, W> in = load<W>(x + i);

@@ -13,7 +13,7 @@
 /* All the CUDA kernels here are this one: a thread loads a pack of each input, applies f to every element, and stores a
  * pack of each output. All loads come before the stores, so an output may be one of the inputs. */
 template <int IN, int OUT> struct MapArgs { const act *in[IN]; act *out[OUT]; };
-template <int W, int IN, int OUT, typename F> __global__ void map_kernel(MapArgs<IN, OUT> a, size_t n, F f) {
+template <int W, int IN, int OUT, typename F> static __global__ void map_kernel(MapArgs<IN, OUT> a, size_t n, F f) {
     size_t i = ((size_t)blockIdx.x * blockDim.x + threadIdx.x) * W;
     if (i + W <= n) {
         Pack<act, W> in[IN], out[OUT];

@@ -26,7 +26,7 @@ static void norm_reduce(float *dw, const float *part, size_t blocks, size_t C, s
  * sums in part[k]. Threads own columns and the sums lie in shared memory, so no two threads ever add to one place. */
 enum { NORM_BLOCKS = 1024 };
 /* dw[c] += sum over k of part[k * stride + c]: 32 columns a block; each row of threads adds every 32nd partial sum. */
-__global__ void norm_reduce_kernel(float *dw, const float *part, size_t blocks, size_t C, size_t stride) {
+static __global__ void norm_reduce_kernel(float *dw, const float *part, size_t blocks, size_t C, size_t stride) {
     __shared__ float sums[32][33];                            /* 33: a column of it lies in 32 different banks */
     size_t c = blockIdx.x * 32 + threadIdx.x;
     float sum = 0;
@@ -95,7 +95,7 @@ static void rmsnorm_bwd(act *dx, float *dw, const act *dy, const act *x, const f
 }
 #else
 template <int W>
-__global__ void rmsnorm_kernel(act *y, float *rstd, const act *x, const float *w, size_t C, float eps) {
+static __global__ void rmsnorm_kernel(act *y, float *rstd, const act *x, const float *w, size_t C, float eps) {
     x += blockIdx.x * C, y += blockIdx.x * C;
     float sum = 0;
     for (size_t c = threadIdx.x * W; c < C; c += blockDim.x * W) {
@@ -120,7 +120,7 @@ static void rmsnorm(act *y, float *rstd, const act *x, const float *w, size_t N,
 }
 
 template <int W>
-__global__ void rmsnorm_bwd_kernel(act *dx, float *part, const act *dy, const act *x, const float *w, const float *rstd,
+static __global__ void rmsnorm_bwd_kernel(act *dx, float *part, const act *dy, const act *x, const float *w, const float *rstd,
                                    size_t N, size_t C, bool accumulate) {
     extern __shared__ float4 shared[];
     float *dw = (float *)shared;                              /* (C) this block's sums */
@@ -228,7 +228,7 @@ static void layernorm_bwd(act *dx, float *dw, float *db, const act *dy, const ac
 }
 #else
 template <int W>
-__global__ void layernorm_kernel(act *y, float *mean, float *rstd, const act *x, const float *w, const float *b,
+static __global__ void layernorm_kernel(act *y, float *mean, float *rstd, const act *x, const float *w, const float *b,
                                  size_t C, float eps) {
     x += blockIdx.x * C, y += blockIdx.x * C;
     float sum = 0, var = 0;
@@ -261,7 +261,7 @@ static void layernorm(act *y, float *mean, float *rstd, const act *x, const floa
 }
 
 template <int W>
-__global__ void layernorm_bwd_kernel(act *dx, float *part, const act *dy, const act *x, const float *w,
+static __global__ void layernorm_bwd_kernel(act *dx, float *part, const act *dy, const act *x, const float *w,
                                      const float *mean, const float *rstd, size_t N, size_t C, bool accumulate) {
     extern __shared__ float4 shared[];
     float *dw = (float *)shared, *db = dw + C;                /* (C) each: this block's sums */
