@@ -43,15 +43,38 @@ extern const Ops ops_avx2, ops_avx512, ops_avx512bf16;
 extern const Ops ops_neon;
 #endif
 #ifdef CUDA
-extern const Ops ops_cuda_f32, ops_cuda_bf16;
-int cuda_devices(void);
+#include <dlfcn.h>
+#include <unistd.h>
+/* The GPU half lies in a library beside the program and is loaded when it is asked for: cuBLASLt alone would cost every
+ * start of every stage 0.2 s. */
+static void *cuda_library(void) {
+    char path[4096 + 32];
+    ssize_t n = readlink("/proc/self/exe", path, 4096);
+    while (n > 0 && path[n - 1] != '/') n--;
+    snprintf(path + MAX(n, 0), 32, "libtea-cuda.so");
+    return dlopen(path, RTLD_NOW);
+}
+int ops_gpus(void) {
+    void *lib = cuda_library();
+    int (*devices)(void) = lib ? (int (*)(void))(uintptr_t)dlsym(lib, "cuda_devices") : NULL;
+    return devices ? devices() : 0;
+}
+static const Ops *cuda_half(Precision precision) {
+    void *lib = cuda_library();
+    if (!lib) die("--device cuda: %s", dlerror());
+    const Ops *half = dlsym(lib, precision == PREC_BF16 ? "ops_cuda_bf16" : "ops_cuda_f32");
+    if (!half) die("--device cuda: libtea-cuda.so is not the GPU half of this program: run make");
+    if (ops_gpus() < 1) die("--device cuda: no NVIDIA GPU answers; run with --device cpu");
+    return half;
+}
+#else
+int ops_gpus(void) { return 0; }
 #endif
 
 void ops_select(const char *device, const char *isa, Precision precision) {
     if (!strcmp(device, "cuda")) {
 #ifdef CUDA
-        if (cuda_devices() < 1) die("--device cuda: no NVIDIA GPU answers; run with --device cpu");
-        op = precision == PREC_BF16 ? ops_cuda_bf16 : ops_cuda_f32;
+        op = *cuda_half(precision);
 #else
         die("--device cuda: this build has no CUDA half; install the CUDA toolkit and run make");
 #endif

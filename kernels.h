@@ -110,6 +110,7 @@ extern Ops op;
 /* Chooses the flavour: device "cpu" or "cuda", isa "auto" or a CPU flavour's name. Dies when this machine or this
  * build has it not. On CUDA the precision picks the activations' type. */
 void ops_select(const char *device, const char *isa, Precision precision);
+int ops_gpus(void);            /* NVIDIA GPUs that this build can use here */
 #ifdef __cplusplus
 }
 #endif

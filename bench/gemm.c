@@ -2,12 +2,12 @@
  *
  *     bench/gemm [--quick] [--threads N] [--isa NAME]
  *
- * Measures the limits (multiply-adds on registers, sequential reads), then every shape of the models in both precisions:
- * forward, dX and dW in GFLOP/s and as a share of the limit, packing included; then decoding (one row) in GB/s and as a
- * share of the read limit. One JSON object a line on stdout, a table on stderr.
+ * Measures the limits (multiply-adds on registers, sequential reads), then every shape of the models in both
+ * precisions: forward, dX and dW in GFLOP/s and as a share of the limit, packing included; then decoding (one row) in
+ * GB/s and as a share of the read limit. One JSON object a line on stdout, a table on stderr.
  *
- * A shared machine slows everything by turns, so the limit is measured again beside every shape, each number is the best of
- * several runs, and shares are what to judge by. */
+ * A shared machine slows everything by turns, so the limit is measured again beside every shape, each number is the
+ * best of several runs, and shares are what to judge by. */
 #include "common.h"
 #include "kernels.h"
 #include <stdlib.h>
