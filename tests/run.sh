@@ -58,7 +58,7 @@ run conformance "$BUILD/conformance" tests/fixtures
 for script in tests/test_*.sh; do
     [ -e "$script" ] || continue
     name=$(basename "$script" .sh)
-    run "${name#test_}" sh "$script"
+    run "${name#test_}" bash "$script"
 done
 [ $skipped = 0 ] || echo "$skipped skipped: see above"
 echo "$passed passed, $failed failed"

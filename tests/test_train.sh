@@ -219,7 +219,8 @@ check "a diverging run stops with one sentence" \
     refused 1 "the loss .* stopped; the last good checkpoint is diverging/checkpoint-20" \
     --resume last --out diverging --lr 10 --clip 0 --steps 400 --save-steps 0 --threads 1 --quiet
 resume diverging --lr 0.001 --clip 1 --steps 24
-check "its last good checkpoint goes on" is "$(last_loss diverging | cut -c1)" "$(last_loss full | cut -c1)"
+check "its last good checkpoint goes on" \
+    awk -v a="$(last_loss diverging)" -v b="$(last_loss full)" 'BEGIN { exit !(a > 0 && a < b + 1) }'
 mkdir nan
 cp full/*.json nan/
 head -c -4 full/model.safetensors >nan/model.safetensors
