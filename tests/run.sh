@@ -55,6 +55,7 @@ for source in tests/test_*.c; do
     run "${name#test_}" "$BUILD/$name"
 done
 run conformance "$BUILD/conformance" tests/fixtures
+run doc-check sh tests/doc-check.sh
 for script in tests/test_*.sh; do
     [ -e "$script" ] || continue
     name=$(basename "$script" .sh)
