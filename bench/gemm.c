@@ -89,8 +89,8 @@ static void bench_training(bool quick) {
                 fprintf(stderr, "%6zu %6zu %6zu %6s", O, C, N, precisions[p]);
                 for (int k = 0; k < 3; k++) {
                     printf("{\"bench\":\"gemm\",\"flavour\":\"%s\",\"op\":\"%s\",\"precision\":\"%s\",\"rows\":%zu,"
-                           "\"O\":%zu,\"C\":%zu,\"gflops\":%.1f,\"limit_gflops\":%.1f,\"share\":%.3f}\n", op.name, kinds[k],
-                           precisions[p], N, O, C, gflops[k], limit, gflops[k] / limit);
+                           "\"O\":%zu,\"C\":%zu,\"gflops\":%.1f,\"limit_gflops\":%.1f,\"share\":%.3f}\n", op.name,
+                           kinds[k], precisions[p], N, O, C, gflops[k], limit, gflops[k] / limit);
                     fprintf(stderr, "  %7.0f (%3.0f%%)", gflops[k], gflops[k] / limit * 100);
                 }
                 fprintf(stderr, "\n");
@@ -121,8 +121,9 @@ static void bench_decoding(bool quick) {
                 if (l > limit) limit = l;
                 if (g > best) best = g;
             }
-            printf("{\"bench\":\"gemv\",\"flavour\":\"%s\",\"weights\":\"%s\",\"rows\":%zu,\"O\":%zu,\"C\":%zu,\"gb_s\":%.2f,"
-                   "\"limit_gb_s\":%.2f,\"share\":%.3f}\n", op.name, names[dtype], N, O, C, best, limit, best / limit);
+            printf("{\"bench\":\"gemv\",\"flavour\":\"%s\",\"weights\":\"%s\",\"rows\":%zu,\"O\":%zu,\"C\":%zu,"
+                   "\"gb_s\":%.2f,\"limit_gb_s\":%.2f,\"share\":%.3f}\n", op.name, names[dtype], N, O, C, best,
+                   limit, best / limit);
             fprintf(stderr, "%7s %6zu %7.1f (%3.0f%%)\n", names[dtype], N, best, best / limit * 100);
             fflush(stdout);
             op.mem_free(x), op.mem_free(y), op.mem_free(w), op.mem_free(source);

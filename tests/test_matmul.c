@@ -9,6 +9,10 @@
 #include "test.h"
 
 #define TOLERANCE 1e-6
+#ifndef _OPENMP
+static void omp_set_num_threads(int n) { (void)n; }
+static int omp_get_max_threads(void) { return 1; }
+#endif
 
 static uint64_t seed;
 static Rng rng;
@@ -312,10 +316,12 @@ static void check_nan(const char *flavour) {
           n_checked);
 }
 
-/* The limits have to be limits: finite, positive, and no lower for bf16 than for f32. */
+/* The limits have to be limits: no CPU yet makes 0.5 TFLOP/s in one thread (a loop that the compiler had moved out of
+ * the timing claimed 100), and bf16 is no slower than f32. */
 static void check_peaks(void) {
     double f32 = op.peak_flops(PREC_F32), bf16 = op.peak_flops(PREC_BF16), read = op.peak_read();
-    CHECK(f32 > 1e7 && f32 < 1e16 && bf16 > 0.5 * f32 && read > 1e7 && read < 1e14,
+    double threads = omp_get_max_threads();
+    CHECK(f32 > 1e7 && f32 < 5e11 * threads && bf16 > 0.5 * f32 && bf16 < 1e12 * threads && read > 1e7 && read < 1e13,
           "%s: limits %.1f GFLOP/s f32, %.1f bf16, %.1f GB/s read", op.name, f32 * 1e-9, bf16 * 1e-9, read * 1e-9);
 }
 
