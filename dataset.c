@@ -42,7 +42,7 @@ struct Docs {
     bool any;
 };
 
-static bool ends_with(const char *s, const char *end) {
+bool ends_with(const char *s, const char *end) {
     size_t n = strlen(s), e = strlen(end);
     return n >= e && !strcmp(s + n - e, end);
 }

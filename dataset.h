@@ -14,6 +14,8 @@ typedef enum { CORPUS_TRAIN, CORPUS_VALID } CorpusSplit;
 typedef enum { CORPUS_ALL, CORPUS_STORY_EN, CORPUS_STORY_ZH, CORPUS_FACTS, CORPUS_MATH, CORPUS_POT, CORPUS_KINDS } CorpusKind;
 void corpus_document(uint64_t seed, CorpusSplit split, CorpusKind kind, uint64_t i, Buf *out); /* appends one document */
 
+bool ends_with(const char *s, const char *end);  /* a data argument's kind is its suffix */
+
 /* ---- documents -------------------------------------------------------------------------------------------------- */
 typedef struct Docs Docs;
 Docs *docs_open(const char **paths, int n);     /* dies on what cannot be read or has no text */

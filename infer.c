@@ -436,11 +436,6 @@ typedef struct {
     int opening, uncounted;                                        /* -1: none */
 } Stream;
 
-static bool ends_with(const char *s, const char *end) {
-    size_t n = strlen(s), e = strlen(end);
-    return n >= e && !strcmp(s + n - e, end);
-}
-
 static void stream_read_text(Stream *s, const Tokenizer *tok, bool opened) {
     Docs *docs = docs_open(o.eval.v, o.eval.n);
     size_t n;

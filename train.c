@@ -599,10 +599,7 @@ static void train_loop(Run *r) {
  * Getting ready                                                                                                       */
 static void prepare_tokenizer(Run *r, const char *resume_dir) {
     bool all_shards = o.data.n > 0;
-    for (int i = 0; i < o.data.n; i++) {
-        size_t n = strlen(o.data.v[i]);
-        all_shards &= n > 4 && !strcmp(o.data.v[i] + n - 4, ".bin");
-    }
+    for (int i = 0; i < o.data.n; i++) all_shards &= ends_with(o.data.v[i], ".bin");
     if (resume_dir) {
         /* Into --out, since the checkpoint that it comes from is removed when newer ones are kept. */
         if (tokenizer_in_dir(resume_dir)) tokenizer_copy_files(resume_dir, o.out), r->tokenizer_dir = xstrdup(o.out);
