@@ -87,7 +87,8 @@ CUDA_SO := $(if $(HAVE_CUDA),$(BUILD)/libtea-cuda.so)
 # ---- objects --------------------------------------------------------------------------------------------------------
 KERNEL_SRC := kernels.cu kernels.h common.h $(wildcard kernels/*.cuh)
 KERNEL_OBJ := $(ISAS:%=$(BUILD)/kernels.%.o)
-LIB_OBJ := $(addprefix $(BUILD)/,common.o report.o weights.o tokenizer_lib.o dataset.o corpus.o model.o) $(KERNEL_OBJ)
+TOK_OBJ := $(patsubst tokenizers/%.c,$(BUILD)/tok_%.o,$(wildcard tokenizers/*.c))
+LIB_OBJ := $(addprefix $(BUILD)/,common.o report.o weights.o dataset.o corpus.o model.o) $(TOK_OBJ) $(KERNEL_OBJ)
 TESTS   := $(patsubst tests/%.c,$(BUILD)/%,$(wildcard tests/test_*.c))
 BENCHES := $(patsubst bench/%.c,$(BUILD)/bench_%,$(wildcard bench/*.c))
 
@@ -98,9 +99,7 @@ all: $(STAGES:%=$(BUILD)/%) $(BUILD)/corpus $(CUDA_SO)
 
 $(BUILD)/%.o: %.c | $(BUILD)/found.mk
 	$(CC) $(CFLAGS) -MMD -c $< -o $@
-$(BUILD)/tokenizer_lib.o: tokenizer.c | $(BUILD)/found.mk
-	$(CC) $(CFLAGS) -O3 -DTOKENIZER_LIB -MMD -c $< -o $@
-$(BUILD)/tokenizer.o: tokenizer.c | $(BUILD)/found.mk
+$(BUILD)/tok_%.o: tokenizers/%.c | $(BUILD)/found.mk
 	$(CC) $(CFLAGS) -O3 -MMD -c $< -o $@
 $(BUILD)/corpus.o: data/corpus.c | $(BUILD)/found.mk
 	$(CC) $(CFLAGS) -MMD -c $< -o $@
@@ -117,9 +116,7 @@ $(BUILD)/libtea.a: $(LIB_OBJ)
 	ar rcs $@ $^
 lib: $(BUILD)/libtea.a
 
-$(BUILD)/tokenizer: $(BUILD)/tokenizer.o $(BUILD)/libtea.a
-	$(CC) $(CFLAGS) $(BUILD)/tokenizer.o $(filter-out %/tokenizer_lib.o,$(LIB_OBJ)) -o $@ $(LIBS)
-$(patsubst %,$(BUILD)/%,$(filter-out tokenizer,$(STAGES))): $(BUILD)/%: $(BUILD)/%.o $(BUILD)/libtea.a
+$(STAGES:%=$(BUILD)/%): $(BUILD)/%: $(BUILD)/%.o $(BUILD)/libtea.a
 	$(CC) $(CFLAGS) $^ -o $@ $(LIBS)
 $(BUILD)/corpus: data/corpus.c $(BUILD)/libtea.a
 	$(CC) $(CFLAGS) -DCORPUS_MAIN data/corpus.c $(BUILD)/libtea.a -o $@ $(LIBS)

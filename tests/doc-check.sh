@@ -9,8 +9,8 @@ say() { echo "FAIL  $*"; fail=$((fail + 1)); }
 pattern='\[[a-z]+\.[a-z0-9_]+\]'
 # Defined: "// [tag]", "/* [tag]" or " * [tag]" opening a comment, in C and CUDA sources. The map in a file's head and
 # kernels.h's and kernels.cu's indexes name tags without a comment opener of their own.
-grep -hoE "(//|/\*) $pattern" ./*.c ./*.cu kernels/*.cuh data/*.c 2>/dev/null | grep -oE "$pattern" | sort > "$tmp/defined"
-grep -hE "^ \* $pattern" ./*.c kernels/*.cuh 2>/dev/null | grep -oE "^ \* $pattern" | grep -oE "$pattern" | sort >> "$tmp/defined"
+grep -hoE "(//|/\*) $pattern" ./*.c ./*.cu kernels/*.cuh tokenizers/*.[ch] data/*.c 2>/dev/null | grep -oE "$pattern" | sort > "$tmp/defined"
+grep -hE "^ \* $pattern" ./*.c kernels/*.cuh tokenizers/*.[ch] 2>/dev/null | grep -oE "^ \* $pattern" | grep -oE "$pattern" | sort >> "$tmp/defined"
 sort "$tmp/defined" | uniq -d > "$tmp/double"
 while read -r t; do say "$t is defined more than once"; done < "$tmp/double"
 sort -u "$tmp/defined" > "$tmp/tags"

@@ -1,0 +1,204 @@
+/* encode.c - text -> ids: added tokens, normal form, words, and each word its ids, most of them from the cache. */
+#include "split.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* [tok.added] added tokens ----------------------------------------------------------------------------------------- */
+
+static uint32_t char_after(const uint8_t *p, const uint8_t *end) {
+    uint32_t cp;
+    return p < end && utf8_char(p, (size_t)(end - p), &cp) > 0 ? cp : 0xFFFD;
+}
+
+static const uint8_t *char_start_before(const uint8_t *start, const uint8_t *p) { /* start < p */
+    const uint8_t *q = p - 1;
+    while (q > start && p - q < 4 && (*q & 0xC0) == 0x80) q--;
+    uint32_t cp;
+    return utf8_char(q, (size_t)(p - q), &cp) == p - q ? q : p - 1;
+}
+
+/* The longest added token that begins at p, or NULL. */
+static const AddedToken *added_at(const AddedSet *set, const uint8_t *p, size_t n) {
+    for (int i = set->from[*p]; i < set->from[*p + 1]; i++) {
+        if (n > 1 && !set->second[p[1]] && set->v[i].n > 1) continue;
+        if (set->v[i].n <= n && !memcmp(set->v[i].text, p, set->v[i].n)) return &set->v[i];
+    }
+    return NULL;
+}
+
+/* Cuts s at the tokens of set; what lies between goes to rest. A special token that may not be recognised is passed
+ * over whole, so that no shorter token is found inside it. */
+void cut_at_added(const Tokenizer *t, Worker *w, const AddedSet *set, const uint8_t *s, size_t n,
+                         bool with_special, Ids *ids, TextFn rest) {
+    if (!set->n || (!with_special && set->n == set->n_special)) {
+        if (n) rest(t, w, s, n, with_special, ids);
+        return;
+    }
+    const uint8_t *end = s + n, *done = s;
+    for (const uint8_t *p = s; p < end;) {
+        if (set->from[*p] == set->from[*p + 1]) {
+            p++;
+            continue;
+        }
+        const AddedToken *a = added_at(set, p, (size_t)(end - p));
+        if (!a) {
+            p++;
+            continue;
+        }
+        const uint8_t *from = p, *to = p + a->n;
+        p = to;
+        if (a->special && !with_special) continue;
+        if (a->single_word && ((from > s && is_word_char(char_after(char_start_before(s, from), from))) ||
+                               (to < end && is_word_char(char_after(to, end)))))
+            continue;
+        int len;
+        for (const uint8_t *q; a->lstrip && from > done; from = q) {
+            q = char_start_before(done, from);
+            if (!(class_at(q, from, &len) & SPACE)) break;
+        }
+        if (a->rstrip)
+            while (to < end && class_at(to, end, &len) & SPACE) to += len;
+        if (from > done) rest(t, w, done, (size_t)(from - done), with_special, ids);
+        ids_add(ids, a->id);
+        done = to;
+        if (p < done) p = done;
+    }
+    if (done < end) rest(t, w, done, (size_t)(end - done), with_special, ids);
+}
+
+/* [tok.cache] words seen before ------------------------------------------------------------------------------------- *
+ * Text repeats itself: of ten words nine are among the last thousands seen, so most of the work is looking up. The key
+ * is the word itself, padded with zeros, its length in the last byte; the loads run over the word's end and a mask
+ * clears what is not its own, which costs less than a loop over five bytes. One place per hash, newest wins. */
+Worker *worker_take(const Tokenizer *t) {
+    Tokenizer *lender = (Tokenizer *)(uintptr_t)t; /* const to the caller: what it lends cannot be seen from outside */
+    for (int i = 0; i < IDLE_WORKERS; i++)
+        if (atomic_load_explicit(&lender->idle[i], memory_order_relaxed)) {
+            Worker *w = atomic_exchange(&lender->idle[i], NULL);
+            if (w) return w;
+        }
+    Worker *w = xcalloc(1, sizeof *w);
+    w->cache = aligned_alloc(64, sizeof *w->cache << CACHE_BITS);
+    if (!w->cache) die("out of memory: %zu bytes for the word cache", sizeof *w->cache << CACHE_BITS);
+    memset(w->cache, 0, sizeof *w->cache << CACHE_BITS); /* length 0 is no word's */
+    return w;
+}
+
+void worker_free(Worker *w) {
+    if (!w) return;
+    free(w->cache);
+    free(w->id);
+    free(w->rank);
+    free(w->next);
+    free(w->prev);
+    free(w->heap);
+    buf_free(&w->norm);
+    buf_free(&w->prefixed);
+    free(w);
+}
+
+void worker_give(const Tokenizer *t, Worker *w) {
+    Tokenizer *lender = (Tokenizer *)(uintptr_t)t;
+    enum { KEEP = 1 << 20 }; /* one giant word should not pin its scratch memory for ever */
+    if (w->cap > KEEP) {
+        worker_free(w);
+        return;
+    }
+    for (int i = 0; i < IDLE_WORKERS; i++) {
+        Worker *none = NULL;
+        if (atomic_compare_exchange_strong(&lender->idle[i], &none, w)) return;
+    }
+    worker_free(w);
+}
+
+static inline void cache_key(const uint8_t *p, size_t n, const uint8_t *end, uint64_t key[4]) {
+    static const uint8_t ones_then_zeros[64] = {
+        255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255,
+        255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255};
+    uint64_t mask[4];
+    if (end - p >= 32) {
+        memcpy(key, p, 32);
+        memcpy(mask, ones_then_zeros + 32 - n, 32);
+        for (int i = 0; i < 4; i++) key[i] &= mask[i];
+    } else {
+        memset(key, 0, 32);
+        memcpy(key, p, n);
+    }
+    key[3] |= (uint64_t)n << 56; /* little-endian, as the file formats of this project are: the last byte */
+}
+
+static inline CacheSlot *cache_slot(Worker *w, const uint64_t key[4]) {
+    uint64_t h = key[0] * 0x9E3779B97F4A7C15ull ^ key[1] * 0xD6E8FEB86659FD93ull ^ key[2] * 0xC2B2AE3D27D4EB4Full ^
+                 key[3] * 0xA0761D6478BD642Full;
+    return &w->cache[mix(h) >> (64 - CACHE_BITS)];
+}
+
+static inline void encode_word(const Tokenizer *t, Worker *w, const uint8_t *p, size_t n, const uint8_t *end,
+                               Ids *ids) {
+    if (n > CACHE_WORD) {
+        bpe(t, w, p, n, ids);
+        return;
+    }
+    uint64_t key[4];
+    cache_key(p, n, end, key);
+    CacheSlot *c = cache_slot(w, key);
+    ids_room(ids, CACHE_IDS);
+    if (c->key[0] == key[0] && c->key[1] == key[1] && c->key[2] == key[2] && c->key[3] == key[3]) {
+        memcpy(ids->v + ids->n, c->id, sizeof c->id); /* always seven: a copy of fixed size has no branch */
+        ids->n += (size_t)c->n;
+        return;
+    }
+    size_t before = ids->n;
+    bpe(t, w, p, n, ids);
+    if (ids->n - before > CACHE_IDS) return;
+    memcpy(c->key, key, sizeof c->key);
+    c->n = (int32_t)(ids->n - before);
+    memcpy(c->id, ids->v + before, sizeof *c->id * (size_t)c->n);
+}
+
+/* [tok.encode] text -> ids ----------------------------------------------------------------------------------------- */
+
+/* Ordinary text: words, and each word its ids. */
+static void encode_plain(const Tokenizer *t, Worker *w, const uint8_t *s, size_t n, bool with_special, Ids *ids) {
+    (void)with_special;
+    if (t->add_prefix_space && s[0] != ' ') {
+        w->prefixed.len = 0;
+        buf_add(&w->prefixed, " ", 1);
+        buf_add(&w->prefixed, s, n);
+        s = (const uint8_t *)w->prefixed.data, n++;
+    }
+    const uint8_t *end = s + n, *next;
+    switch (t->split.kind) { /* one loop per rule, so that the rule is compiled into the loop */
+    case SPLIT_GPT2:
+        for (const uint8_t *p = s; p < end; p = next) {
+            next = word_gpt2(p, end);
+            encode_word(t, w, p, (size_t)(next - p), end, ids);
+        }
+        break;
+    case SPLIT_LLAMA3:
+        for (const uint8_t *p = s; p < end; p = next) {
+            next = word_llama3(p, end, t->split.max_digits);
+            encode_word(t, w, p, (size_t)(next - p), end, ids);
+        }
+        break;
+    case SPLIT_NONE: encode_word(t, w, s, n, end, ids); break;
+    }
+}
+
+size_t tokenizer_word(const Tokenizer *t, const char *text, size_t n) {
+    const uint8_t *s = (const uint8_t *)text;
+    return n ? (size_t)(word_end(t->split, s, s + n) - s) : 0;
+}
+
+/* Between the tokens found in the text as it came: normalise, then look for those that want normalised text. */
+static void encode_normalized(const Tokenizer *t, Worker *w, const uint8_t *s, size_t n, bool with_special, Ids *ids) {
+    if (t->nfc) nfc(&s, &n, &w->norm);
+    cut_at_added(t, w, &t->after_norm, s, n, with_special, ids, encode_plain);
+}
+
+void tokenizer_encode(const Tokenizer *t, const char *text, size_t n, bool with_special, Ids *ids) {
+    Worker *w = worker_take(t);
+    cut_at_added(t, w, &t->before_norm, (const uint8_t *)text, n, with_special, ids, encode_normalized);
+    worker_give(t, w);
+}
