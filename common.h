@@ -55,11 +55,19 @@ typedef struct {
     const char *alias;
     bool given;            /* set by options_parse */
 } Opt;
+/* The rows of a stage's table: name, field of the stage's struct `o`, help, then bounds or choices. */
+#define TEXT(n, v, h) {n, OPT_STR, &o.v, h, 0, 0, NULL, NULL, false}
+#define ONE_OF(n, v, h, c) {n, OPT_STR, &o.v, h, 0, 0, c, NULL, false}
+#define INT(n, v, h, lo, hi) {n, OPT_INT, &o.v, h, lo, hi, NULL, NULL, false}
+#define REAL(n, v, h, lo, hi) {n, OPT_FLOAT, &o.v, h, lo, hi, NULL, NULL, false}
+#define FLAG(n, v, h) {n, OPT_FLAG, &o.v, h, 0, 0, NULL, NULL, false}
+#define WORDS(n, v, h) {n, OPT_LIST, &o.v, h, 0, 0, NULL, NULL, false}
+#define SECTION(n) {n, OPT_SECTION, NULL, NULL, 0, 0, NULL, NULL, false}
 /* Options common to all stages (end of each stage's table). */
 typedef struct { const char *device, *isa; int64_t threads, seed; bool quiet; } CommonOpts;
 extern CommonOpts common;
 #define COMMON_OPTS                                                                                                    \
-    {"Common", OPT_SECTION, NULL, NULL, 0, 0, NULL, NULL, false},                                                      \
+    SECTION("Common"),                                                                                                 \
     {"device", OPT_STR, &common.device, "where to compute", 0, 0, "cpu|cuda", NULL, false},                            \
     {"threads", OPT_INT, &common.threads, "CPU threads (0: OMP_NUM_THREADS, else all cores)", 0, 4096, NULL, NULL, false}, \
     {"isa", OPT_STR, &common.isa, "CPU instruction set: a lower one than found, for tests", 0, 0, "auto|plain|avx2|avx512|avx512bf16|neon", NULL, false}, \

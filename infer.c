@@ -48,13 +48,6 @@ static struct {
 } o = {.model = "out", .bos = "auto", .precision = "auto", .n = 256, .samples = 1, .temperature = 0.8, .top_p = 0.95,
        .repetition = 1, .echo = true};
 
-#define TEXT(n, v, h) {n, OPT_STR, &o.v, h, 0, 0, NULL, NULL, false}
-#define ONE_OF(n, v, h, c) {n, OPT_STR, &o.v, h, 0, 0, c, NULL, false}
-#define INT(n, v, h, lo, hi) {n, OPT_INT, &o.v, h, lo, hi, NULL, NULL, false}
-#define REAL(n, v, h, lo, hi) {n, OPT_FLOAT, &o.v, h, lo, hi, NULL, NULL, false}
-#define FLAG(n, v, h) {n, OPT_FLAG, &o.v, h, 0, 0, NULL, NULL, false}
-#define LIST(n, v, h) {n, OPT_LIST, &o.v, h, 0, 0, NULL, NULL, false}
-#define SECTION(n) {n, OPT_SECTION, NULL, NULL, 0, 0, NULL, NULL, false}
 #define MANY (1 << 24)
 static Opt options[] = {
     TEXT("model", model, "model directory: config.json, model.safetensors, tokenizer.json"),
@@ -81,7 +74,7 @@ static Opt options[] = {
     FLAG("echo", echo, "print the prompt too"),
 
     SECTION("Evaluate"),
-    LIST("eval", eval, "perplexity and bits per byte of this data: .txt, .jsonl, a folder of them, corpus-valid:BYTES, "
+    WORDS("eval", eval, "perplexity and bits per byte of this data: .txt, .jsonl, a folder of them, corpus-valid:BYTES, "
          "or token shards .bin"),
     INT("stride", stride, "the window moves by this: each token is predicted from at least context - stride tokens, or "
         "all that its document has (0: half the context)", 0, MANY),

@@ -45,13 +45,6 @@ static struct {
     .valid_fraction = 0.1, .lr = 4e-3, .min_lr = 0.05, .decay_part = 0.25, .weight_decay = 0.1, .beta1 = 0.9, .beta2 = 0.99,
     .eps = 1e-8, .clip = 1.0,
 };
-#define TEXT(n, v, h) {n, OPT_STR, &o.v, h, 0, 0, NULL, NULL, false}
-#define ONE_OF(n, v, h, c) {n, OPT_STR, &o.v, h, 0, 0, c, NULL, false}
-#define INT(n, v, h, lo, hi) {n, OPT_INT, &o.v, h, lo, hi, NULL, NULL, false}
-#define REAL(n, v, h, lo, hi) {n, OPT_FLOAT, &o.v, h, lo, hi, NULL, NULL, false}
-#define FLAG(n, v, h) {n, OPT_FLAG, &o.v, h, 0, 0, NULL, NULL, false}
-#define LIST(n, v, h) {n, OPT_LIST, &o.v, h, 0, 0, NULL, NULL, false}
-#define SECTION(n) {n, OPT_SECTION, NULL, NULL, 0, 0, NULL, NULL, false}
 static Opt table[] = {
     SECTION("Model"),
     ONE_OF("arch", arch, "family: RMSNorm, rotary, SwiGLU; or GPT-2's parts", "llama|gpt2"),
@@ -66,8 +59,8 @@ static Opt table[] = {
     FLAG("tie", tie, "share the token embedding with the head (gpt2 does)"),
     FLAG("untie", untie, "do not share it (llama does not when wide; small ones here do)"),
     SECTION("Data"),
-    LIST("data", data, "text, JSON lines, token shards, folders, corpus:BYTES (default: the built-in corpus)"),
-    LIST("valid-data", valid_data, "held-out text (default: the last part of --data; the corpus has its own)"),
+    WORDS("data", data, "text, JSON lines, token shards, folders, corpus:BYTES (default: the built-in corpus)"),
+    WORDS("valid-data", valid_data, "held-out text (default: the last part of --data; the corpus has its own)"),
     REAL("valid-fraction", valid_fraction, "how much of --data is held out, from its end", 0, 0.9),
     TEXT("tokenizer", tokenizer, "directory with a tokenizer (default: train one on the data)"),
     INT("vocab", vocab, "tokens of the tokenizer trained here (0: by the size of the data, 1024 to 4096)", 0, 1 << 20),
@@ -97,7 +90,7 @@ static Opt table[] = {
     INT("eval-tokens", eval_tokens, "tokens of a validation (the last one takes all)", 1, 1e12),
     INT("sample-steps", sample_steps, "write a sample every so many steps (0: only at the end)", 0, 1000000000),
     INT("sample-tokens", sample_tokens, "length of a sample", 1, 100000),
-    LIST("prompt", prompt, "beginnings of the samples"),
+    WORDS("prompt", prompt, "beginnings of the samples"),
     INT("save-steps", save_steps, "checkpoint every so many steps (0: only at the end)", 0, 1000000000),
     INT("keep", keep, "checkpoints kept, beside the best (0: all)", 0, 1000000),
     FLAG("load-best", load_best, "at the end, out/ gets the weights with the lowest validation loss seen at a save"),
