@@ -647,19 +647,13 @@ static Acts *forward_keeping_layers(Model *m, const int32_t *ids, size_t T) {
 static void write_attention(Model *m, const int32_t *ids, size_t T, const char *path) {
     const Config *c = &m->cfg;
     if (o.layer >= c->L) die("--layer %lld: this model has layers 0 to %d", (long long)o.layer, c->L - 1);
-    size_t H = (size_t)c->H, n = size_mul(H, size_mul(T, T));
+    size_t H = (size_t)c->H;
     Acts *a = forward_keeping_layers(m, ids, T);
-    const LayerActs *y = &a->layer[o.layer];
-    Attn attn = {.B = 1, .T = T, .S = T, .H = c->H, .K = c->K, .D = c->D, .scale = 1 / sqrtf((float)c->D),
-                 .causal = c->mask != MASK_BIDIRECTIONAL, .window = c->window};
-    float *probs = op.mem_alloc(size_mul(n, sizeof(float))), *host = xmalloc(n * sizeof(float));
-    op.attention_probs(probs, y->q, y->k, &attn, 0);
-    op.download(host, probs, n * sizeof(float));
+    float *host = model_attention(m, a, &(Batch){.B = 1, .T = T, .tokens = ids}, (int)o.layer, 0);
     TensorOut out = {.name = (char *)"attention", .dtype = DT_F32, .n_dims = 3, .shape = {H, T, T}, .ctx = host};
     tensors_save(path, &out, 1, NULL);
     if (!common.quiet)
         fprintf(stderr, "%s: attention (%zu, %zu, %zu) of layer %lld\n", path, H, T, T, (long long)o.layer);
-    op.mem_free(probs);
     free(host);
     acts_free(a);
 }

@@ -9,7 +9,7 @@
 #include "kernels/embed.cuh"      /* [op.embed] token -> vector, [op.rope] positions */
 #include "kernels/norm.cuh"       /* [op.norm] LayerNorm, RMSNorm */
 #include "kernels/attention.cuh"  /* [op.attention] */
-#include "kernels/mlp.cuh"        /* [op.mlp] GELU, SwiGLU, residual, dropout */
+#include "kernels/mlp.cuh"        /* [op.mlp] GELU, tanh, SwiGLU, residual, dropout */
 #include "kernels/loss.cuh"       /* [op.loss] softmax cross-entropy, [op.sample] sampling */
 #include "kernels/adamw.cuh"      /* [op.adamw] the optimiser */
 

@@ -91,7 +91,7 @@ typedef struct Sampler {       /* applied in this order; 0 (top_p: 1, repetition
     float min_p;               /* keep those with probability >= min_p * the largest */
 } Sampler;
 
-typedef enum { GELU_TANH, GELU_ERF } GeluKind;
+typedef enum { GELU_TANH, GELU_ERF, TANH } ActivationKind;
 typedef enum { PREC_F32, PREC_BF16 } Precision;  /* of matmul and attention inputs; sums are always f32 */
 
 typedef struct Ops {
@@ -178,7 +178,7 @@ OP(void, embed_bwd, (float *dtable, const int32_t *ids, const int32_t *order, co
 OP(void, rmsnorm, (act *y, float *rstd, const act *x, const float *w, size_t N, size_t C, float eps))
 /* dx = (accumulate ? dx : 0) + gradient; dw (C) += (NULL: frozen). dx may be dy itself when not accumulating. */
 OP(void, rmsnorm_bwd, (act *dx, float *dw, const act *dy, const act *x, const float *w, const float *rstd, size_t N, size_t C, bool accumulate))
-/* y = (x - mean) * rstd * w + b. (Ba et al. 2016.) mean, rstd (N) may be NULL. */
+/* y = (x - mean) * rstd * w + b. (Ba et al. 2016.) mean, rstd (N) may be NULL; y may be x. */
 OP(void, layernorm, (act *y, float *mean, float *rstd, const act *x, const float *w, const float *b, size_t N, size_t C, float eps))
 OP(void, layernorm_bwd, (act *dx, float *dw, float *db, const act *dy, const act *x, const float *w, const float *mean, const float *rstd, size_t N, size_t C, bool accumulate))
 
@@ -197,8 +197,9 @@ OP(void, attention_bwd, (act *dq, act *dk, act *dv, float *delta, const act *dou
 OP(void, attention_probs, (float *probs, const act *q, const act *k, const Attn *a, size_t b))
 
 /* ---- feed-forward [op.mlp] -------------------------------------------------------------------------------------- */
-OP(void, gelu, (act *y, const act *x, size_t n, GeluKind kind))       /* Hendrycks and Gimpel 2016 */
-OP(void, gelu_bwd, (act *dx, const act *dy, const act *x, size_t n, GeluKind kind))  /* dx may be dy */
+/* GELU: Hendrycks and Gimpel 2016. The backward's dx may be dy or x. */
+OP(void, activation, (act *y, const act *x, size_t n, ActivationKind kind))
+OP(void, activation_bwd, (act *dx, const act *dy, const act *x, size_t n, ActivationKind kind))
 OP(void, swiglu, (act *y, const act *gate, const act *up, size_t n))  /* y = silu(gate) * up; Shazeer 2020 */
 OP(void, swiglu_bwd, (act *dgate, act *dup, const act *dy, const act *gate, const act *up, size_t n))  /* dup may be dy */
 OP(void, add, (act *y, const act *a, float alpha, const act *b, size_t n))           /* y = alpha * a + b; y may be a or b */

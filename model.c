@@ -7,11 +7,12 @@
  *   [model.io]       making, loading in place from the mmap, saving
  *   [model.acts]     activations, laid out once
  *   [model.layer]    one block forward; its backward stands beside it, mirrored line by line
- *   [model.loss]     the classifier in chunks: full logits never exist
+ *   [model.head]     from the stream to logits: next tokens, masked tokens, classes
+ *   [model.loss]     the head in chunks: full logits never exist
  *   [model.step]     gradient norm and AdamW
  *
- * A layer is: x -> norm -> q, k, v -> rotate -> attention -> project + x -> norm -> MLP + that. Families differ in parts
- * (Config), never in code paths of their own. What this file refuses: text, files other than a model directory, and any
+ * A layer is: x -> norm -> q, k, v -> rotate -> attention -> project + x -> norm -> MLP + that (BERT: the norms after the
+ * sums). Families differ in parts (Config), never in code paths of their own. What this file refuses: text, files other than a model directory, and any
  * knowledge of where it runs (see kernels.h). */
 #include "model.h"
 #include <assert.h>
@@ -22,13 +23,25 @@
 
 /* ================================================================================================================= *
  * [model.roles] Every tensor by what it does. Letters of shapes: V vocabulary, C width, Q = H*D, K = K*D (key/value
- * width), F feed-forward, P positions, D head; cols '1': a vector.                                                    */
+ * width), F feed-forward, P positions, T token types, N classes, D head; cols '1': a vector.                          */
 static const struct { const char *name; Kind kind; char rows, cols; } roles[R_COUNT] = {
     [R_WTE]     = {"wte",     KIND_EMBED,  'V', 'C'},    /* token embedding */
     [R_WPE]     = {"wpe",     KIND_EMBED,  'P', 'C'},    /* learned positions */
+    [R_TYPES]   = {"types",   KIND_EMBED,  'T', 'C'},    /* which of two texts a token is from */
+    [R_EMBED_W] = {"embed.w", KIND_NORM,   'C', '1'},    /* norm of the embeddings' sum */
+    [R_EMBED_B] = {"embed.b", KIND_BIAS,   'C', '1'},
     [R_FINAL_W] = {"final.w", KIND_NORM,   'C', '1'},
     [R_FINAL_B] = {"final.b", KIND_BIAS,   'C', '1'},
     [R_HEAD]    = {"head",    KIND_MATRIX, 'V', 'C'},    /* absent when tied to wte */
+    [R_POOL]    = {"pool",    KIND_MATRIX, 'C', 'C'},    /* tanh of it, on the first token: the whole text */
+    [R_POOL_B]  = {"pool.b",  KIND_BIAS,   'C', '1'},
+    [R_MLM]     = {"mlm",     KIND_MATRIX, 'C', 'C'},    /* before a masked-token head: dense, GELU, norm */
+    [R_MLM_B]   = {"mlm.b",   KIND_BIAS,   'C', '1'},
+    [R_MLM_W]   = {"mlm.norm.w", KIND_NORM, 'C', '1'},
+    [R_MLM_NB]  = {"mlm.norm.b", KIND_BIAS, 'C', '1'},
+    [R_HEAD_B]  = {"head.b",  KIND_BIAS,   'V', '1'},
+    [R_CLASS]   = {"class",   KIND_MATRIX, 'N', 'C'},
+    [R_CLASS_B] = {"class.b", KIND_BIAS,   'N', '1'},
     [R_NORM1_W] = {"norm1.w", KIND_NORM,   'C', '1'},
     [R_NORM1_B] = {"norm1.b", KIND_BIAS,   'C', '1'},
     [R_Q]       = {"q",       KIND_MATRIX, 'Q', 'C'},
@@ -60,6 +73,8 @@ static size_t letter_size(const Config *c, char letter) {
     case 'K': return (size_t)c->K * (size_t)c->D;
     case 'F': return (size_t)c->F;
     case 'P': return (size_t)c->max_pos;
+    case 'T': return (size_t)c->type_vocab;
+    case 'N': return (size_t)c->n_classes;
     case 'D': return (size_t)c->D;
     default: return 1;
     }
@@ -70,8 +85,15 @@ static size_t role_size(const Config *c, Role r) {
 static bool role_present(const Config *c, Role r) {
     switch (r) {
     case R_WPE: return c->pos == POS_LEARNED;
-    case R_HEAD: return !c->tied;
-    case R_FINAL_B: case R_NORM1_B: case R_NORM2_B: return c->norm == NORM_LAYER;
+    case R_TYPES: return c->type_vocab > 0;
+    case R_EMBED_W: case R_EMBED_B: return c->norm_place == NORM_POST;
+    case R_HEAD: return (c->head == HEAD_LM || c->head == HEAD_MASKED_LM) && !c->tied;
+    case R_MLM: case R_MLM_B: case R_MLM_W: case R_MLM_NB: case R_HEAD_B: return c->head == HEAD_MASKED_LM;
+    case R_POOL: case R_POOL_B: return c->pooler;
+    case R_CLASS: case R_CLASS_B: return c->head == HEAD_CLASSIFY;
+    case R_FINAL_W: return c->norm_place == NORM_PRE;
+    case R_FINAL_B: return c->norm_place == NORM_PRE && c->norm == NORM_LAYER;
+    case R_NORM1_B: case R_NORM2_B: return c->norm == NORM_LAYER;
     case R_Q_B: case R_K_B: case R_V_B: return c->qkv_bias;
     case R_O_B: return c->out_bias;
     case R_QNORM: case R_KNORM: return c->qk_norm;
@@ -84,8 +106,9 @@ static bool role_present(const Config *c, Role r) {
 
 /* ================================================================================================================= *
  * [model.tables] What the Hub calls them. Neighbouring lines of one name are one Hub tensor, stacked along the outputs
- * in that order (c_attn, query_key_value, gate_up_proj). IO: stored (inputs, outputs), as GPT-2's Conv1D does.         */
-typedef enum { OI, IO } Layout;
+ * in that order (c_attn, query_key_value, gate_up_proj). IO: stored (inputs, outputs), as GPT-2's Conv1D does. BY_HEAD:
+ * the parts take turns, head by head: D rows of q, of k, of v, then the next head's (ChatGLM-6B).                     */
+typedef enum { OI, IO, BY_HEAD } Layout;
 typedef struct { Role role; const char *name; Layout layout; } TensorLine;
 
 static const TensorLine gpt2_tensors[] = {
@@ -137,24 +160,146 @@ static const TensorLine llama_tensors[] = {               /* Llama, Mistral, Qwe
     {R_COUNT, NULL, OI},
 };
 
+/* GLM-4 as transformers has it ("glm"): Llama's names, gate and up in one. */
+static const TensorLine glm_tensors[] = {
+    {R_WTE, "model.embed_tokens.weight", OI},
+    {R_NORM1_W, "model.layers.%d.input_layernorm.weight", OI},
+    {R_Q, "model.layers.%d.self_attn.q_proj.weight", OI},
+    {R_K, "model.layers.%d.self_attn.k_proj.weight", OI},
+    {R_V, "model.layers.%d.self_attn.v_proj.weight", OI},
+    {R_Q_B, "model.layers.%d.self_attn.q_proj.bias", OI},
+    {R_K_B, "model.layers.%d.self_attn.k_proj.bias", OI},
+    {R_V_B, "model.layers.%d.self_attn.v_proj.bias", OI},
+    {R_O, "model.layers.%d.self_attn.o_proj.weight", OI},
+    {R_NORM2_W, "model.layers.%d.post_attention_layernorm.weight", OI},
+    {R_GATE, "model.layers.%d.mlp.gate_up_proj.weight", OI},
+    {R_UP, "model.layers.%d.mlp.gate_up_proj.weight", OI},
+    {R_DOWN, "model.layers.%d.mlp.down_proj.weight", OI},
+    {R_FINAL_W, "model.norm.weight", OI},
+    {R_HEAD, "lm_head.weight", OI},
+    {R_COUNT, NULL, OI},
+};
+static const TensorLine chatglm_tensors[] = {             /* ChatGLM2-6B, ChatGLM3-6B, GLM-4-9B */
+    {R_WTE, "transformer.embedding.word_embeddings.weight", OI},
+    {R_NORM1_W, "transformer.encoder.layers.%d.input_layernorm.weight", OI},
+    {R_NORM1_B, "transformer.encoder.layers.%d.input_layernorm.bias", OI},
+    {R_Q, "transformer.encoder.layers.%d.self_attention.query_key_value.weight", OI},
+    {R_K, "transformer.encoder.layers.%d.self_attention.query_key_value.weight", OI},
+    {R_V, "transformer.encoder.layers.%d.self_attention.query_key_value.weight", OI},
+    {R_Q_B, "transformer.encoder.layers.%d.self_attention.query_key_value.bias", OI},
+    {R_K_B, "transformer.encoder.layers.%d.self_attention.query_key_value.bias", OI},
+    {R_V_B, "transformer.encoder.layers.%d.self_attention.query_key_value.bias", OI},
+    {R_O, "transformer.encoder.layers.%d.self_attention.dense.weight", OI},
+    {R_O_B, "transformer.encoder.layers.%d.self_attention.dense.bias", OI},
+    {R_NORM2_W, "transformer.encoder.layers.%d.post_attention_layernorm.weight", OI},
+    {R_NORM2_B, "transformer.encoder.layers.%d.post_attention_layernorm.bias", OI},
+    {R_GATE, "transformer.encoder.layers.%d.mlp.dense_h_to_4h.weight", OI},
+    {R_UP, "transformer.encoder.layers.%d.mlp.dense_h_to_4h.weight", OI},
+    {R_GATE_B, "transformer.encoder.layers.%d.mlp.dense_h_to_4h.bias", OI},
+    {R_UP_B, "transformer.encoder.layers.%d.mlp.dense_h_to_4h.bias", OI},
+    {R_DOWN, "transformer.encoder.layers.%d.mlp.dense_4h_to_h.weight", OI},
+    {R_DOWN_B, "transformer.encoder.layers.%d.mlp.dense_4h_to_h.bias", OI},
+    {R_FINAL_W, "transformer.encoder.final_layernorm.weight", OI},
+    {R_FINAL_B, "transformer.encoder.final_layernorm.bias", OI},
+    {R_HEAD, "transformer.output_layer.weight", OI},
+    {R_COUNT, NULL, OI},
+};
+static const TensorLine chatglm1_tensors[] = {            /* ChatGLM-6B */
+    {R_WTE, "transformer.word_embeddings.weight", OI},
+    {R_NORM1_W, "transformer.layers.%d.input_layernorm.weight", OI},
+    {R_NORM1_B, "transformer.layers.%d.input_layernorm.bias", OI},
+    {R_Q, "transformer.layers.%d.attention.query_key_value.weight", BY_HEAD},
+    {R_K, "transformer.layers.%d.attention.query_key_value.weight", BY_HEAD},
+    {R_V, "transformer.layers.%d.attention.query_key_value.weight", BY_HEAD},
+    {R_Q_B, "transformer.layers.%d.attention.query_key_value.bias", BY_HEAD},
+    {R_K_B, "transformer.layers.%d.attention.query_key_value.bias", BY_HEAD},
+    {R_V_B, "transformer.layers.%d.attention.query_key_value.bias", BY_HEAD},
+    {R_O, "transformer.layers.%d.attention.dense.weight", OI},
+    {R_O_B, "transformer.layers.%d.attention.dense.bias", OI},
+    {R_NORM2_W, "transformer.layers.%d.post_attention_layernorm.weight", OI},
+    {R_NORM2_B, "transformer.layers.%d.post_attention_layernorm.bias", OI},
+    {R_UP, "transformer.layers.%d.mlp.dense_h_to_4h.weight", OI},
+    {R_UP_B, "transformer.layers.%d.mlp.dense_h_to_4h.bias", OI},
+    {R_DOWN, "transformer.layers.%d.mlp.dense_4h_to_h.weight", OI},
+    {R_DOWN_B, "transformer.layers.%d.mlp.dense_4h_to_h.bias", OI},
+    {R_FINAL_W, "transformer.final_layernorm.weight", OI},
+    {R_FINAL_B, "transformer.final_layernorm.bias", OI},
+    {R_HEAD, "lm_head.weight", OI},
+    {R_COUNT, NULL, OI},
+};
+static const TensorLine bert_tensors[] = {
+    {R_WTE, "bert.embeddings.word_embeddings.weight", OI},
+    {R_WPE, "bert.embeddings.position_embeddings.weight", OI},
+    {R_TYPES, "bert.embeddings.token_type_embeddings.weight", OI},
+    {R_EMBED_W, "bert.embeddings.LayerNorm.weight", OI},
+    {R_EMBED_B, "bert.embeddings.LayerNorm.bias", OI},
+    {R_Q, "bert.encoder.layer.%d.attention.self.query.weight", OI},
+    {R_Q_B, "bert.encoder.layer.%d.attention.self.query.bias", OI},
+    {R_K, "bert.encoder.layer.%d.attention.self.key.weight", OI},
+    {R_K_B, "bert.encoder.layer.%d.attention.self.key.bias", OI},
+    {R_V, "bert.encoder.layer.%d.attention.self.value.weight", OI},
+    {R_V_B, "bert.encoder.layer.%d.attention.self.value.bias", OI},
+    {R_O, "bert.encoder.layer.%d.attention.output.dense.weight", OI},
+    {R_O_B, "bert.encoder.layer.%d.attention.output.dense.bias", OI},
+    {R_NORM1_W, "bert.encoder.layer.%d.attention.output.LayerNorm.weight", OI},
+    {R_NORM1_B, "bert.encoder.layer.%d.attention.output.LayerNorm.bias", OI},
+    {R_UP, "bert.encoder.layer.%d.intermediate.dense.weight", OI},
+    {R_UP_B, "bert.encoder.layer.%d.intermediate.dense.bias", OI},
+    {R_DOWN, "bert.encoder.layer.%d.output.dense.weight", OI},
+    {R_DOWN_B, "bert.encoder.layer.%d.output.dense.bias", OI},
+    {R_NORM2_W, "bert.encoder.layer.%d.output.LayerNorm.weight", OI},
+    {R_NORM2_B, "bert.encoder.layer.%d.output.LayerNorm.bias", OI},
+    {R_POOL, "bert.pooler.dense.weight", OI},
+    {R_POOL_B, "bert.pooler.dense.bias", OI},
+    {R_MLM, "cls.predictions.transform.dense.weight", OI},
+    {R_MLM_B, "cls.predictions.transform.dense.bias", OI},
+    {R_MLM_W, "cls.predictions.transform.LayerNorm.weight", OI},
+    {R_MLM_NB, "cls.predictions.transform.LayerNorm.bias", OI},
+    {R_HEAD, "cls.predictions.decoder.weight", OI},
+    {R_HEAD_B, "cls.predictions.bias", OI},
+    {R_CLASS, "classifier.weight", OI},
+    {R_CLASS_B, "classifier.bias", OI},
+    {R_COUNT, NULL, OI},
+};
+
 struct Family {
     const char *model_type, *architecture;
     const TensorLine *tensors;
     const char *prefix;                    /* may be missing from a file's names */
     const char *ignore[6];                 /* tensors that a file may hold and nobody reads: parts of names */
+    const char *marker;                    /* a key that tells two families of one model_type apart; NULL: the other */
     Config parts;                          /* what makes the family; sizes come from config.json */
 };
-#define DECODER .residual_scale = 1, .init_std = 0.02f, .bos = -1, .pad = -1
-#define LLAMA_PARTS                                                                                                    \
-    DECODER, .norm = NORM_RMS, .norm_eps = 1e-6f, .pos = POS_ROPE, .rope_base = 10000, .mlp = MLP_SWIGLU
+#define ALL .residual_scale = 1, .init_std = 0.02f, .bos = -1, .pad = -1, .mask_id = -1, .gmask_id = -1
+#define ROPE_PARTS ALL, .pos = POS_ROPE, .rope_base = 10000
+#define LLAMA_PARTS ROPE_PARTS, .rope_part = 1, .norm = NORM_RMS, .norm_eps = 1e-6f, .mlp = MLP_SWIGLU
 static const Family families[] = {
-    {"gpt2", "GPT2LMHeadModel", gpt2_tensors, "transformer.", {".attn.bias", ".attn.masked_bias"},
-     {DECODER, .norm = NORM_LAYER, .norm_eps = 1e-5f, .pos = POS_LEARNED, .qkv_bias = true, .out_bias = true,
+    {"gpt2", "GPT2LMHeadModel", gpt2_tensors, "transformer.", {".attn.bias", ".attn.masked_bias"}, NULL,
+     {ALL, .norm = NORM_LAYER, .norm_eps = 1e-5f, .pos = POS_LEARNED, .qkv_bias = true, .out_bias = true,
       .mlp_bias = true, .mlp = MLP_GELU_TANH, .tied = true}},
-    {"llama", "LlamaForCausalLM", llama_tensors, "model.", {"rotary_emb.inv_freq"}, {LLAMA_PARTS}},
-    {"mistral", "MistralForCausalLM", llama_tensors, "model.", {"rotary_emb.inv_freq"}, {LLAMA_PARTS, .window = 4096}},
-    {"qwen2", "Qwen2ForCausalLM", llama_tensors, "model.", {"rotary_emb.inv_freq"}, {LLAMA_PARTS, .qkv_bias = true}},
-    {"qwen3", "Qwen3ForCausalLM", llama_tensors, "model.", {"rotary_emb.inv_freq"}, {LLAMA_PARTS, .qk_norm = true}},
+    {"llama", "LlamaForCausalLM", llama_tensors, "model.", {"rotary_emb.inv_freq"}, NULL, {LLAMA_PARTS}},
+    {"mistral", "MistralForCausalLM", llama_tensors, "model.", {"rotary_emb.inv_freq"}, NULL,
+     {LLAMA_PARTS, .window = 4096}},
+    {"qwen2", "Qwen2ForCausalLM", llama_tensors, "model.", {"rotary_emb.inv_freq"}, NULL,
+     {LLAMA_PARTS, .qkv_bias = true}},
+    {"qwen3", "Qwen3ForCausalLM", llama_tensors, "model.", {"rotary_emb.inv_freq"}, NULL,
+     {LLAMA_PARTS, .qk_norm = true}},
+    {"glm", "GlmForCausalLM", glm_tensors, "model.", {"rotary_emb.inv_freq"}, NULL,
+     {ROPE_PARTS, .rope_part = 0.5f, .rope_interleaved = true, .norm = NORM_RMS, .norm_eps = 1.5625e-7f,
+      .mlp = MLP_SWIGLU, .qkv_bias = true}},
+    {"chatglm", "ChatGLMForConditionalGeneration", chatglm1_tensors, "transformer.", {"rotary_emb.inv_freq"},
+     "inner_hidden_size",
+     {ROPE_PARTS, .rope_part = 0.5f, .rope_2d = true, .rope_f16 = true, .norm = NORM_LAYER, .norm_eps = 1e-5f,
+      .mlp = MLP_GELU_TANH, .qkv_bias = true, .out_bias = true, .mlp_bias = true, .mask = MASK_PREFIX,
+      .residual_from_norm = true}},
+    {"chatglm", "ChatGLMForConditionalGeneration", chatglm_tensors, "transformer.", {"rotary_pos_emb.inv_freq"}, NULL,
+     {ROPE_PARTS, .rope_part = 0.5f, .rope_interleaved = true, .norm = NORM_RMS, .norm_eps = 1e-5f, .mlp = MLP_SWIGLU,
+      .qkv_bias = true}},
+    {"bert", "BertForMaskedLM", bert_tensors, "bert.",
+     {"bert.pooler.", "cls.seq_relationship.", "position_ids", "cls.predictions.decoder."}, NULL,
+     {ALL, .norm = NORM_LAYER, .norm_place = NORM_POST, .norm_eps = 1e-12f, .pos = POS_LEARNED, .mask = MASK_BIDIRECTIONAL,
+      .type_vocab = 2, .qkv_bias = true, .out_bias = true, .mlp_bias = true, .mlp = MLP_GELU_ERF, .head = HEAD_MASKED_LM,
+      .tied = true}},
 };
 enum { N_FAMILIES = sizeof families / sizeof *families };
 
@@ -211,15 +356,30 @@ static void config_read_rope(const ConfigFile *f, Config *c) {
     if (!strcmp(kind, "default")) return;
     c->rope_factor = (float)config_number(&g, "factor", 1);
     if (!(c->rope_factor > 0)) die("%s: rope factor %g must be positive", f->path, (double)c->rope_factor);
+    c->rope_original_pos = config_int(&g, "original_max_position_embeddings", 1, 1 << 30, c->max_pos);
     if (!strcmp(kind, "linear")) c->rope_scaling = ROPE_LINEAR;
+    else if (!strcmp(kind, "dynamic")) c->rope_scaling = ROPE_DYNAMIC;
+    else if (!strcmp(kind, "yarn")) {
+        c->rope_scaling = ROPE_YARN;
+        c->rope_low_freq = (float)config_number(&g, "beta_slow", 1);
+        c->rope_high_freq = (float)config_number(&g, "beta_fast", 32);
+        c->rope_truncate = config_bool(&g, "truncate", true);
+        if (!(c->rope_high_freq > c->rope_low_freq && c->rope_low_freq > 0))
+            die("%s: YaRN needs 0 < beta_slow < beta_fast", f->path);
+        /* Longer contexts flatten the softmax; YaRN sharpens it back (section 3.4 of the paper). */
+        double mscale = config_number(&g, "mscale", 0), all = config_number(&g, "mscale_all_dim", 0), k = (double)c->rope_factor;
+        double given = config_number(&g, "attention_factor", 0), sharper = k > 1 ? 0.1 * log(k) : 0;
+        c->rope_attention = (float)(given > 0 ? given : mscale > 0 && all > 0 ? (mscale * sharper + 1) / (all * sharper + 1)
+                                                                             : sharper + 1);
+    }
     else if (!strcmp(kind, "llama3")) {
         c->rope_scaling = ROPE_LLAMA3;
         c->rope_low_freq = (float)config_number(&g, "low_freq_factor", 1);
         c->rope_high_freq = (float)config_number(&g, "high_freq_factor", 4);
-        c->rope_original_pos = config_int(&g, "original_max_position_embeddings", 1, 1 << 30, 8192);
+        if (!config_find(&g, "original_max_position_embeddings")) c->rope_original_pos = 8192;
         if (!(c->rope_high_freq > c->rope_low_freq && c->rope_low_freq > 0))
             die("%s: rope needs 0 < low_freq_factor < high_freq_factor", f->path);
-    } else die("%s: rope_type \"%s\" is not supported (default, linear, llama3 are)", f->path, kind);
+    } else die("%s: rope_type \"%s\" is not supported (default, linear, dynamic, yarn, llama3 are)", f->path, kind);
 }
 
 static void config_read_eos(const ConfigFile *f, Config *c) {
@@ -229,24 +389,80 @@ static void config_read_eos(const ConfigFile *f, Config *c) {
     } else if (cJSON_IsNumber(e)) c->eos[c->n_eos++] = e->valueint;
 }
 
-static const Family *family_find(const char *model_type) {
-    for (int i = 0; i < N_FAMILIES; i++)
-        if (!strcmp(families[i].model_type, model_type)) return &families[i];
+/* json: the config.json, for families that share a model_type; NULL: the one without a marker. */
+static const Family *family_find(const char *model_type, const cJSON *json) {
+    for (int i = 0; i < N_FAMILIES; i++) {
+        const Family *f = &families[i];
+        if (!strcmp(f->model_type, model_type) && (!f->marker || (json && cJSON_HasObjectItem(json, f->marker)))) return f;
+    }
     return NULL;
 }
 Config config_family_default(const char *model_type) {
-    const Family *f = family_find(model_type);
+    const Family *f = family_find(model_type, NULL);
     if (!f) {
         Buf known = {0};
-        for (int i = 0; i < N_FAMILIES; i++) buf_fmt(&known, "%s%s", i ? ", " : "", families[i].model_type);
+        for (int i = 0; i < N_FAMILIES; i++)
+            if (!families[i].marker) buf_fmt(&known, "%s%s", i ? ", " : "", families[i].model_type);
         die("model_type \"%s\" is not supported (%s are)", model_type, known.data);
     }
     Config c = f->parts;
     c.family = f;
     return c;
 }
-bool config_supported(const char *model_type) { return family_find(model_type) != NULL; }
+bool config_supported(const char *model_type) { return family_find(model_type, NULL) != NULL; }
 const char *config_model_type(const Config *c) { return c->family->model_type; }
+
+/* What the class in "architectures" puts on the last layer. */
+static void config_read_head(const ConfigFile *f, Config *c) {
+    const char *class = cJSON_GetStringValue(cJSON_GetArrayItem(config_find(f, "architectures"), 0));
+    if (c->head != HEAD_MASKED_LM) {
+        if (class && strstr(class, "ForSequenceClassification"))
+            die("%s: a %s is not supported (BERT's is)", f->path, class);
+        return;
+    }
+    if (config_bool(f, "is_decoder", false)) die("%s: BERT as a decoder is not supported", f->path);
+    if (!class || strstr(class, "ForMaskedLM") || strstr(class, "ForPreTraining")) return;
+    c->pooler = true;
+    c->head = HEAD_NONE;
+    if (strstr(class, "ForSequenceClassification")) {
+        const cJSON *labels = config_find(f, "id2label");
+        c->head = HEAD_CLASSIFY;
+        c->n_classes = cJSON_IsObject(labels) ? cJSON_GetArraySize(labels) : config_int(f, "num_labels", 1, 1 << 20, 2);
+        if (!c->n_classes) die("%s: \"id2label\" is empty", f->path);
+    } else if (strcmp(class, "BertModel"))
+        die("%s: %s is not supported (BertForMaskedLM, BertForPreTraining, BertForSequenceClassification, BertModel are)",
+            f->path, class);
+}
+
+/* Windows by layer: none (Qwen2 states one and does not use it), all, or all from max_window_layers on. Newer files list
+ * each layer's type. */
+static void config_read_window(const ConfigFile *f, Config *c) {
+    if (cJSON_HasObjectItem(f->json, "sliding_window")) c->window = config_int(f, "sliding_window", 0, 1 << 24, 0);
+    const cJSON *types = config_find(f, "layer_types"), *type;
+    int n = 0, n_full = 0;
+    if (!config_bool(f, "use_sliding_window", true)) c->window = 0;
+    else if (config_find(f, "use_sliding_window")) c->window_layer = config_int(f, "max_window_layers", 0, 1 << 24, 28);
+    if (!types || !c->window) return;
+    cJSON_ArrayForEach(type, types) {
+        const char *name = cJSON_GetStringValue(type);
+        bool sliding = name && !strcmp(name, "sliding_attention");
+        if (!sliding && (!name || strcmp(name, "full_attention") || n_full != n))
+            die("%s: \"layer_types\" must be full_attention layers and then sliding_attention layers", f->path);
+        n_full += !sliding, n++;
+    }
+    c->window_layer = n_full;
+}
+
+/* activation's name -> the kind of a plain MLP; a gated one has SiLU. */
+static void config_read_activation(const ConfigFile *f, Config *c) {
+    const char *name = cJSON_GetStringValue(config_find(f, "hidden_act|activation_function"));
+    if (!name) return;
+    bool gated = c->mlp == MLP_SWIGLU, tanh_form = !strcmp(name, "gelu_new") || !strcmp(name, "gelu_pytorch_tanh");
+    if (gated ? strcmp(name, "silu") != 0 : !tanh_form && strcmp(name, "gelu"))
+        die("%s: activation \"%s\" is not supported for %s (%s)", f->path, name, c->family->model_type,
+            gated ? "silu is" : "gelu, gelu_new and gelu_pytorch_tanh are");
+    if (!gated) c->mlp = tanh_form ? MLP_GELU_TANH : MLP_GELU_ERF;
+}
 
 static Config config_parse(const char *text, const char *path) {
     cJSON *json = cJSON_Parse(text);
@@ -254,34 +470,55 @@ static Config config_parse(const char *text, const char *path) {
     ConfigFile f = {json, path};
     const char *type = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "model_type"));
     if (!type) die("%s: \"model_type\" is missing", path);
-    if (!family_find(type)) config_family_default(type);              /* dies, naming those that are known */
-    Config c = config_family_default(type);
+    const Family *family = family_find(type, json);
+    if (!family) config_family_default(type);                         /* dies, naming those that are known */
+    Config c = family->parts;
+    c.family = family;
     enum { MAX = 1 << 24 };
-    c.V = config_int(&f, "vocab_size", 1, MAX, 0);
+    c.V = config_int(&f, "vocab_size|padded_vocab_size", 1, MAX, 0);
     c.C = config_int(&f, "hidden_size|n_embd", 1, MAX, 0);
-    c.L = config_int(&f, "num_hidden_layers|n_layer", 1, 4096, 0);
+    c.L = config_int(&f, "num_hidden_layers|n_layer|num_layers", 1, 4096, 0);
     c.H = config_int(&f, "num_attention_heads|n_head", 1, 4096, 0);
-    c.K = config_int(&f, "num_key_value_heads", 1, 4096, c.H);
-    c.D = config_int(&f, "head_dim", 1, 65536, c.C / c.H);
-    c.F = config_int(&f, "intermediate_size|n_inner", 1, MAX, c.pos == POS_LEARNED ? 4 * c.C : 0);
-    c.max_pos = config_int(&f, "max_position_embeddings|n_positions|n_ctx", 1, MAX, 2048);
-    c.norm_eps = (float)config_number(&f, "rms_norm_eps|layer_norm_epsilon|layer_norm_eps", (double)c.norm_eps);
+    bool shared = config_bool(&f, "multi_query_attention", true);     /* ChatGLM: false leaves the group number unused */
+    c.K = shared ? config_int(&f, "num_key_value_heads|multi_query_group_num", 1, 4096, c.H) : c.H;
+    c.D = config_int(&f, "head_dim|kv_channels", 1, 65536, c.C / c.H > 0 ? c.C / c.H : 1);
+    c.F = config_int(&f, "intermediate_size|n_inner|ffn_hidden_size|inner_hidden_size", 1, MAX, c.pos == POS_LEARNED ? 4 * c.C : 0);
+    c.max_pos = config_int(&f, "max_position_embeddings|n_positions|n_ctx|seq_length|max_sequence_length", 1, MAX, 2048);
+    c.norm_eps = (float)config_number(&f, "rms_norm_eps|layer_norm_epsilon|layer_norm_eps|layernorm_epsilon", (double)c.norm_eps);
     c.tied = config_bool(&f, "tie_word_embeddings", c.tied);
+    if (c.type_vocab) c.type_vocab = config_int(&f, "type_vocab_size", 1, MAX, c.type_vocab);
+    c.init_std = (float)config_number(&f, "initializer_range", (double)c.init_std);
     if (c.pos == POS_ROPE) {
-        if (config_bool(&f, "attention_bias", false)) c.qkv_bias = c.out_bias = true;
-        c.mlp_bias = config_bool(&f, "mlp_bias", c.mlp_bias);
+        if (!c.qkv_bias && config_bool(&f, "attention_bias", false)) c.qkv_bias = c.out_bias = true;
+        else c.qkv_bias = config_bool(&f, "add_qkv_bias", c.qkv_bias && config_bool(&f, "attention_bias", true));
+        c.mlp_bias = config_bool(&f, "mlp_bias|add_bias_linear", c.mlp_bias);
+        c.out_bias = config_bool(&f, "add_bias_linear", c.out_bias);
+        c.qkv_bias |= config_bool(&f, "add_bias_linear", false);
+        if (!config_bool(&f, "rmsnorm", true)) c.norm = NORM_LAYER;
+        c.rope_part = (float)config_number(&f, "partial_rotary_factor", (double)c.rope_part);
         config_read_rope(&f, &c);
-        c.rope_dims = c.D;
+        c.rope_base *= (float)config_number(&f, "rope_ratio", 1);
+        if (!(c.rope_part > 0 && c.rope_part <= 1)) die("%s: partial_rotary_factor %g must be above 0 and at most 1", path, (double)c.rope_part);
+        c.rope_dims = (int)(c.rope_part * (float)c.D);
     }
-    if (!config_bool(&f, "use_sliding_window", true)) c.window = 0;   /* Qwen2 states a window and does not use it */
-    else if (cJSON_HasObjectItem(json, "sliding_window")) c.window = config_int(&f, "sliding_window", 0, MAX, 0);
-    const char *act_name = cJSON_GetStringValue(config_find(&f, "hidden_act|activation_function"));
-    const char *act_want = c.mlp == MLP_SWIGLU ? "silu" : "gelu_new";
-    if (act_name && strcmp(act_name, act_want) && !(c.mlp == MLP_GELU_TANH && !strcmp(act_name, "gelu_pytorch_tanh")))
-        die("%s: activation \"%s\" is not supported for %s (%s is)", path, act_name, type, act_want);
+    static const char *const refused[] = {"apply_residual_connection_post_layernorm", "fp32_residual_connection"};
+    for (int i = 0; i < 2; i++)
+        if (config_bool(&f, refused[i], false)) die("%s: \"%s\" is not supported", path, refused[i]);
+    if (!config_bool(&f, "post_layer_norm", true)) die("%s: a model without a final norm is not supported", path);
+    const char *positions = cJSON_GetStringValue(config_find(&f, "position_embedding_type"));
+    if (positions && strcmp(positions, "absolute") && strcmp(positions, "rope"))
+        die("%s: position_embedding_type \"%s\" is not supported (absolute is)", path, positions);
+    if (c.residual_from_norm) c.residual_scale = sqrtf(2 * 28);       /* ChatGLM-6B's code: of 28 layers, whatever their number */
+    config_read_window(&f, &c);
+    config_read_activation(&f, &c);
+    config_read_head(&f, &c);
     c.bos = config_int(&f, "bos_token_id", -1, MAX, -1);
     c.pad = config_int(&f, "pad_token_id", -1, MAX, -1);
+    c.mask_id = config_int(&f, "mask_token_id", -1, MAX, -1);
+    c.gmask_id = config_int(&f, "gmask_token_id", -1, MAX, -1);
     config_read_eos(&f, &c);
+    if (c.mask == MASK_PREFIX && (c.bos < 0 || c.gmask_id < 0))
+        die("%s: a prefix model needs \"bos_token_id\" and \"gmask_token_id\"", path);
     cJSON_Delete(json);
     if (c.C % c.H && c.D == c.C / c.H) die("%s: %d heads do not divide the width %d", path, c.H, c.C);
     config_check(&c);
@@ -298,9 +535,11 @@ void config_check(const Config *c) {
     if (c->V < 1 || c->C < 1 || c->L < 1 || c->H < 1 || c->K < 1 || c->D < 1 || c->F < 1 || c->max_pos < 1)
         die("model sizes must be positive: V %d C %d L %d H %d K %d D %d F %d", c->V, c->C, c->L, c->H, c->K, c->D, c->F);
     if (c->H % c->K) die("%d query heads cannot share %d key/value heads evenly", c->H, c->K);
-    if (c->pos == POS_ROPE && c->rope_dims % 2) die("rotary embedding needs an even head size, not %d", c->rope_dims);
-    if (c->norm_place != NORM_PRE || c->rope_2d || c->mask != MASK_CAUSAL)
-        die("%s: this family's parts are not built yet", c->family->model_type);
+    if (c->pos == POS_ROPE && (c->rope_dims < 2 || c->rope_dims % 2 || c->rope_dims > c->D))
+        die("rotary embedding needs an even number of dimensions of a head of %d, not %d", c->D, c->rope_dims);
+    if (c->rope_2d && 2 * c->rope_dims > c->D) die("two rotations of %d dimensions do not fit a head of %d", c->rope_dims, c->D);
+    for (int i = 0; i < c->n_eos; i++)
+        if (c->eos[i] < 0 || c->eos[i] >= 1 << 24) die("eos_token_id %d is no token id", c->eos[i]);
     double n = 0;                                                     /* in double: sizes in bytes must not overflow */
     for (Role r = 0; r < R_COUNT; r++)
         if (role_present(c, r))
@@ -308,41 +547,65 @@ void config_check(const Config *c) {
     if (n > 1e13) die("model sizes ask for %.3g weights, more than any machine holds", n);
 }
 
-/* Config -> config.json of a model born here, with the keys that every version of transformers reads. */
+/* A float as its shortest decimal: 1e-5 as float is 9.99999975e-06 as double. */
+static void json_float(cJSON *j, const char *key, float value) {
+    char text[32];
+    snprintf(text, sizeof text, "%g", (double)value);
+    cJSON_AddRawToObject(j, key, text);
+}
+/* Config -> config.json of a model born here, with the keys that every version of the official code reads. Each part
+ * has its own name in each of the three vocabularies: GPT-2's, ChatGLM's, and everybody else's. */
 static char *config_write(const Config *c, DType dtype) {
+    bool gpt2 = !strcmp(c->family->model_type, "gpt2"), glm = !strcmp(c->family->model_type, "chatglm");
+    bool encoder = c->mask == MASK_BIDIRECTIONAL;
     cJSON *j = cJSON_CreateObject();
     cJSON *arch = cJSON_AddArrayToObject(j, "architectures");
     cJSON_AddItemToArray(arch, cJSON_CreateString(c->family->architecture));
     cJSON_AddStringToObject(j, "model_type", c->family->model_type);
     cJSON_AddNumberToObject(j, "vocab_size", c->V);
-    if (c->pos == POS_LEARNED) {
-        cJSON_AddNumberToObject(j, "n_embd", c->C);
-        cJSON_AddNumberToObject(j, "n_layer", c->L);
-        cJSON_AddNumberToObject(j, "n_head", c->H);
-        cJSON_AddNumberToObject(j, "n_inner", c->F);
-        cJSON_AddNumberToObject(j, "n_positions", c->max_pos);
-        cJSON_AddNumberToObject(j, "n_ctx", c->max_pos);
-        cJSON_AddStringToObject(j, "activation_function", "gelu_new");
-    } else {
-        cJSON_AddNumberToObject(j, "hidden_size", c->C);
-        cJSON_AddNumberToObject(j, "num_hidden_layers", c->L);
-        cJSON_AddNumberToObject(j, "num_attention_heads", c->H);
+    cJSON_AddNumberToObject(j, gpt2 ? "n_embd" : "hidden_size", c->C);
+    cJSON_AddNumberToObject(j, gpt2 ? "n_layer" : glm ? "num_layers" : "num_hidden_layers", c->L);
+    cJSON_AddNumberToObject(j, gpt2 ? "n_head" : "num_attention_heads", c->H);
+    cJSON_AddNumberToObject(j, gpt2 ? "n_inner" : glm ? "ffn_hidden_size" : "intermediate_size", c->F);
+    cJSON_AddNumberToObject(j, gpt2 ? "n_positions" : glm ? "seq_length" : "max_position_embeddings", c->max_pos);
+    if (gpt2) cJSON_AddNumberToObject(j, "n_ctx", c->max_pos);
+    if (!glm)
+        cJSON_AddStringToObject(j, gpt2 ? "activation_function" : "hidden_act",
+                                c->mlp == MLP_SWIGLU ? "silu" : c->mlp == MLP_GELU_ERF ? "gelu" : "gelu_new");
+    if (glm) {                                                        /* what modeling_chatglm.py reads, all of it */
+        cJSON_AddStringToObject(j, "_name_or_path", "THUDM/chatglm3-6b");    /* converters choose the tokenizer by it */
+        cJSON_AddNumberToObject(j, "padded_vocab_size", c->V);
+        cJSON_AddNumberToObject(j, "kv_channels", c->D);
+        cJSON_AddBoolToObject(j, "multi_query_attention", true);
+        cJSON_AddNumberToObject(j, "multi_query_group_num", c->K);
+        cJSON_AddBoolToObject(j, "add_qkv_bias", c->qkv_bias);
+        cJSON_AddBoolToObject(j, "add_bias_linear", c->mlp_bias);
+        cJSON_AddBoolToObject(j, "rmsnorm", c->norm == NORM_RMS);
+        cJSON_AddBoolToObject(j, "post_layer_norm", true);
+        cJSON_AddBoolToObject(j, "original_rope", true);
+        json_float(j, "rope_ratio", c->rope_base / 10000);
+        cJSON_AddBoolToObject(j, "apply_query_key_layer_scaling", true);
+        cJSON_AddBoolToObject(j, "apply_residual_connection_post_layernorm", false);
+        cJSON_AddBoolToObject(j, "attention_softmax_in_fp32", true);
+        cJSON_AddBoolToObject(j, "bias_dropout_fusion", true);
+        cJSON_AddBoolToObject(j, "fp32_residual_connection", false);
+        cJSON_AddNumberToObject(j, "attention_dropout", 0);
+        cJSON_AddNumberToObject(j, "hidden_dropout", 0);
+        cJSON_AddBoolToObject(j, "use_cache", true);
+    } else if (c->pos == POS_ROPE) {
         cJSON_AddNumberToObject(j, "num_key_value_heads", c->K);
         cJSON_AddNumberToObject(j, "head_dim", c->D);
-        cJSON_AddNumberToObject(j, "intermediate_size", c->F);
-        cJSON_AddNumberToObject(j, "max_position_embeddings", c->max_pos);
-        cJSON_AddStringToObject(j, "hidden_act", "silu");
         cJSON_AddNumberToObject(j, "rope_theta", (double)c->rope_base);
-        cJSON_AddBoolToObject(j, "attention_bias", c->out_bias);
+        if (c->rope_part < 1) json_float(j, "partial_rotary_factor", c->rope_part);
+        cJSON_AddBoolToObject(j, "attention_bias", c->family->parts.qkv_bias ? c->qkv_bias : c->out_bias);
         cJSON_AddBoolToObject(j, "mlp_bias", c->mlp_bias);
         if (c->window) cJSON_AddNumberToObject(j, "sliding_window", c->window);
+    } else if (encoder) {
+        cJSON_AddNumberToObject(j, "type_vocab_size", c->type_vocab);
+        cJSON_AddStringToObject(j, "position_embedding_type", "absolute");
     }
-    char eps[32];                                                     /* 1e-5 as float is 9.99999975e-06 as double */
-    snprintf(eps, sizeof eps, "%g", (double)c->norm_eps);
-    cJSON_AddRawToObject(j, c->norm == NORM_RMS ? "rms_norm_eps" : "layer_norm_epsilon", eps);
-    char std[32];
-    snprintf(std, sizeof std, "%g", (double)c->init_std);
-    cJSON_AddRawToObject(j, "initializer_range", std);
+    json_float(j, gpt2 ? "layer_norm_epsilon" : glm ? "layernorm_epsilon" : encoder ? "layer_norm_eps" : "rms_norm_eps", c->norm_eps);
+    json_float(j, "initializer_range", c->init_std);
     cJSON_AddBoolToObject(j, "tie_word_embeddings", c->tied);
     if (c->bos >= 0) cJSON_AddNumberToObject(j, "bos_token_id", c->bos);
     if (c->n_eos) cJSON_AddNumberToObject(j, "eos_token_id", c->eos[0]);
@@ -359,13 +622,13 @@ size_t config_weights(const Config *c) {
         if (role_present(c, r)) n += role_size(c, r) * (role_in_layer(r) ? (size_t)c->L : 1);
     return n;
 }
-/* 6 FLOPs per weight that a matmul reads (2 forward, 4 backward), the embedding looked up for free, and causal attention:
- * two products of 2 D FLOPs for T/2 visible slots on average, three times. */
+/* 6 FLOPs per weight that a matmul reads (2 forward, 4 backward), the embedding looked up for free, and attention: two
+ * products of 2 D FLOPs for each visible slot (causal: T/2 of them on average), three times. */
 double config_flops_per_token(const Config *c, size_t T) {
-    double n = (double)c->V * c->C;                                   /* the head, tied or not */
+    double n = c->head == HEAD_LM || c->head == HEAD_MASKED_LM ? (double)c->V * c->C : 0;    /* tied or not */
     for (Role r = 0; r < R_COUNT; r++)
         if (role_in_layer(r) && roles[r].kind == KIND_MATRIX && role_present(c, r)) n += (double)role_size(c, r) * c->L;
-    return 6 * n + 6.0 * c->L * c->H * c->D * (double)T;
+    return 6 * n + (c->mask == MASK_BIDIRECTIONAL ? 12.0 : 6.0) * c->L * c->H * c->D * (double)T;
 }
 
 /* ================================================================================================================= *
@@ -392,7 +655,8 @@ static Model *model_skeleton(const Config *c) {
             m->at[layer + 1][r] = p;
             m->n_weights += (p->n + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN;
         }
-    if (c->tied) m->at[0][R_HEAD] = m->at[0][R_WTE];                  /* one parameter, two uses: gradients add up */
+    if (c->tied && (c->head == HEAD_LM || c->head == HEAD_MASKED_LM))
+        m->at[0][R_HEAD] = m->at[0][R_WTE];                           /* one parameter, two uses: gradients add up */
     return m;
 }
 
@@ -482,17 +746,45 @@ static HubTensor *hub_tensors(const Model *m, int *n_out) {
     *n_out = n;
     return v;
 }
+/* The row of the stack where row r of part j is. */
+static size_t hub_row(const HubTensor *h, int j, size_t r, size_t D) {
+    if (h->layout == BY_HEAD) return (r / D * (size_t)h->n_parts + (size_t)j) * D + r % D;
+    for (int i = 0; i < j; i++) r += h->part[i]->rows;
+    return r;
+}
 static void hub_tensors_free(HubTensor *v, int n) {
     for (int i = 0; i < n; i++) free(v[i].name);
     free(v);
 }
 
-/* The tensor of this name, the family's prefix there or not; dies with both shapes when it does not fit. */
-static const Tensor *hub_get(const Model *m, const Tensors *files, const HubTensor *h) {
-    const char *name = h->name, *prefix = m->cfg.family->prefix;
-    size_t n_prefix = strlen(prefix);
-    if (!tensors_find(files, name) && !strncmp(name, prefix, n_prefix) && tensors_find(files, name + n_prefix))
+/* Names of one tensor differ between the years: with the family's prefix or without, and LayerNorm's weight and bias were
+ * gamma and beta in BERT's first files. Variant i of name into out; false: there are no more. */
+enum { NAME_MAX_BYTES = 256 };
+static bool hub_name_variant(const Family *f, const char *name, int i, char out[NAME_MAX_BYTES]) {
+    size_t n_prefix = strlen(f->prefix);
+    bool has_prefix = !strncmp(name, f->prefix, n_prefix);
+    const char *weight = strstr(name, "LayerNorm.weight"), *bias = strstr(name, "LayerNorm.bias");
+    if (i & 1) {
+        if (!has_prefix) return false;
         name += n_prefix;
+    }
+    if (i >> 1 == 0) return snprintf(out, NAME_MAX_BYTES, "%s", name), true;
+    const char *norm = weight ? weight : bias;
+    if (!norm || i >> 1 > 1) return false;
+    snprintf(out, NAME_MAX_BYTES, "%.*s%s", (int)(norm + strlen("LayerNorm.") - name), name, weight ? "gamma" : "beta");
+    return true;
+}
+enum { NAME_VARIANTS = 4 };
+
+/* The tensor of this name in one of its variants; dies with both shapes when it does not fit. */
+static const Tensor *hub_get(const Model *m, const Tensors *files, const HubTensor *h) {
+    char variant[NAME_MAX_BYTES];
+    const char *name = h->name;
+    for (int i = 0; i < NAME_VARIANTS; i++)
+        if (hub_name_variant(m->cfg.family, h->name, i, variant) && tensors_find(files, variant)) {
+            name = variant;
+            break;
+        }
     size_t shape[2] = {h->layout == IO ? h->cols : h->rows, h->layout == IO ? h->rows : h->cols};
     return tensors_get(files, name, h->vector ? 1 : 2, shape);
 }
@@ -507,7 +799,7 @@ static void warn_unused(const Model *m, const Tensors *files, const HubTensor *h
         const char *name = files->v[i].name;
         bool known = m->cfg.tied && strstr(name, "lm_head.weight");
         for (int j = 0; j < n_hub && !known; j++) known = used[j] == name;
-        for (int j = 0; m->cfg.family->ignore[j] && !known; j++) known = strstr(name, m->cfg.family->ignore[j]);
+        for (int j = 0; j < 6 && m->cfg.family->ignore[j] && !known; j++) known = strstr(name, m->cfg.family->ignore[j]);
         if (!known) n_extra++, example = name;
     }
     if (n_extra) warn("%s: %d tensor%s not part of a %s model and ignored, such as %s", files->path, n_extra,
@@ -515,12 +807,23 @@ static void warn_unused(const Model *m, const Tensors *files, const HubTensor *h
     free(used);
 }
 
-/* part of a Hub tensor, widened to f32 in our (outputs, inputs) order; whole is the Hub tensor in f32. */
-static void hub_extract(const HubTensor *h, const float *whole, size_t row0, const Param *p, float *out) {
-    if (h->layout == OI) { memcpy(out, whole + row0 * h->cols, p->n * sizeof(float)); return; }
+/* Part j of a Hub tensor, widened to f32 in our (outputs, inputs) order; whole is the Hub tensor in f32. */
+static void hub_extract(const HubTensor *h, int j, size_t D, const float *whole, float *out) {
+    const Param *p = h->part[j];
     #pragma omp parallel for schedule(static)
-    for (size_t o = 0; o < p->rows; o++)
-        for (size_t c = 0; c < p->cols; c++) out[o * p->cols + c] = whole[c * h->rows + row0 + o];
+    for (size_t r = 0; r < p->rows; r++) {
+        size_t row = hub_row(h, j, r, D);
+        if (h->layout != IO) memcpy(out + r * p->cols, whole + row * p->cols, p->cols * sizeof(float));
+        else for (size_t c = 0; c < p->cols; c++) out[r * p->cols + c] = whole[c * h->rows + row];
+    }
+}
+/* The same in the file's own dtype, for tensors stored (outputs, inputs): rows are moved, nothing is rounded. */
+static void hub_extract_rows(const HubTensor *h, int j, size_t D, const Tensor *t, void *out) {
+    const Param *p = h->part[j];
+    size_t row_bytes = p->cols * dtype_size(t->dtype);
+    #pragma omp parallel for schedule(static)
+    for (size_t r = 0; r < p->rows; r++)
+        memcpy((char *)out + r * row_bytes, (const char *)t->data + hub_row(h, j, r, D) * row_bytes, row_bytes);
 }
 
 Model *model_load(const char *dir, bool train) {
@@ -535,6 +838,14 @@ Model *model_load(const char *dir, bool train) {
     if (file_exists(path)) m->generation_json = file_read(path, NULL);
     free(path);
     Tensors *files = tensors_open(dir);
+    if (c.head == HEAD_NONE && !tensors_find(files, "bert.pooler.dense.weight") && !tensors_find(files, "pooler.dense.weight")) {
+        c.pooler = false;                                             /* many sentence encoders come without */
+        Model *without = model_skeleton(&c);
+        without->config_json = m->config_json, without->generation_json = m->generation_json;
+        m->config_json = m->generation_json = NULL;
+        model_free(m);
+        m = without;
+    }
     int n_hub;
     HubTensor *hub = hub_tensors(m, &n_hub);
     warn_unused(m, files, hub, n_hub);
@@ -545,15 +856,21 @@ Model *model_load(const char *dir, bool train) {
         if (t->dtype > DT_BF16) die("%s: tensor %s is %s; weights must be F32, F16 or BF16", t->file, t->name, dtype_name(t->dtype));
         bool in_place = !train && op.host_memory && h->layout == OI && !h->vector;
         float *whole = NULL, *piece = NULL;
-        size_t row0 = 0;
-        for (int j = 0; j < h->n_parts; row0 += h->part[j]->rows, j++) {
+        size_t D = (size_t)c.D;
+        for (int j = 0; j < h->n_parts; j++) {
             Param *p = h->part[j];
             if (in_place) {
-                p->w = (Mat){t->dtype, p->rows, p->cols, (char *)(uintptr_t)t->data + row0 * p->cols * dtype_size(t->dtype)};
+                size_t at = hub_row(h, j, 0, D) * p->cols * dtype_size(t->dtype);
+                p->w = (Mat){t->dtype, p->rows, p->cols, (char *)(uintptr_t)t->data + at};
+                continue;
+            }
+            if (!train && op.host_memory && h->layout == BY_HEAD && !h->vector) {
+                p->w = (Mat){t->dtype, p->rows, p->cols, op.mem_alloc(size_mul(p->n, dtype_size(t->dtype)))};
+                hub_extract_rows(h, j, D, t, p->w.data);
                 continue;
             }
             if (!whole) tensor_to_f32(t, whole = xmalloc(size_mul(t->n, sizeof(float))));
-            hub_extract(h, whole, row0, p, piece = xrealloc(piece, p->n * sizeof(float)));
+            hub_extract(h, j, D, whole, piece = xrealloc(piece, p->n * sizeof(float)));
             if (train) { op.upload(p->master, piece, p->n * sizeof(float)); continue; }
             DType keep = h->vector ? DT_F32 : op.act_size == 2 && t->dtype == DT_F32 ? DT_BF16 : t->dtype;
             p->w = (Mat){keep, p->rows, p->cols, op.mem_alloc(size_mul(p->n, dtype_size(keep)))};
@@ -574,7 +891,7 @@ Model *model_load(const char *dir, bool train) {
 }
 
 /* For writing: produces the elements of a Hub tensor from the host copies of its parts. */
-typedef struct { const HubTensor *hub; const float *host[4]; DType dtype; } SaveJob;
+typedef struct { const HubTensor *hub; size_t D; const float *host[4]; DType dtype; } SaveJob;
 static void save_fill(void *ctx, size_t first, size_t n, void *out) {
     const SaveJob *s = ctx;
     const HubTensor *h = s->hub;
@@ -584,7 +901,12 @@ static void save_fill(void *ctx, size_t first, size_t n, void *out) {
         if (h->layout == IO) col = at / h->rows, row = at % h->rows;
         else row = at / h->cols, col = at % h->cols;
         int j = 0;
-        while (row >= h->part[j]->rows) row -= h->part[j++]->rows;
+        if (h->layout == BY_HEAD) {                                   /* hub_row's inverse */
+            size_t block = row / s->D;
+            j = (int)(block % (size_t)h->n_parts);
+            row = block / (size_t)h->n_parts * s->D + row % s->D;
+        } else
+            while (row >= h->part[j]->rows) row -= h->part[j++]->rows;
         f[i] = s->host[j][row * h->cols + col];
     }
     f32_to_dtype(f, n, s->dtype, out);
@@ -599,7 +921,7 @@ void model_save(Model *m, const char *dir, DType dtype) {
     float **host = xcalloc((size_t)m->n_params, sizeof *host);
     for (int i = 0; i < n; i++) {
         HubTensor *h = &hub[i];
-        jobs[i] = (SaveJob){.hub = h, .dtype = dtype};
+        jobs[i] = (SaveJob){.hub = h, .D = (size_t)m->cfg.D, .dtype = dtype};
         for (int j = 0; j < h->n_parts; j++) {
             Param *p = h->part[j];
             float **w = &host[p - m->params];
@@ -668,14 +990,12 @@ static float *param_download(const Param *p, Field field) {
     }
     return host;
 }
-/* The Hub tensor of this name, with the family's prefix or without; NULL when there is none. */
+/* The Hub tensor of this name, in any of its variants; NULL when there is none. */
 static const HubTensor *hub_find(const Model *m, const HubTensor *hub, int n, const char *name) {
-    const char *prefix = m->cfg.family->prefix;
-    size_t n_prefix = strlen(prefix);
-    for (int i = 0; i < n; i++) {
-        bool with_prefix = !strncmp(hub[i].name, prefix, n_prefix);
-        if (!strcmp(hub[i].name, name) || (with_prefix && !strcmp(hub[i].name + n_prefix, name))) return &hub[i];
-    }
+    char variant[NAME_MAX_BYTES];
+    for (int i = 0; i < n; i++)
+        for (int v = 0; v < NAME_VARIANTS; v++)
+            if (hub_name_variant(m->cfg.family, hub[i].name, v, variant) && !strcmp(variant, name)) return &hub[i];
     return NULL;
 }
 float *model_hub_read(const Model *m, const char *name, Field field, size_t *n) {
@@ -684,7 +1004,7 @@ float *model_hub_read(const Model *m, const char *name, Field field, size_t *n) 
     const HubTensor *h = hub_find(m, hub, n_hub, name);
     float *out = NULL;
     if (h) {
-        SaveJob job = {.hub = h, .dtype = DT_F32};
+        SaveJob job = {.hub = h, .D = (size_t)m->cfg.D, .dtype = DT_F32};
         float *part[4];
         for (int j = 0; j < h->n_parts; j++) job.host[j] = part[j] = param_download(h->part[j], field);
         *n = h->rows * h->cols;
@@ -700,12 +1020,11 @@ void model_hub_write(Model *m, const char *name, Field field, const float *value
     HubTensor *hub = hub_tensors(m, &n_hub);
     const HubTensor *h = hub_find(m, hub, n_hub, name);
     if (!h) die("the model has no tensor %s", name);
-    size_t row0 = 0;
-    for (int j = 0; j < h->n_parts; row0 += h->part[j]->rows, j++) {
+    for (int j = 0; j < h->n_parts; j++) {
         Param *p = h->part[j];
         float *dst = param_field(p, field), *part = xmalloc(size_mul(p->n, sizeof(float)));
         assert(dst);                                                  /* a model that trains: weights in place are read-only */
-        hub_extract(h, values, row0, p, part);
+        hub_extract(h, j, (size_t)m->cfg.D, values, part);
         op.upload(dst, part, p->n * sizeof(float));
         if (field == FIELD_WEIGHT && p->w.data != (void *)p->master) op.mat_from_f32(&p->w, p->master);
         free(part);
@@ -748,27 +1067,54 @@ char *param_name(const Param *p) {
     return p->layer < 0 ? xstrdup(roles[p->role].name) : strf("layers.%d.%s", p->layer, roles[p->role].name);
 }
 
-/* [model.rope] cos and sin of position * frequency, frequencies base^(-2i/rope_dims), scaled as the config says; in
- * double, rounded once. Llama-3 (Llama 3.1's model code): long waves are slowed by factor, short ones kept, between them a blend. */
+/* [model.rope] How fast pair i of a head turns: base^(-2i/rope_dims) per position, changed as the config says for texts
+ * longer than those of the training.
+ *   linear    all slower by factor: positions are squeezed (Chen et al. 2023)
+ *   dynamic   a larger base, as much as `rows` positions ask for (NTK-aware; transformers' "dynamic")
+ *   yarn      long waves slower by factor, short ones kept, a ramp between (Peng et al. 2023)
+ *   llama3    the same idea with its own borders (Llama 3.1's model code) */
+static double rope_frequency(const Config *c, size_t i, size_t rows) {
+    double dims = c->rope_dims, base = (double)c->rope_base, factor = (double)c->rope_factor, pi2 = 2 * M_PI;
+    double orig = c->rope_original_pos, low = (double)c->rope_low_freq, high = (double)c->rope_high_freq;
+    if (c->rope_scaling == ROPE_DYNAMIC && rows > (size_t)c->max_pos)
+        base *= pow(factor * (double)rows / c->max_pos - (factor - 1), dims / (dims - 2));
+    double freq = pow(base, -2.0 * (double)i / dims);
+    if (c->rope_scaling == ROPE_LINEAR) return freq / factor;
+    if (c->rope_scaling == ROPE_YARN) {
+        /* The dimension whose wave turns n times in the original context. */
+        double first = dims * log(orig / (high * pi2)) / (2 * log(base)), last = dims * log(orig / (low * pi2)) / (2 * log(base));
+        if (c->rope_truncate) first = floor(first), last = ceil(last);
+        first = fmax(first, 0), last = fmin(last, dims - 1);
+        if (first == last) last += 0.001;
+        double slowed = fmin(fmax(((double)i - first) / (last - first), 0), 1);
+        return freq / factor * slowed + freq * (1 - slowed);
+    }
+    if (c->rope_scaling == ROPE_LLAMA3) {
+        double wave = pi2 / freq, s = (orig / wave - low) / (high - low);
+        if (wave > orig / low) return freq / factor;
+        if (wave >= orig / high) return freq * ((1 - s) / factor + s);
+    }
+    return freq;
+}
+/* cos and sin of position * frequency, in double, rounded once. */
 static void rope_prepare(Model *m, size_t rows) {
     const Config *c = &m->cfg;
-    if (c->pos != POS_ROPE || (size_t)m->rope_rows >= rows) return;
+    bool grows = c->rope_scaling == ROPE_DYNAMIC;                     /* the frequencies depend on the length */
+    if (c->pos != POS_ROPE || (grows ? (size_t)m->rope_rows == rows : (size_t)m->rope_rows >= rows)) return;
     size_t half = (size_t)c->rope_dims / 2;
     float *host = xmalloc(size_mul(rows * 2, half * sizeof(float)));
+    double scale = c->rope_scaling == ROPE_YARN ? (double)c->rope_attention : 1;
     for (size_t i = 0; i < half; i++) {
-        double freq = pow((double)c->rope_base, -2.0 * (double)i / c->rope_dims);
-        if (c->rope_scaling == ROPE_LINEAR) freq /= (double)c->rope_factor;
-        if (c->rope_scaling == ROPE_LLAMA3) {
-            double wave = 2 * M_PI / freq, orig = c->rope_original_pos, low = (double)c->rope_low_freq, high = (double)c->rope_high_freq;
-            double s = (orig / wave - low) / (high - low);
-            if (wave > orig / low) freq /= (double)c->rope_factor;
-            else if (wave >= orig / high) freq *= (1 - s) / (double)c->rope_factor + s;
+        float f = (float)rope_frequency(c, i, rows);                  /* the official code holds frequencies in float */
+        if (c->rope_f16) {
+            uint16_t h;
+            f32_to_dtype(&f, 1, DT_F16, &h);
+            tensor_to_f32(&(Tensor){.dtype = DT_F16, .n = 1, .data = &h}, &f);
         }
-        freq = (double)(float)freq;                                   /* the official code holds frequencies in float */
         for (size_t p = 0; p < rows; p++) {
-            double angle = (double)(float)((double)p * freq);
-            host[(p * half + i) * 2] = (float)cos(angle);
-            host[(p * half + i) * 2 + 1] = (float)sin(angle);
+            double angle = (double)(float)((double)p * (double)f);
+            host[(p * half + i) * 2] = (float)(scale * cos(angle));
+            host[(p * half + i) * 2 + 1] = (float)(scale * sin(angle));
         }
     }
     op.mem_free(m->rope_table);
@@ -835,15 +1181,36 @@ static void acts_layout(Carver *v, const Config *c, Acts *a) {
         if (own) layer_carve(v, c, y, a->B, a->T, true);
         if (own || !a->train) y->k = carve_act(v, kv), y->v = carve_act(v, kv);
     }
+    if (c->norm_place == NORM_POST) {
+        a->embed = a->train ? carve_act(v, N * C) : a->layer[0].x;   /* in place when nobody asks for it again */
+        a->embed_mean = a->train ? carve_float(v, N) : NULL;
+        a->embed_rstd = a->train ? carve_float(v, N) : NULL;
+    }
     a->out = carve_act(v, N * C);
-    a->final = carve_act(v, N * C);
-    a->chunk = logits_chunk(c, N);
-    a->logits = carve_act(v, a->chunk * (size_t)c->V);
+    a->final = c->norm_place == NORM_PRE ? carve_act(v, N * C) : a->out;
+    bool by_token = c->head == HEAD_LM || c->head == HEAD_MASKED_LM;
+    size_t O = by_token ? (size_t)c->V : c->head == HEAD_CLASSIFY ? (size_t)c->n_classes : 0;
+    a->chunk = by_token ? logits_chunk(c, N) : a->B;
+    a->logits = carve_act(v, a->chunk * O);
+    if (c->pooler || a->train || c->head == HEAD_MASKED_LM) a->head_in = carve_act(v, a->chunk * C);
+    if (c->head == HEAD_MASKED_LM || c->pooler) {
+        a->head_pre = carve_act(v, a->chunk * C);
+        a->head_act = carve_act(v, a->chunk * C);
+    }
+    if (c->head == HEAD_MASKED_LM) {
+        a->head_norm = carve_act(v, a->chunk * C);
+        a->head_mean = carve_float(v, a->chunk);
+        a->head_rstd = carve_float(v, a->chunk);
+    }
     a->tokens = carve(v, N, 4);
     a->position = carve(v, N, 4);
+    if (c->type_vocab) a->types = carve(v, N, 4);
+    if (c->rope_2d) a->block = carve(v, N, 4);
     a->start = carve(v, N, 4);
     a->pos = carve(v, a->B, 4);
     a->len = carve(v, a->B, 4);
+    a->prefix = carve(v, a->B, 4);
+    a->rows = carve(v, N, 4);
     a->targets = carve(v, N, 4);
     a->loss = carve_float(v, N);
     if (!a->train) {
@@ -856,7 +1223,8 @@ static void acts_layout(Carver *v, const Config *c, Acts *a) {
     }
     size_t widest = (size_t)c->F > HD ? (size_t)c->F : HD;
     a->order = carve(v, N, 4);
-    a->pos_order = carve(v, N, 4);
+    act *zeros_first = carve_act(v, (a->chunk + 1) * C);              /* see scatter_rows */
+    a->dhead = zeros_first ? act_at(&op, zeros_first, C) : NULL;
     a->mean = carve_float(v, N);
     a->rstd = carve_float(v, N);
     a->dx = carve_act(v, N * C);
@@ -888,12 +1256,16 @@ Acts *acts_new(Model *m, size_t B, size_t T, size_t S, bool train, bool recomput
     a->arena = op.mem_alloc(a->bytes);
     Carver v = {a->arena, 0};
     acts_layout(&v, &m->cfg, a);
+    a->prefix_len = xcalloc(B, sizeof *a->prefix_len);
+    a->mask_at = xcalloc(B, sizeof *a->mask_at);
     rope_prepare(m, S);
     return a;
 }
 void acts_free(Acts *a) {
     op.mem_free(a->arena);
     free(a->layer);
+    free(a->prefix_len);
+    free(a->mask_at);
     free(a);
 }
 
@@ -936,6 +1308,7 @@ static Call call_of(const Model *m, const Acts *a, const Batch *b) {
     k.direct = b->T == a->S && !b->pos;                               /* k and v are born in their cache slots */
     k.attn = (Attn){.B = b->B, .T = b->T, .S = a->S, .H = c->H, .K = c->K, .D = c->D, .scale = 1 / sqrtf((float)c->D),
                     .causal = c->mask != MASK_BIDIRECTIONAL, .window = c->window, .pos = b->pos ? a->pos : NULL,
+                    .prefix = c->mask == MASK_PREFIX ? a->prefix : NULL,
                     .start = b->start ? a->start : NULL, .len = b->len ? a->len : NULL};
     size_t KD = (size_t)c->K * (size_t)c->D;
     Rope r = {.B = b->B, .T = b->T, .D = c->D, .rot = c->pos == POS_ROPE ? c->rope_dims : 0,
@@ -951,54 +1324,100 @@ static Call call_of(const Model *m, const Acts *a, const Batch *b) {
     k.place_v.rot = 0;
     return k;
 }
+/* x -> its place y, rotated; where block positions turn the second half of a head, first that, in place. */
+static void rotate(const Acts *a, const Config *c, act *y, act *x, const Rope *r, bool inverse) {
+    Rope turn = *r;
+    turn.inverse = inverse;
+    if (c->rope_2d) {
+        Rope by_block = turn;
+        by_block.first = c->rope_dims;
+        by_block.position = a->block;
+        by_block.slot = NULL;
+        by_block.y_row = r->T * (size_t)r->heads * (size_t)r->D;
+        op.rope(x, x, &by_block);
+    }
+    op.rope(y, x, &turn);
+}
+static Attn layer_attn(const Config *c, const Call *k, int layer) {
+    Attn attn = k->attn;
+    if (layer < c->window_layer) attn.window = 0;
+    return attn;
+}
 static uint64_t drop_site(const Acts *a, int layer, int site) {       /* one seed per step, layer and place */
     return rng_mix(a->drop_seed, (uint64_t)(layer + 1) * 4 + (uint64_t)site);
 }
-/* y = residual + dropout(x @ w^T + bias): the way back into the stream. */
-static void project(Acts *a, Linear l, const act *x, const act *residual, size_t N, int layer, int site) {
-    if (a->dropout <= 0) { op.matmul(&l, 1, x, residual, N); return; }
+/* y = scale * residual + dropout(x @ w^T + bias): the way back into the stream. */
+static void project(Acts *a, Linear l, const act *x, const act *residual, float scale, size_t N, int layer, int site) {
+    if (a->dropout <= 0 && scale == 1) { op.matmul(&l, 1, x, residual, N); return; }
     act *y = l.y;
-    l.y = a->dn;
+    l.y = a->dropout > 0 ? a->dn : y;
     op.matmul(&l, 1, x, NULL, N);
-    op.dropout(a->dn, a->dn, N * l.w.rows, a->dropout, drop_site(a, layer, site));
-    op.add(y, residual, 1, a->dn, N * l.w.rows);
+    if (a->dropout > 0) op.dropout(a->dn, a->dn, N * l.w.rows, a->dropout, drop_site(a, layer, site));
+    op.add(y, residual, scale, l.y, N * l.w.rows);
 }
+static ActivationKind gelu_kind(const Config *c) { return c->mlp == MLP_GELU_ERF ? GELU_ERF : GELU_TANH; }
 
-/* with_output false: all but the last product, for the backward of a layer that kept only its input. */
+/* Where the norms stand (PRE: before a sublayer; POST: after its residual sum):
+ *
+ *     PRE    n1 = norm(x)   xm = x + attention(n1)                     POST   n1 = x + attention(x)   xm = norm(n1)
+ *            n2 = norm(xm)  next = xm + mlp(n2)                               n2 = xm + mlp(xm)       next = norm(n2)
+ *
+ * with_output false: all but the last product, for the backward of a layer that kept only its input. */
 static void layer_forward(Model *m, Acts *a, int l, const Call *k, bool with_output) {
     const Config *c = &m->cfg;
     LayerActs *y = &a->layer[l];
     size_t N = k->N;
+    bool pre = c->norm_place == NORM_PRE;
     act *next = l + 1 < c->L ? a->layer[l + 1].x : a->out;
 
-    norm(m, l, R_NORM1_W, R_NORM1_B, y->n1, y->mean1, y->rstd1, y->x, N);
+    if (pre) norm(m, l, R_NORM1_W, R_NORM1_B, y->n1, y->mean1, y->rstd1, y->x, N);
+    const act *in = pre ? y->n1 : y->x;
     act *k_new = k->direct ? y->k : a->dk, *v_new = k->direct ? y->v : a->dv;
     Linear qkv[3] = {linear(m, l, R_Q, R_Q_B, c->qk_norm ? y->q_raw : y->q, NULL),
                      linear(m, l, R_K, R_K_B, c->qk_norm ? y->k_raw : k_new, NULL),
                      linear(m, l, R_V, R_V_B, v_new, NULL)};
-    op.matmul(qkv, 3, y->n1, NULL, N);
+    op.matmul(qkv, 3, in, NULL, N);
     if (c->qk_norm) {
         op.rmsnorm(y->q, y->q_rstd, y->q_raw, vector(m, l, R_QNORM), N * (size_t)c->H, (size_t)c->D, c->norm_eps);
         op.rmsnorm(k_new, y->k_rstd, y->k_raw, vector(m, l, R_KNORM), N * (size_t)c->K, (size_t)c->D, c->norm_eps);
     }
-    if (c->pos == POS_ROPE) op.rope(y->q, y->q, &k->rope_q);
-    if (c->pos == POS_ROPE || !k->direct) op.rope(y->k, k_new, &k->rope_k);
+    if (c->pos == POS_ROPE) {
+        rotate(a, c, y->q, y->q, &k->rope_q, false);
+        rotate(a, c, y->k, k_new, &k->rope_k, false);
+    } else if (!k->direct) op.rope(y->k, k_new, &k->rope_k);
     if (!k->direct) op.rope(y->v, v_new, &k->place_v);
-    op.attention(y->att, y->lse, y->q, y->k, y->v, &k->attn);
-    project(a, linear(m, l, R_O, R_O_B, y->xm, NULL), y->att, y->x, N, l, 1);
+    Attn attn = layer_attn(c, k, l);
+    op.attention(y->att, y->lse, y->q, y->k, y->v, &attn);
+    project(a, linear(m, l, R_O, R_O_B, pre ? y->xm : y->n1, NULL), y->att, c->residual_from_norm ? y->n1 : y->x,
+            c->residual_scale, N, l, 1);
+    if (!pre) norm(m, l, R_NORM1_W, R_NORM1_B, y->xm, y->mean1, y->rstd1, y->n1, N);
 
-    norm(m, l, R_NORM2_W, R_NORM2_B, y->n2, y->mean2, y->rstd2, y->xm, N);
+    if (pre) norm(m, l, R_NORM2_W, R_NORM2_B, y->n2, y->mean2, y->rstd2, y->xm, N);
+    in = pre ? y->n2 : y->xm;
     size_t NF = N * (size_t)c->F;
     if (c->mlp == MLP_SWIGLU) {
         Linear gate_up[2] = {linear(m, l, R_GATE, R_GATE_B, y->gate, NULL), linear(m, l, R_UP, R_UP_B, y->up, NULL)};
-        op.matmul(gate_up, 2, y->n2, NULL, N);
+        op.matmul(gate_up, 2, in, NULL, N);
         op.swiglu(y->h, y->gate, y->up, NF);
     } else {
         Linear up = linear(m, l, R_UP, R_UP_B, y->up, NULL);
-        op.matmul(&up, 1, y->n2, NULL, N);
-        op.gelu(y->h, y->up, NF, c->mlp == MLP_GELU_ERF ? GELU_ERF : GELU_TANH);
+        op.matmul(&up, 1, in, NULL, N);
+        op.activation(y->h, y->up, NF, gelu_kind(c));
     }
-    if (with_output) project(a, linear(m, l, R_DOWN, R_DOWN_B, next, NULL), y->h, y->xm, N, l, 2);
+    if (pre && !with_output) return;
+    project(a, linear(m, l, R_DOWN, R_DOWN_B, pre ? next : y->n2, NULL), y->h, c->residual_from_norm ? y->n2 : y->xm,
+            c->residual_scale, N, l, 2);
+    if (!pre) norm(m, l, R_NORM2_W, R_NORM2_B, next, y->mean2, y->rstd2, y->n2, N);
+}
+
+/* The end of a sublayer's backward: its input's gradient joins that of the residual, a->dx. lin (n) read that input. */
+static void join(Model *m, Acts *a, int l, const Linear *lin, int n, Role w, Role b, const act *norm_in, const float *mean,
+                 const float *rstd, size_t N) {
+    const Config *c = &m->cfg;
+    if (c->norm_place == NORM_POST) { op.matmul_dx(a->dx, lin, n, N, true); return; }
+    op.matmul_dx(a->dn, lin, n, N, false);
+    if (c->residual_from_norm) op.add(a->dn, a->dx, c->residual_scale, a->dn, N * (size_t)c->C);
+    norm_bwd(m, l, w, b, a->dx, a->dn, norm_in, mean, rstd, N, !c->residual_from_norm);
 }
 
 /* The same block backward: a->dx comes in as d(output) and leaves as d(x). */
@@ -1006,8 +1425,10 @@ static void layer_backward(Model *m, Acts *a, int l, const Call *k) {
     const Config *c = &m->cfg;
     LayerActs *y = &a->layer[l];
     size_t N = k->N, C = (size_t)c->C, NF = N * (size_t)c->F;
+    bool pre = c->norm_place == NORM_PRE;
     if (a->recompute) layer_forward(m, a, l, k, false);
 
+    if (!pre) norm_bwd(m, l, R_NORM2_W, R_NORM2_B, a->dx, a->dx, y->n2, y->mean2, y->rstd2, N, false);
     const act *dy = a->dx;                                            /* MLP */
     if (a->dropout > 0) op.dropout(a->dn, a->dx, N * C, a->dropout, drop_site(a, l, 2)), dy = a->dn;
     Linear down = linear(m, l, R_DOWN, R_DOWN_B, NULL, dy);
@@ -1018,22 +1439,21 @@ static void layer_backward(Model *m, Acts *a, int l, const Call *k) {
     if (c->mlp == MLP_SWIGLU) {
         op.swiglu_bwd(a->dgate, a->dh, a->dh, y->gate, y->up, NF);
         gate_up[n_up++] = linear(m, l, R_GATE, R_GATE_B, NULL, a->dgate);
-    } else op.gelu_bwd(a->dh, a->dh, y->up, NF, c->mlp == MLP_GELU_ERF ? GELU_ERF : GELU_TANH);
-    op.matmul_dx(a->dn, gate_up, n_up, N, false);
-    op.matmul_dw(gate_up, n_up, y->n2, N);
-    norm_bwd(m, l, R_NORM2_W, R_NORM2_B, a->dx, a->dn, y->xm, y->mean2, y->rstd2, N, true);
+    } else op.activation_bwd(a->dh, a->dh, y->up, NF, gelu_kind(c));
+    op.matmul_dw(gate_up, n_up, pre ? y->n2 : y->xm, N);
+    join(m, a, l, gate_up, n_up, R_NORM2_W, R_NORM2_B, y->xm, y->mean2, y->rstd2, N);
 
+    if (!pre) norm_bwd(m, l, R_NORM1_W, R_NORM1_B, a->dx, a->dx, y->n1, y->mean1, y->rstd1, N, false);
     dy = a->dx;                                                       /* attention */
     if (a->dropout > 0) op.dropout(a->dn, a->dx, N * C, a->dropout, drop_site(a, l, 1)), dy = a->dn;
     Linear o = linear(m, l, R_O, R_O_B, NULL, dy);
     op.matmul_dx(a->dh, &o, 1, N, false);
     op.matmul_dw(&o, 1, y->att, N);
-    op.attention_bwd(a->dq, a->dk, a->dv, a->delta, a->dh, y->att, y->lse, y->q, y->k, y->v, &k->attn);
+    Attn attn = layer_attn(c, k, l);
+    op.attention_bwd(a->dq, a->dk, a->dv, a->delta, a->dh, y->att, y->lse, y->q, y->k, y->v, &attn);
     if (c->pos == POS_ROPE) {
-        Rope back_q = k->rope_q, back_k = k->rope_k;
-        back_q.inverse = back_k.inverse = true;
-        op.rope(a->dq, a->dq, &back_q);
-        op.rope(a->dk, a->dk, &back_k);
+        rotate(a, c, a->dq, a->dq, &k->rope_q, true);
+        rotate(a, c, a->dk, a->dk, &k->rope_k, true);
     }
     if (c->qk_norm) {
         op.rmsnorm_bwd(a->dq, grad_of(m, l, R_QNORM), a->dq, y->q_raw, vector(m, l, R_QNORM), y->q_rstd,
@@ -1043,9 +1463,19 @@ static void layer_backward(Model *m, Acts *a, int l, const Call *k) {
     }
     Linear qkv[3] = {linear(m, l, R_Q, R_Q_B, NULL, a->dq), linear(m, l, R_K, R_K_B, NULL, a->dk),
                      linear(m, l, R_V, R_V_B, NULL, a->dv)};
-    op.matmul_dx(a->dn, qkv, 3, N, false);
-    op.matmul_dw(qkv, 3, y->n1, N);
-    norm_bwd(m, l, R_NORM1_W, R_NORM1_B, a->dx, a->dn, y->x, y->mean1, y->rstd1, N, true);
+    op.matmul_dw(qkv, 3, pre ? y->n1 : y->x, N);
+    join(m, a, l, qkv, 3, R_NORM1_W, R_NORM1_B, y->x, y->mean1, y->rstd1, N);
+}
+
+float *model_attention(const Model *m, const Acts *a, const Batch *b, int layer, size_t row) {
+    Call k = call_of(m, a, b);
+    Attn attn = layer_attn(&m->cfg, &k, layer);
+    size_t n = size_mul((size_t)m->cfg.H, size_mul(b->T, a->S));
+    float *probs = op.mem_alloc(n * sizeof(float)), *host = xmalloc(n * sizeof(float));
+    op.attention_probs(probs, a->layer[layer].q, a->layer[layer].k, &attn, row);
+    op.download(host, probs, n * sizeof(float));
+    op.mem_free(probs);
+    return host;
 }
 
 /* ================================================================================================================= *
@@ -1057,43 +1487,143 @@ static void check_ids(const Model *m, const Acts *a, const Batch *b) {
     for (size_t i = 0; i < N; i++)
         if (b->tokens[i] < 0 || b->tokens[i] >= m->cfg.V)
             die("token id %d is outside the model's vocabulary of %d", b->tokens[i], m->cfg.V);
-    for (size_t i = 0; b->targets && i < N; i++)
-        if (b->targets[i] >= m->cfg.V) die("target id %d is outside the model's vocabulary of %d", b->targets[i], m->cfg.V);
+    bool classes = m->cfg.head == HEAD_CLASSIFY;
+    for (size_t i = 0; b->targets && i < (classes ? b->B : N); i++)
+        if (b->targets[i] >= (classes ? m->cfg.n_classes : m->cfg.V))
+            die("target %d is outside the model's %d %s", b->targets[i], classes ? m->cfg.n_classes : m->cfg.V,
+                classes ? "classes" : "token ids");
+    for (size_t i = 0; b->types && i < N; i++)
+        if (b->types[i] < 0 || b->types[i] >= m->cfg.type_vocab)
+            die("token type %d is outside the model's %d", b->types[i], m->cfg.type_vocab);
     for (size_t i = 0; b->pos && i < b->B; i++)
         if (b->pos[i] < 0 || (size_t)b->pos[i] + b->T > a->S)
             die("%d + %zu tokens do not fit the context of %zu", b->pos[i], b->T, a->S);
+}
+/* Positions of the batch's tokens: slot numbers, or what the caller says. Where the mask has a prefix, it is found here:
+ * the prefix ends at the row's bos token; from there on a token keeps the position of the first [gMASK] (or [MASK]), which
+ * is the blank that it helps to fill, and its block position counts 1, 2, ... (GLM; Du et al. 2022). A row without bos
+ * is causal and has slot numbers. */
+static void place_tokens(const Model *m, Acts *a, const Batch *b) {
+    const Config *c = &m->cfg;
+    size_t N = b->B * b->T;
+    int rows = c->pos == POS_LEARNED ? c->max_pos : m->rope_rows;
+    int32_t *position = xmalloc(N * 4), *block = xcalloc(N, 4);
+    for (size_t r = 0; r < b->B; r++) {
+        int32_t filled = b->pos ? b->pos[r] : 0;
+        const int32_t *id = b->tokens + r * b->T;
+        if (c->mask == MASK_PREFIX) {
+            size_t bos = 0, mask = 0;
+            while (bos < b->T && id[bos] != c->bos) bos++;
+            while (mask < b->T && id[mask] != c->gmask_id && id[mask] != c->mask_id) mask++;
+            if (!filled) {
+                a->prefix_len[r] = bos < b->T ? (int32_t)bos : 0;
+                a->mask_at[r] = (int32_t)(mask < bos ? mask : bos);
+            } else if (!a->prefix_len[r] && bos < b->T)
+                die("a %s model needs its prompt, up to token %d, in one call", c->family->model_type, c->bos);
+        }
+        for (size_t t = 0; t < b->T; t++) {
+            size_t i = r * b->T + t;
+            int32_t slot = filled + (int32_t)t;
+            position[i] = b->position ? b->position[i] : slot;
+            if (c->mask == MASK_PREFIX && a->prefix_len[r] && slot >= a->prefix_len[r]) {
+                position[i] = a->mask_at[r];
+                block[i] = slot - a->prefix_len[r] + 1;
+            }
+            if (position[i] < 0 || position[i] >= rows || block[i] >= rows)
+                die("position %d is past the %d that this model knows", position[i] > block[i] ? position[i] : block[i], rows);
+        }
+    }
+    op.upload(a->position, position, N * 4);
+    if (c->rope_2d) op.upload(a->block, block, N * 4);
+    if (c->mask == MASK_PREFIX) op.upload(a->prefix, a->prefix_len, b->B * 4);
+    free(position);
+    free(block);
 }
 void forward(Model *m, Acts *a, const Batch *b) {
     const Config *c = &m->cfg;
     size_t N = b->B * b->T;
     check_ids(m, a, b);
+    a->T_now = b->T;
     op.upload(a->tokens, b->tokens, N * 4);
-    int rows = c->pos == POS_LEARNED ? c->max_pos : m->rope_rows;
-    int32_t *position = xmalloc(N * 4);
-    for (size_t i = 0; i < N; i++) {
-        position[i] = b->position ? b->position[i] : (int32_t)(i % b->T) + (b->pos ? b->pos[i / b->T] : 0);
-        if (position[i] < 0 || position[i] >= rows)
-            die("position %d is past the %d that this model knows", position[i], rows);
-    }
-    op.upload(a->position, position, N * 4);
-    free(position);
+    place_tokens(m, a, b);
+    if (c->type_vocab && b->types) op.upload(a->types, b->types, N * 4);
+    else if (c->type_vocab) op.zero(a->types, N * 4);
     if (b->pos) op.upload(a->pos, b->pos, b->B * 4);
     if (b->start) op.upload(a->start, b->start, N * 4);
     if (b->len) op.upload(a->len, b->len, b->B * 4);
 
-    act *x = a->layer[0].x;
-    op.embed(x, a->tokens, &param(m, -1, R_WTE)->w, N, false);
-    if (c->pos == POS_LEARNED) op.embed(x, a->position, &param(m, -1, R_WPE)->w, N, true);
+    act *x = a->layer[0].x, *sum = a->embed ? a->embed : x;
+    op.embed(sum, a->tokens, &param(m, -1, R_WTE)->w, N, false);
+    if (c->pos == POS_LEARNED) op.embed(sum, a->position, &param(m, -1, R_WPE)->w, N, true);
+    if (c->type_vocab) op.embed(sum, a->types, &param(m, -1, R_TYPES)->w, N, true);
+    if (a->embed) norm(m, -1, R_EMBED_W, R_EMBED_B, x, a->embed_mean, a->embed_rstd, sum, N);
     if (a->dropout > 0) op.dropout(x, x, N * (size_t)c->C, a->dropout, drop_site(a, -1, 0));
     Call k = call_of(m, a, b);
     for (int l = 0; l < c->L; l++) layer_forward(m, a, l, &k, true);
-    norm(m, -1, R_FINAL_W, R_FINAL_B, a->final, a->mean, a->rstd, a->out, N);
+    if (a->final != a->out) norm(m, -1, R_FINAL_W, R_FINAL_B, a->final, a->mean, a->rstd, a->out, N);
 }
 
+/* ================================================================================================================= *
+ * [model.head] From the stream to logits. Rows are chosen first: a->head_in (n,C) holds rows[i] of a->final.          */
+static act *gather_rows(Acts *a, const Config *c, size_t n) {
+    Mat final = {op.act_size == 2 ? DT_BF16 : DT_F32, a->B * a->T, (size_t)c->C, a->final};
+    op.embed(a->head_in, a->rows, &final, n, false);
+    return a->head_in;
+}
+/* Logits of n rows x (n,C). A masked-token head first sends them through dense, GELU and norm, kept for its backward. */
+static act *head_forward(Model *m, Acts *a, const act *x, size_t n) {
+    const Config *c = &m->cfg;
+    Linear head = linear(m, -1, R_HEAD, c->head == HEAD_MASKED_LM ? R_HEAD_B : R_COUNT, a->logits, NULL);
+    if (c->head == HEAD_MASKED_LM) {
+        Linear dense = linear(m, -1, R_MLM, R_MLM_B, a->head_pre, NULL);
+        op.matmul(&dense, 1, x, NULL, n);
+        op.activation(a->head_act, a->head_pre, n * (size_t)c->C, gelu_kind(c));
+        norm(m, -1, R_MLM_W, R_MLM_NB, a->head_norm, a->head_mean, a->head_rstd, a->head_act, n);
+        x = a->head_norm;
+    }
+    op.matmul(&head, 1, x, NULL, n);
+    return a->logits;
+}
+/* dx (n,C) of head_forward's x, given the logits' gradient in a->logits. */
+static void head_backward(Model *m, Acts *a, act *dx, const act *x, size_t n) {
+    const Config *c = &m->cfg;
+    bool masked = c->head == HEAD_MASKED_LM;
+    Linear head = linear(m, -1, R_HEAD, masked ? R_HEAD_B : R_COUNT, NULL, a->logits);
+    op.matmul_dx(dx, &head, 1, n, false);
+    op.matmul_dw(&head, 1, masked ? a->head_norm : x, n);
+    if (!masked) return;
+    norm_bwd(m, -1, R_MLM_W, R_MLM_NB, dx, dx, a->head_act, a->head_mean, a->head_rstd, n, false);
+    op.activation_bwd(a->head_pre, dx, a->head_pre, n * (size_t)c->C, gelu_kind(c));
+    Linear dense = linear(m, -1, R_MLM, R_MLM_B, NULL, a->head_pre);
+    op.matmul_dw(&dense, 1, x, n);
+    op.matmul_dx(dx, &dense, 1, n, false);
+}
 act *model_logits(Model *m, Acts *a, size_t first, size_t n) {
-    assert(n <= a->chunk);
-    Linear head = linear(m, -1, R_HEAD, R_COUNT, a->logits, NULL);
-    op.matmul(&head, 1, act_at(&op, a->final, first * (size_t)m->cfg.C), NULL, n);
+    assert(n <= a->chunk && (m->cfg.head == HEAD_LM || m->cfg.head == HEAD_MASKED_LM));
+    return head_forward(m, a, act_at(&op, a->final, first * (size_t)m->cfg.C), n);
+}
+/* The first tokens' rows, in a->head_in (B,C). */
+static void gather_first(Acts *a, const Config *c, size_t B) {
+    int32_t *rows = xmalloc(B * sizeof *rows);
+    for (size_t i = 0; i < B; i++) rows[i] = (int32_t)(i * a->T_now);
+    op.upload(a->rows, rows, B * sizeof *rows);
+    free(rows);
+    gather_rows(a, c, B);
+}
+act *model_pool(Model *m, Acts *a, size_t B) {
+    const Config *c = &m->cfg;
+    assert(c->pooler && B <= a->chunk);
+    gather_first(a, c, B);
+    Linear dense = linear(m, -1, R_POOL, R_POOL_B, a->head_pre, NULL);
+    op.matmul(&dense, 1, a->head_in, NULL, B);
+    op.activation(a->head_act, a->head_pre, B * (size_t)c->C, TANH);
+    return a->head_act;
+}
+act *model_classify(Model *m, Acts *a, size_t B) {
+    assert(m->cfg.head == HEAD_CLASSIFY);
+    act *pooled = model_pool(m, a, B);
+    Linear class = linear(m, -1, R_CLASS, R_CLASS_B, a->logits, NULL);
+    op.matmul(&class, 1, pooled, NULL, B);
     return a->logits;
 }
 
@@ -1122,45 +1652,116 @@ static void upload_order(int32_t *dst, const int32_t *ids, size_t N, size_t n_id
     free(start);
     free(order);
 }
+/* table's gradient from a->dx (N,C), by the rows that the forward looked up. */
+static void lookup_bwd(Model *m, Acts *a, Role table, const int32_t *device_ids, const int32_t *ids, size_t N) {
+    float *grad = grad_of(m, -1, table);
+    if (!grad) return;
+    upload_order(a->order, ids, N, param(m, -1, table)->rows);
+    op.embed_bwd(grad, device_ids, a->order, a->dx, N, (size_t)m->cfg.C);
+}
+/* From a->dn, the gradient of a->final, down to the embeddings. */
 static void backward(Model *m, Acts *a, const Batch *b) {
     const Config *c = &m->cfg;
     size_t N = b->B * b->T, C = (size_t)c->C;
     Call k = call_of(m, a, b);
-    norm_bwd(m, -1, R_FINAL_W, R_FINAL_B, a->dx, a->dn, a->out, a->mean, a->rstd, N, false);
+    if (a->final == a->out) op.copy(a->dx, a->dn, N * C * op.act_size);
+    else norm_bwd(m, -1, R_FINAL_W, R_FINAL_B, a->dx, a->dn, a->out, a->mean, a->rstd, N, false);
     for (int l = c->L - 1; l >= 0; l--) layer_backward(m, a, l, &k);
     if (a->dropout > 0) op.dropout(a->dx, a->dx, N * C, a->dropout, drop_site(a, -1, 0));
-    if (grad_of(m, -1, R_WTE)) {
-        upload_order(a->order, b->tokens, N, (size_t)c->V);
-        op.embed_bwd(grad_of(m, -1, R_WTE), a->tokens, a->order, a->dx, N, C);
+    if (a->embed) norm_bwd(m, -1, R_EMBED_W, R_EMBED_B, a->dx, a->dx, a->embed, a->embed_mean, a->embed_rstd, N, false);
+    lookup_bwd(m, a, R_WTE, a->tokens, b->tokens, N);
+    int32_t *ids = xcalloc(N, 4);
+    if (c->type_vocab) lookup_bwd(m, a, R_TYPES, a->types, b->types ? b->types : ids, N);
+    if (c->pos == POS_LEARNED) {
+        op.download(ids, a->position, N * 4);
+        lookup_bwd(m, a, R_WPE, a->position, ids, N);
     }
-    if (grad_of(m, -1, R_WPE)) {
-        int32_t *position = xmalloc(N * 4);
-        op.download(position, a->position, N * 4);
-        upload_order(a->pos_order, position, N, (size_t)c->max_pos);
-        free(position);
-        op.embed_bwd(grad_of(m, -1, R_WPE), a->position, a->pos_order, a->dx, N, C);
+    free(ids);
+}
+
+/* a->dn's rows [lo, hi) from a->dhead's: row i takes the gathered row with rows[j] = i, j in [first, first + n), or zeros,
+ * which the row before a->dhead is. */
+static void scatter_rows(Acts *a, const Config *c, const int32_t *rows, size_t first, size_t n, size_t lo, size_t hi) {
+    int32_t *source = xmalloc((hi - lo + 1) * sizeof *source);
+    for (size_t i = lo, j = 0; i < hi; i++) {
+        bool here = j < n && (size_t)rows[first + j] == i;
+        source[i - lo] = here ? (int32_t)++j : 0;
     }
+    op.upload(a->order, source, (hi - lo) * sizeof *source);
+    size_t C = (size_t)c->C;
+    Mat zeros_first = {op.act_size == 2 ? DT_BF16 : DT_F32, a->chunk + 1, C, (char *)a->dhead - C * op.act_size};
+    op.embed(act_at(&op, a->dn, lo * C), a->order, &zeros_first, hi - lo, false);
+    free(source);
+}
+/* The classes' loss: pooled first tokens -> classes, and the way back into a->dn. */
+static void classify_loss(Model *m, Acts *a, const Batch *b, float scale) {
+    const Config *c = &m->cfg;
+    size_t C = (size_t)c->C, B = b->B;
+    op.upload(a->targets, b->targets, B * 4);
+    act *dlogits = model_classify(m, a, B);
+    op.cross_entropy(a->loss, dlogits, a->targets, B, (size_t)c->n_classes, scale);
+    if (scale == 0) return;
+    Linear class = linear(m, -1, R_CLASS, R_CLASS_B, NULL, dlogits), dense = linear(m, -1, R_POOL, R_POOL_B, NULL, a->head_pre);
+    op.matmul_dx(a->dhead, &class, 1, B, false);
+    op.matmul_dw(&class, 1, a->head_act, B);
+    op.activation_bwd(a->head_pre, a->dhead, a->head_pre, B * C, TANH);
+    op.matmul_dw(&dense, 1, a->head_in, B);
+    op.matmul_dx(a->dhead, &dense, 1, B, false);
+    int32_t *rows = xmalloc(B * sizeof *rows);
+    for (size_t i = 0; i < B; i++) rows[i] = (int32_t)(i * b->T);
+    scatter_rows(a, c, rows, 0, B, 0, B * b->T);
+    free(rows);
+}
+/* The tokens' loss, in chunks of rows. Where at least an eighth of the rows have no target (masked tokens, prompts that
+ * are not to be learnt), the others are gathered first: the head costs what its targets cost. */
+static void tokens_loss(Model *m, Acts *a, const Batch *b, float scale) {
+    const Config *c = &m->cfg;
+    size_t N = b->B * b->T, C = (size_t)c->C, n_rows = 0;
+    int32_t *rows = xmalloc(N * sizeof *rows), *target = xmalloc(N * sizeof *target);
+    for (size_t i = 0; i < N; i++)
+        if (b->targets[i] >= 0) rows[n_rows] = (int32_t)i, target[n_rows++] = b->targets[i];
+    bool gather = a->head_in && n_rows <= N - N / 8;
+    if (!gather) n_rows = N;
+    op.upload(a->targets, gather ? target : b->targets, n_rows * 4);
+    if (!n_rows && scale != 0) op.zero(a->dn, N * C * op.act_size);
+    for (size_t first = 0; first < n_rows; first += a->chunk) {
+        size_t n = n_rows - first < a->chunk ? n_rows - first : a->chunk;
+        const act *x = act_at(&op, a->final, first * C);
+        if (gather) {
+            op.upload(a->rows, rows + first, n * sizeof *rows);
+            x = gather_rows(a, c, n);
+        }
+        act *dlogits = head_forward(m, a, x, n);                      /* cross_entropy turns logits into their gradient */
+        op.cross_entropy(a->loss + first, dlogits, a->targets + first, n, (size_t)c->V, scale);
+        if (scale == 0) continue;
+        head_backward(m, a, gather ? a->dhead : act_at(&op, a->dn, first * C), x, n);
+        size_t lo = first ? (size_t)rows[first] : 0, hi = first + n < n_rows ? (size_t)rows[first + n] : N;
+        if (gather) scatter_rows(a, c, rows, first, n, lo, hi);
+    }
+    if (gather) {                                                     /* losses back to where their tokens are */
+        float *compact = xmalloc((n_rows + 1) * sizeof(float)), *loss = xcalloc(N, sizeof(float));
+        op.download(compact, a->loss, n_rows * sizeof(float));
+        for (size_t j = 0; j < n_rows; j++) loss[rows[j]] = compact[j];
+        op.upload(a->loss, loss, N * sizeof(float));
+        free(compact);
+        free(loss);
+    }
+    free(rows);
+    free(target);
 }
 double model_loss(Model *m, Acts *a, const Batch *b, float scale) {
-    size_t N = b->B * b->T, C = (size_t)m->cfg.C, V = (size_t)m->cfg.V;
-    assert(b->targets && (scale == 0 || a->train));
+    bool classes = m->cfg.head == HEAD_CLASSIFY;
+    size_t n = classes ? b->B : b->B * b->T;
+    assert(b->targets && m->cfg.head != HEAD_NONE && (scale == 0 || a->train));
     assert(scale == 0 || (b->T == a->S && !b->pos));                  /* backward takes the whole cache to be this batch */
-    op.upload(a->targets, b->targets, N * 4);
-    for (size_t first = 0; first < N; first += a->chunk) {
-        size_t n = N - first < a->chunk ? N - first : a->chunk;
-        act *dlogits = model_logits(m, a, first, n);                  /* cross_entropy turns logits into their gradient */
-        op.cross_entropy(a->loss + first, dlogits, a->targets + first, n, V, scale);
-        if (scale == 0) continue;
-        Linear head = linear(m, -1, R_HEAD, R_COUNT, NULL, dlogits);
-        op.matmul_dx(act_at(&op, a->dn, first * C), &head, 1, n, false);
-        op.matmul_dw(&head, 1, act_at(&op, a->final, first * C), n);
-    }
+    if (classes) classify_loss(m, a, b, scale);
+    else tokens_loss(m, a, b, scale);
     if (scale != 0) backward(m, a, b);
-    float *loss = xmalloc(N * sizeof(float));
-    op.download(loss, a->loss, N * sizeof(float));
+    float *loss = xmalloc(n * sizeof(float));
+    op.download(loss, a->loss, n * sizeof(float));
     double sum = 0;
     a->n_target = 0;
-    for (size_t i = 0; i < N; i++)
+    for (size_t i = 0; i < n; i++)
         if (b->targets[i] >= 0) sum += (double)loss[i], a->n_target++;
     free(loss);
     return sum;

@@ -13,7 +13,9 @@ typedef enum { NORM_PRE, NORM_POST } NormPlace;                   /* POST: after
 typedef enum { POS_LEARNED, POS_ROPE } PosKind;
 typedef enum { MASK_CAUSAL, MASK_BIDIRECTIONAL, MASK_PREFIX } MaskKind;
 typedef enum { MLP_GELU_TANH, MLP_GELU_ERF, MLP_SWIGLU } MlpKind;
-typedef enum { ROPE_PLAIN, ROPE_LINEAR, ROPE_LLAMA3 } RopeScaling;
+typedef enum { ROPE_PLAIN, ROPE_LINEAR, ROPE_LLAMA3, ROPE_DYNAMIC, ROPE_YARN } RopeScaling;
+/* What stands on the last layer: next-token logits; BERT's masked-token logits; classes of the whole text; nothing. */
+typedef enum { HEAD_LM, HEAD_MASKED_LM, HEAD_CLASSIFY, HEAD_NONE } HeadKind;
 
 typedef struct Family Family;
 typedef struct Config {
@@ -22,33 +24,43 @@ typedef struct Config {
     int V, C, L, H, K, D, F;
     int max_pos;                   /* positions trained for; rows of the position table when learned */
     int type_vocab;                /* token types (BERT); 0: none */
+    int n_classes;                 /* of HEAD_CLASSIFY; 0 otherwise */
     /* parts */
     NormKind norm;
     NormPlace norm_place;
     float norm_eps;
     PosKind pos;
     float rope_base;
-    int rope_dims;                 /* rotated dimensions of each head, from the first; D: all */
+    float rope_part;               /* the share of each head that is rotated, as the family has it ... */
+    int rope_dims;                 /* ... and the dimensions that this makes, from the first; D: all */
     bool rope_interleaved;
-    bool rope_2d;                  /* second half of the head turns by block position (ChatGLM-6B) */
+    bool rope_2d;                  /* the second half of the head turns too, by block position (ChatGLM-6B) */
+    bool rope_f16;                 /* frequencies are rounded to half precision, as their makers' were */
     RopeScaling rope_scaling;
-    float rope_factor, rope_low_freq, rope_high_freq;
+    float rope_factor, rope_low_freq, rope_high_freq;   /* YaRN: beta_slow, beta_fast */
+    float rope_attention;          /* YaRN: cos and sin are multiplied by this */
+    bool rope_truncate;            /* YaRN: the ramp begins and ends at whole dimensions */
     int rope_original_pos;
     bool qk_norm;                  /* RMSNorm on each q and k head, before the rotation */
     bool qkv_bias, out_bias, mlp_bias;
-    MaskKind mask;
+    MaskKind mask;                 /* PREFIX: all tokens see those before the bos token, the rest is causal */
     int window;                    /* sliding window, 0: none */
+    int window_layer;              /* the first layer that has it */
     MlpKind mlp;
-    float residual_scale;          /* 1; ChatGLM-6B sqrt(2L), on the norm's output */
+    bool residual_from_norm;       /* the residual is the norm's output, not its input (ChatGLM-6B) ... */
+    float residual_scale;          /* ... and counts this much: sqrt(56); else 1 */
+    HeadKind head;
+    bool pooler;                   /* dense + tanh on the first token (BERT) */
     bool tied;                     /* the head is the token embedding */
     float init_std;
     /* tokens; -1: none */
-    int bos, eos[8], n_eos, pad;
+    int bos, eos[8], n_eos, pad, mask_id, gmask_id;
 } Config;
 
 /* One tensor of the model, by what it does. Shapes follow from the role and the sizes: see the table in model.c. */
 typedef enum {
-    R_WTE, R_WPE, R_FINAL_W, R_FINAL_B, R_HEAD,                                     /* once */
+    R_WTE, R_WPE, R_TYPES, R_EMBED_W, R_EMBED_B, R_FINAL_W, R_FINAL_B, R_HEAD,     /* once */
+    R_POOL, R_POOL_B, R_MLM, R_MLM_B, R_MLM_W, R_MLM_NB, R_HEAD_B, R_CLASS, R_CLASS_B,
     R_NORM1_W, R_NORM1_B, R_Q, R_K, R_V, R_Q_B, R_K_B, R_V_B, R_QNORM, R_KNORM, R_O, R_O_B,     /* per layer */
     R_NORM2_W, R_NORM2_B, R_GATE, R_UP, R_GATE_B, R_UP_B, R_DOWN, R_DOWN_B,
     R_COUNT
@@ -105,11 +117,11 @@ char *param_name(const Param *p);                                  /* "layers.3.
 /* ---- activations [model.acts] ----------------------------------------------------------------------------------- */
 typedef struct LayerActs {         /* N = B*T rows */
     act *x;                        /* (N,C) the residual stream coming in */
-    act *n1;                       /* (N,C) norm 1 of it */
+    act *n1;                       /* (N,C) norm 1 of it; where norms come after the sum: the sum, xm its norm */
     act *q, *k, *v;                /* (N,H*D), (B,S,K*D) twice: the cache */
     act *att;                      /* (N,H*D) attention's output */
     act *xm;                       /* (N,C) the stream between attention and MLP */
-    act *n2, *gate, *up, *h;       /* (N,C), (N,F) three times; gate is NULL without one */
+    act *n2, *gate, *up, *h;       /* (N,C) as n1, (N,F) three times; gate is NULL without one */
     act *q_raw, *k_raw;            /* (N,H*D), (N,K*D) before q/k norms; NULL without them */
     float *mean1, *rstd1, *mean2, *rstd2, *lse;   /* (N) four times, (B,H,T) */
     float *q_rstd, *k_rstd;        /* (N*H), (N*K) */
@@ -119,21 +131,28 @@ typedef struct Acts {
     size_t B, T, S;                /* the largest batch it can hold, cache slots */
     bool train, recompute;
     LayerActs *layer;              /* (L) */
-    act *out, *final;              /* (N,C) the stream after the last layer; its norm */
+    act *embed;                    /* (N,C) the embeddings' sum before its norm; NULL without one */
+    float *embed_mean, *embed_rstd;
+    act *out, *final;              /* (N,C) the stream after the last layer; its norm (out itself, without one) */
     float *mean, *rstd;
-    act *logits;                   /* (chunk, V) */
+    act *logits;                   /* (chunk, V), or (B, classes) */
     size_t chunk;
+    act *head_in, *head_pre, *head_act, *head_norm;   /* (chunk,C) rows that a head reads, and its steps between */
+    float *head_mean, *head_rstd;
+    act *dhead;                    /* (chunk,C) */
     float *loss;                   /* (N) */
     int32_t *next, *history;       /* sampling: (1), (S) */
     float *sample_scratch;         /* (V) */
-    int32_t *tokens, *targets, *position, *order, *pos_order, *pos, *start, *len; /* on the device */
+    int32_t *tokens, *targets, *types, *position, *block, *order, *pos, *start, *len, *prefix, *rows; /* on the device */
     act *dx, *dn, *dq, *dk, *dv, *dh, *dgate;     /* backward: (N,C), (N,max(C,HD)), …, (N,F) */
     float *delta;
     void *arena;
     size_t bytes;
     size_t n_target;               /* targets >= 0 of the last batch */
+    size_t T_now;                  /* tokens a row of the last forward */
     uint64_t drop_seed;            /* mixed into every dropout site; set by the trainer each step */
     float dropout;                 /* 0: off (evaluation, inference) */
+    int32_t *prefix_len, *mask_at; /* (B) on the host, prefix masks: where the rows' prefixes end, which slot they fill */
 } Acts;
 
 size_t acts_bytes(const Config *c, size_t B, size_t T, size_t S, bool train, bool recompute);
@@ -144,7 +163,8 @@ void acts_free(Acts *a);
 typedef struct Batch {             /* all on the host */
     size_t B, T;
     const int32_t *tokens;         /* (B,T) */
-    const int32_t *targets;        /* (B,T) next tokens, negative: not counted; NULL: no loss asked */
+    const int32_t *types;          /* (B,T) token types (BERT); NULL: all 0 */
+    const int32_t *targets;        /* (B,T) next tokens, negative: not counted; NULL: no loss asked. To classify: (B) */
     const int32_t *pos;            /* (B) cache slots already filled; NULL: none */
     const int32_t *start;          /* (B,T) first slot each query sees; NULL: 0 */
     const int32_t *len;            /* (B) slots filled after this call, for padded rows; NULL: all */
@@ -156,6 +176,11 @@ typedef struct Batch {             /* all on the host */
 void forward(Model *m, Acts *a, const Batch *b);
 /* Logits of rows [first, first+n) of a->final, in a->logits (n,V); n <= a->chunk. */
 act *model_logits(Model *m, Acts *a, size_t first, size_t n);
+/* Of the first token of each row: tanh of a dense layer, (B,C); and the classes' logits, (B,n_classes), in a->logits. */
+act *model_pool(Model *m, Acts *a, size_t B);
+act *model_classify(Model *m, Acts *a, size_t B);
+/* What layer's attention saw in the last forward, which was of b: (H,T,S) of row `row`, on the host, a new array. */
+float *model_attention(const Model *m, const Acts *a, const Batch *b, int layer, size_t row);
 /* After forward with targets: the summed loss over all targets >= 0 (natural log), the classifier run in chunks. With
  * scale != 0 also the backward of scale * sum, added to the gradients (scale = 1 / number of targets of the step). */
 double model_loss(Model *m, Acts *a, const Batch *b, float scale);

@@ -169,7 +169,7 @@ static Config config_from_options(int vocab) {
     c.K = (int)(o.kv_heads ? o.kv_heads : o.heads);
     if (c.C % c.H) die("--width %d cannot be shared by %d heads", c.C, c.H);
     c.D = c.C / c.H;
-    c.rope_dims = c.D;
+    c.rope_dims = (int)(c.rope_part * (float)c.D);
     c.F = (int)(o.ffn ? o.ffn : gated ? (o.width * 8 / 3 + 15) / 16 * 16 : o.width * 4);
     c.max_pos = (int)(o.seq > 1024 ? o.seq : 1024);
     c.init_std = (float)(o.init_std > 0 ? o.init_std : 0.8 / sqrt((double)c.C));

@@ -24,10 +24,10 @@ static struct {
     Mat w_bf16, embedding;
 } g;
 
-static void run_gelu(void) { op.gelu(g.b, g.a, g.n, GELU_TANH); }
-static void run_gelu_bwd(void) { op.gelu_bwd(g.c, g.b, g.a, g.n, GELU_TANH); }
-static void run_gelu_erf(void) { op.gelu(g.b, g.a, g.n, GELU_ERF); }
-static void run_gelu_erf_bwd(void) { op.gelu_bwd(g.c, g.b, g.a, g.n, GELU_ERF); }
+static void run_gelu(void) { op.activation(g.b, g.a, g.n, GELU_TANH); }
+static void run_gelu_bwd(void) { op.activation_bwd(g.c, g.b, g.a, g.n, GELU_TANH); }
+static void run_gelu_erf(void) { op.activation(g.b, g.a, g.n, GELU_ERF); }
+static void run_gelu_erf_bwd(void) { op.activation_bwd(g.c, g.b, g.a, g.n, GELU_ERF); }
 static void run_swiglu(void) { op.swiglu(g.c, g.a, g.b, g.n); }
 static void run_swiglu_bwd(void) { op.swiglu_bwd(g.d, (act *)(void *)g.m, g.c, g.a, g.b, g.n); }
 static void run_add(void) { op.add(g.b, g.a, 0.5f, g.b, g.n); }

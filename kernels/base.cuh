@@ -121,6 +121,7 @@ HD float reciprocal(float x) {
 }
 /* absolute error < 2e-7 */
 HD float tanh_fast(float x) { return 1.0f - 2.0f * reciprocal(exp_fast(2.0f * x) + 1.0f); }
+HD float tanh_fast_grad(float x) { float t = tanh_fast(x); return 1.0f - t * t; }
 HD float sigmoid(float x) { return reciprocal(1.0f + exp_fast(-x)); }
 HD float silu(float x) { return x * sigmoid(x); }
 HD float silu_grad(float x) { float s = sigmoid(x); return s * (1.0f + x * (1.0f - s)); }

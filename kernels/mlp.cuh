@@ -1,4 +1,4 @@
-/* kernels/mlp.cuh - [op.mlp] GELU, SwiGLU, the residual sum and dropout, with their backward passes.
+/* kernels/mlp.cuh - [op.mlp] GELU, tanh, SwiGLU, the residual sum and dropout, with their backward passes.
  *
  * All of them work on one element at a time, and memory sets their pace: a core with AVX-512 computes 2.5 billion
  * GELUs a second, which read and write 20 GB. What counts is that the loops are vectorised; the formulas in base.cuh
@@ -49,30 +49,36 @@ template <int IN, int OUT, typename F> static void map(MapArgs<IN, OUT> a, size_
     }
 #endif
 
-/* ---- GELU: gelu_tanh and gelu_erf in base.cuh ------------------------------------------------------------------- */
+/* ---- activations: gelu_tanh, gelu_erf and tanh_fast in base.cuh --------------------------------------------------- */
 #ifndef __CUDACC__
-static void gelu(act *y, const act *x, size_t n, GeluKind kind) {
+static void activation(act *y, const act *x, size_t n, ActivationKind kind) {
     if (kind == GELU_TANH) EACH(i, n) y[i] = gelu_tanh(x[i]);
-    else EACH(i, n) y[i] = gelu_erf(x[i]);
+    else if (kind == GELU_ERF) EACH(i, n) y[i] = gelu_erf(x[i]);
+    else EACH(i, n) y[i] = tanh_fast(x[i]);
 }
-static void gelu_bwd(act *dx, const act *dy, const act *x, size_t n, GeluKind kind) {
+static void activation_bwd(act *dx, const act *dy, const act *x, size_t n, ActivationKind kind) {
     if (kind == GELU_TANH) EACH(i, n) dx[i] = dy[i] * gelu_tanh_grad(x[i]);
-    else EACH(i, n) dx[i] = dy[i] * gelu_erf_grad(x[i]);
+    else if (kind == GELU_ERF) EACH(i, n) dx[i] = dy[i] * gelu_erf_grad(x[i]);
+    else EACH(i, n) dx[i] = dy[i] * tanh_fast_grad(x[i]);
 }
 #else
 MAP_FN(GeluTanh, y[0] = gelu_tanh(x[0]));
 MAP_FN(GeluErf, y[0] = gelu_erf(x[0]));
+MAP_FN(Tanh, y[0] = tanh_fast(x[0]));
 MAP_FN(GeluTanhGrad, y[0] = x[0] * gelu_tanh_grad(x[1]));
 MAP_FN(GeluErfGrad, y[0] = x[0] * gelu_erf_grad(x[1]));
-static void gelu(act *y, const act *x, size_t n, GeluKind kind) {
+MAP_FN(TanhGrad, y[0] = x[0] * tanh_fast_grad(x[1]));
+static void activation(act *y, const act *x, size_t n, ActivationKind kind) {
     MapArgs<1, 1> a = {{x}, {y}};
     if (kind == GELU_TANH) map(a, n, GeluTanh());
-    else map(a, n, GeluErf());
+    else if (kind == GELU_ERF) map(a, n, GeluErf());
+    else map(a, n, Tanh());
 }
-static void gelu_bwd(act *dx, const act *dy, const act *x, size_t n, GeluKind kind) {
+static void activation_bwd(act *dx, const act *dy, const act *x, size_t n, ActivationKind kind) {
     MapArgs<2, 1> a = {{dy, x}, {dx}};
     if (kind == GELU_TANH) map(a, n, GeluTanhGrad());
-    else map(a, n, GeluErfGrad());
+    else if (kind == GELU_ERF) map(a, n, GeluErfGrad());
+    else map(a, n, TanhGrad());
 }
 #endif
 

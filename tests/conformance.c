@@ -18,6 +18,7 @@
  *   [conf.report]     a line per check
  *   [conf.golden]     reading golden.json and golden.safetensors
  *   [conf.decoder]    the checks of a decoder
+ *   [conf.encoder]    the checks of an encoder
  *   [conf.main]       folders, families, one process per model
  *
  * Not here yet: adapters (lora.*), encoders, token ids. */
@@ -42,17 +43,19 @@
  * elements of step3 may lie two lr per step apart: they are bounded by that, not compared. */
 typedef struct {
     double logits;        /* absolute */
+    double encoder;       /* absolute: classes' logits and pooled states, whose values are smaller */
     double loss;          /* absolute */
     double grad;          /* of the largest element of the tensor */
-    double grad_l2;       /* relative; norms below zero_norm are zeros and compared with it, absolutely */
+    double grad_l2;       /* relative; of zeros (a bias that cannot change the softmax) see zero_norm */
     double step;          /* absolute, on stable elements */
     double delta_l2;      /* relative */
     double probs;         /* absolute */
+    double zero_norm;     /* a golden norm below 1e-6 is a zero up to rounding; so is ours below this */
     bool greedy;          /* the best logit leads by 0.005 at least: more than float32's error, less than bf16's */
 } Tolerance;
 static const Tolerance tolerances[] = {
-    [PREC_F32] = {1e-4, 2e-5, 2e-5, 1e-5, 1e-5, 1e-3, 1e-5, true},
-    [PREC_BF16] = {0.4, 0.15, 0.2, 0.15, 6.1e-3, 0.15, 0.02, false},
+    [PREC_F32] = {1e-4, 2e-5, 2e-5, 2e-5, 1e-5, 1e-5, 1e-3, 1e-5, 1e-6, true},
+    [PREC_BF16] = {0.4, 0.15, 0.15, 0.2, 0.15, 6.1e-3, 0.15, 0.02, 5e-3, false},
 };
 static const double zero_norm = 1e-6;
 static const double noise_gradient = 1e-6;   /* not zero and below this: its sign may be rounding's, see find_strays */
@@ -212,26 +215,20 @@ static int32_t *next_ids(const int32_t *ids, size_t B, size_t T) {
 }
 static double mean_loss(Model *m, Acts *a, const Batch *b, bool with_gradient) {
     size_t n = 0;
-    for (size_t i = 0; i < b->B * b->T; i++) n += b->targets[i] >= 0;
+    for (size_t i = 0; i < (m->cfg.head == HEAD_CLASSIFY ? b->B : b->B * b->T); i++) n += b->targets[i] >= 0;
     forward(m, a, b);
     return model_loss(m, a, b, with_gradient ? 1.0f / (float)n : 0) / (double)n;
 }
 
 /* Layer 0's attention, before the product with the values: (H,T,T) of batch row 0. To be called after a forward. */
 static void check_attention(const Golden *g, const Model *m, const Acts *a, const Batch *b, const Tolerance *tol) {
-    const Config *c = &m->cfg;
     const Tensor *t;
     float *want = golden_tensor(g, "attn0.probs", &t);
     if (!want) return;
-    size_t n = (size_t)c->H * b->T * a->S;
-    Attn attn = {.B = b->B, .T = b->T, .S = a->S, .H = c->H, .K = c->K, .D = c->D, .scale = 1 / sqrtf((float)c->D),
-                 .causal = c->mask != MASK_BIDIRECTIONAL, .window = c->window};
-    float *probs = op.mem_alloc(n * sizeof(float)), *got = xmalloc(n * sizeof(float));
-    op.attention_probs(probs, a->layer[0].q, a->layer[0].k, &attn, 0);
-    op.download(got, probs, n * sizeof(float));
+    size_t n = (size_t)m->cfg.H * b->T * a->S;
+    float *got = model_attention(m, a, b, 0, 0);
     if (t->n != n) check(false, "attention of layer 0: we have %zu values, the golden %zu", n, t->n);
     else check_array("attention of layer 0", got, t, want, tol->probs, NULL, 0);
-    op.mem_free(probs);
     free(got);
     free(want);
 }
@@ -301,8 +298,7 @@ static void norms_free(Norms *t) {
  * norms_begin: an element of noise may have gone anything up to 3 lr, so n of them may move the square of the norm by
  * n (3 lr)^2, and the norm by that over (got + want). complete: the table must cover every weight. */
 static void check_norms(const Golden *g, const Model *m, const char *key, Field field, const Norms *since,
-                        double tolerance,
-                        bool complete) {
+                        double tolerance, double our_zero, bool complete) {
     const cJSON *table = golden_find(g, key), *v;
     if (!table) return;
     double worst = -1, worst_got = 0, worst_want = 0;
@@ -324,7 +320,7 @@ static void check_norms(const Golden *g, const Model *m, const char *key, Field 
             excuse = (double)since->n_noisy[i] * 9 * since->lr * since->lr / (got + want);
             n_excused++;
         }
-        double error = zero ? got / zero_norm * tolerance : fmax(0, off - excuse) / want;
+        double error = zero ? got / our_zero * tolerance : fmax(0, off - excuse) / want;
         if (!isfinite(error)) error = INFINITY;
         if (error > worst && !n_missing) worst = error, worst_name = v->string, worst_got = got, worst_want = want;
         covered += n;
@@ -393,7 +389,7 @@ static OptimOpts golden_optimiser(const Golden *g) {
 static void check_training(const Golden *g, const char *dir, Model *m, Acts *a, const Batch *b, const Tolerance *tol) {
     check_number("loss", mean_loss(m, a, b, true), golden_number(g, "loss", NAN), tol->loss);
     check_tensors(g, m, "grad.", FIELD_GRAD, tol->grad, true);
-    check_norms(g, m, "grad_l2", FIELD_GRAD, NULL, tol->grad_l2, true);
+    check_norms(g, m, "grad_l2", FIELD_GRAD, NULL, tol->grad_l2, tol->zero_norm, true);
     const cJSON *losses = golden_find(g, "adamw.losses_before_steps_1_2_3");
     if (!losses) return;
     OptimOpts h = golden_optimiser(g);
@@ -432,7 +428,7 @@ static void check_training(const Golden *g, const char *dir, Model *m, Acts *a, 
     check_number("loss after AdamW step 3", loss[3], golden_number(g, "adamw.loss_after_step_3", NAN), tol->loss);
     const Model *trained = n_strays ? again : m;
     check_tensors(g, trained, "step3.", FIELD_WEIGHT, tol->step, false);
-    check_norms(g, trained, "adamw.step3_delta_l2", FIELD_WEIGHT, &way, tol->delta_l2, false);
+    check_norms(g, trained, "adamw.step3_delta_l2", FIELD_WEIGHT, &way, tol->delta_l2, 0, false);
     norms_free(&way);
     model_free(again);
 }
@@ -440,6 +436,8 @@ static void check_training(const Golden *g, const char *dir, Model *m, Acts *a, 
 /* The long row, first half in one call and then token by token: the cache must hold what the whole row would have. */
 static float *logits_through_cache(Model *m, const int32_t *ids, size_t T) {
     size_t V = (size_t)m->cfg.V, half = T / 2;
+    for (size_t t = half; m->cfg.mask == MASK_PREFIX && t < T; t++)   /* a prefix comes in one piece */
+        if (ids[t] == m->cfg.bos) half = t + 1;
     float *out = xmalloc(T * V * sizeof(float));
     Acts *a = acts_new(m, 1, half ? half : 1, T, false, false);
     for (size_t at = 0; at < T;) {
@@ -539,6 +537,90 @@ static void check_decoder(const char *dir, const Golden *g, const Tolerance *tol
 }
 
 /* ================================================================================================================= *
+ * [conf.encoder] BERT: rows of two texts, padded on the right; hidden states, pooled states, masked tokens or classes. */
+typedef struct { Batch b; int32_t *types, *len, *labels; } EncoderBatch;
+static EncoderBatch encoder_batch(const Golden *g, const Config *c) {
+    size_t B, T, B2, T2;
+    EncoderBatch e = {.b.tokens = golden_ids(g, "batch.input_ids", &B, &T)};
+    if (!e.b.tokens) die("%s: \"batch.input_ids\" is missing", g->json_path);
+    e.b.B = B, e.b.T = T;
+    e.b.types = e.types = golden_ids(g, "batch.token_type_ids", &B2, &T2);
+    int32_t *mask = golden_ids(g, "batch.attention_mask", &B2, &T2);
+    e.b.len = e.len = xcalloc(B, 4);
+    for (size_t i = 0; i < B * T; i++) e.len[i / T] += mask ? mask[i] : 1;
+    free(mask);
+    e.b.targets = e.labels = golden_ids(g, "batch.labels", &B2, &T2);
+    if (e.labels && B2 * T2 != (c->head == HEAD_CLASSIFY ? B : B * T))
+        die("%s: \"batch.labels\" has %zu values", g->json_path, B2 * T2);
+    return e;
+}
+static float *host_acts(const act *x, size_t n) {
+    float *out = xmalloc(n * sizeof(float));
+    op.act_to_host(out, x, n);
+    return out;
+}
+/* Hidden states averaged over each row's tokens, or its first token's; divided by their length. */
+static void check_embeddings(const Golden *g, const float *hidden, const EncoderBatch *e, size_t C, double tolerance) {
+    float *mean = xcalloc(e->b.B * C, 4), *unit = xcalloc(e->b.B * C, 4), *first = xcalloc(e->b.B * C, 4);
+    for (size_t r = 0; r < e->b.B; r++) {
+        double mean_l2 = 0, first_l2 = 0;
+        for (size_t i = 0; i < C; i++) {
+            double sum = 0;
+            for (int t = 0; t < e->len[r]; t++) sum += (double)hidden[(r * e->b.T + (size_t)t) * C + i];
+            mean[r * C + i] = (float)(sum / e->len[r]);
+            mean_l2 += pow(sum / e->len[r], 2);
+            first_l2 += pow((double)hidden[r * e->b.T * C + i], 2);
+        }
+        for (size_t i = 0; i < C; i++) {
+            unit[r * C + i] = (float)((double)mean[r * C + i] / sqrt(mean_l2));
+            first[r * C + i] = (float)((double)hidden[r * e->b.T * C + i] / sqrt(first_l2));
+        }
+    }
+    check_logits("mean of the tokens", g, "batch.mean_pooled", mean, e->b.B * C, tolerance);
+    check_logits("mean, normalised", g, "batch.mean_pooled_normalized", unit, e->b.B * C, tolerance);
+    check_logits("first token, normalised", g, "batch.cls_normalized", first, e->b.B * C, tolerance);
+    free(mean), free(unit), free(first);
+}
+static void check_encoder(const char *dir, const Golden *g, const Tolerance *tol) {
+    for (int train = 1; train >= 0; train--) {                        /* as a trainer holds it, then in the mmap */
+        Model *m = model_load(dir, train);
+        const Config *c = &m->cfg;
+        EncoderBatch e = encoder_batch(g, c);
+        size_t N = e.b.B * e.b.T, C = (size_t)c->C;
+        double tolerance = c->head == HEAD_MASKED_LM ? tol->logits : tol->encoder;
+        if (train) model_train_begin(m);
+        Acts *a = acts_new(m, e.b.B, e.b.T, e.b.T, train, false);
+        forward(m, a, &e.b);
+        float *hidden = host_acts(a->final, N * C), *logits = NULL;
+        const char *where = train ? "" : ", weights in place";
+        char what[64];
+        if (tensors_find(g->tensors, "batch.last_hidden_state")) {
+            snprintf(what, sizeof what, "last hidden state%s", where);
+            check_logits(what, g, "batch.last_hidden_state", hidden, N * C, tol->logits);
+        }
+        if (train) check_attention(g, m, a, &e.b, tol);
+        if (c->pooler && tensors_find(g->tensors, "batch.pooler_output")) {
+            float *pooled = host_acts(model_pool(m, a, e.b.B), e.b.B * C);
+            snprintf(what, sizeof what, "pooled first token%s", where);
+            check_logits(what, g, "batch.pooler_output", pooled, e.b.B * C, tol->encoder);
+            free(pooled);
+        }
+        if (tensors_find(g->tensors, "batch.mean_pooled")) check_embeddings(g, hidden, &e, C, tol->encoder);
+        snprintf(what, sizeof what, "logits%s", where);
+        if (c->head == HEAD_MASKED_LM) logits = all_logits(m, a, N);
+        if (c->head == HEAD_CLASSIFY) logits = host_acts(model_classify(m, a, e.b.B), e.b.B * (size_t)c->n_classes);
+        if (logits)
+            check_logits(what, g, "batch.logits", logits,
+                         c->head == HEAD_CLASSIFY ? e.b.B * (size_t)c->n_classes : N * (size_t)c->V, tolerance);
+        if (train && e.labels) check_training(g, dir, m, a, &e.b, tol);
+        free(hidden), free(logits);
+        acts_free(a);
+        free((void *)(uintptr_t)e.b.tokens), free(e.types), free(e.len), free(e.labels);
+        model_free(m);
+    }
+}
+
+/* ================================================================================================================= *
  * [conf.main]                                                                                                        */
 static const char *precision_name = "f32";
 
@@ -546,7 +628,8 @@ static void check_model(const char *dir) {
     Precision precision = !strcmp(precision_name, "bf16") ? PREC_BF16 : PREC_F32;
     ops_select(common.device, common.isa, precision);
     Golden g = golden_open(dir);
-    check_decoder(dir, &g, &tolerances[precision]);
+    if (config_read(dir).mask == MASK_BIDIRECTIONAL) check_encoder(dir, &g, &tolerances[precision]);
+    else check_decoder(dir, &g, &tolerances[precision]);
     golden_close(&g);
 }
 /* model_type of a directory, a new string; NULL when it is not a model with goldens. */

@@ -154,11 +154,11 @@ static void test_elements(void) {
                 BOTH all[i].p[d] = act_at(&ops[d], all[i].p[d], (size_t)odd);
             }
             Two x = all[0], y = all[1], a = all[2], b = all[3], c = all[4], e = all[5], f = all[6];
-            for (int kind = 0; kind < 2; kind++) {
-                BOTH ops[d].gelu(a.p[d], x.p[d], n, kind);
-                same(a, true, ACT_TOL(1), "gelu %d n=%zu", kind, n);
-                BOTH ops[d].gelu_bwd(a.p[d], y.p[d], x.p[d], n, kind);
-                same(a, true, ACT_TOL(4), "gelu_bwd %d n=%zu", kind, n);
+            for (int kind = 0; kind < 3; kind++) {
+                BOTH ops[d].activation(a.p[d], x.p[d], n, kind);
+                same(a, true, ACT_TOL(1), "activation %d n=%zu", kind, n);
+                BOTH ops[d].activation_bwd(a.p[d], y.p[d], x.p[d], n, kind);
+                same(a, true, ACT_TOL(4), "activation_bwd %d n=%zu", kind, n);
             }
             BOTH ops[d].swiglu(a.p[d], x.p[d], y.p[d], n);
             same(a, true, ACT_TOL(4), "swiglu n=%zu", n);
@@ -169,11 +169,11 @@ static void test_elements(void) {
             same(e, true, ACT_TOL(1), "add n=%zu", n);
             BOTH ops[d].dropout(f.p[d], x.p[d], n, 0.3f, 77);
             same(f, true, ACT_TOL(1), "dropout n=%zu", n);
-            BOTH ops[d].gelu_bwd(y.p[d], y.p[d], x.p[d], n, GELU_ERF);
-            same(y, true, ACT_TOL(4), "gelu_bwd in place n=%zu", n);
+            BOTH ops[d].activation_bwd(y.p[d], y.p[d], x.p[d], n, GELU_ERF);
+            same(y, true, ACT_TOL(4), "activation_bwd in place n=%zu", n);
             free_all();
         }
-    done("gelu, swiglu, add, dropout");
+    done("gelu, tanh, swiglu, add, dropout");
 }
 
 static void test_norms(void) {

@@ -36,6 +36,18 @@ static void llama3_positions(Config *c) {
 }
 static void erf_and_rms(Config *c) { c->mlp = MLP_GELU_ERF, c->norm = NORM_RMS; }
 static void layer_norms(Config *c) { c->norm = NORM_LAYER, c->qk_norm = true, c->mlp_bias = true; }
+static void shared_pairs(Config *c) { c->K = 2, c->D = 8, c->rope_dims = 4; }
+static void half_window(Config *c) { c->window = 3, c->window_layer = 1, c->K = 2; }
+static void yarn(Config *c) {
+    c->rope_scaling = ROPE_YARN, c->rope_base = 100, c->rope_factor = 4, c->rope_low_freq = 1, c->rope_high_freq = 4;
+    c->rope_original_pos = 16, c->rope_attention = 1.3f, c->D = 12, c->rope_dims = 12;
+}
+static void prefix(Config *c) {                               /* ChatGLM-6B's parts */
+    c->norm = NORM_LAYER, c->mlp = MLP_GELU_TANH, c->out_bias = c->mlp_bias = true, c->D = 8, c->rope_dims = 4;
+    c->rope_2d = c->rope_f16 = c->residual_from_norm = true, c->rope_interleaved = false, c->residual_scale = 2;
+    c->mask = MASK_PREFIX, c->bos = 21, c->gmask_id = 22;
+}
+static void classes(Config *c) { c->head = HEAD_CLASSIFY, c->pooler = true, c->n_classes = 3, c->K = 2; }
 static const Case cases[] = {
     {"gpt2", "gpt2", NULL, 0, false},
     {"gpt2, untied", "gpt2", untied, 0, false},
@@ -48,13 +60,22 @@ static const Case cases[] = {
     {"llama, q/k norms, all biases, window", "llama", everything, 0, true},
     {"llama, half of the head rotated in pairs", "llama", part_rotated, 0, false},
     {"llama, LayerNorm, q/k norms", "llama", layer_norms, 0, false},
+    {"qwen2, YaRN", "qwen2", yarn, 0, false},
+    {"mistral, window in the second layer", "mistral", half_window, 0, false},
+    {"glm", "glm", NULL, 0, false},
+    {"chatglm3", "chatglm", shared_pairs, 0, false},
+    {"chatglm1", "chatglm", prefix, 0, false},
+    {"chatglm1, dropout", "chatglm", prefix, 0.2f, false},
+    {"bert, masked tokens", "bert", NULL, 0, false},
+    {"bert, masked tokens, dropout", "bert", NULL, 0.2f, false},
+    {"bert, classes", "bert", classes, 0, false},
 };
 enum { N_CASES = sizeof cases / sizeof *cases };
 
 static Config small_config(const Case *k) {
     Config c = config_family_default(k->family);
     c.V = 23, c.C = 16, c.L = 2, c.H = c.K = 4, c.D = 4, c.F = 20, c.max_pos = 32;
-    if (c.pos == POS_ROPE) c.rope_dims = c.D;
+    if (c.pos == POS_ROPE) c.rope_dims = (int)(c.rope_part * (float)c.D);
     if (k->change) k->change(&c);
     return c;
 }
@@ -73,20 +94,25 @@ static Model *wide_model(const Config *c, uint64_t seed) {
     model_train_begin(m);
     return m;
 }
-typedef struct { size_t B, T; int32_t *tokens, *targets, *start; } Data;
+typedef struct { size_t B, T; int32_t *tokens, *targets, *start, *types; } Data;
 static Data make_data(const Config *c, size_t B, size_t T, bool documents, uint64_t seed) {
-    Data d = {B, T, xmalloc(B * T * 4), xmalloc(B * T * 4), documents ? xmalloc(B * T * 4) : NULL};
+    Data d = {B, T, xmalloc(B * T * 4), xmalloc(B * T * 4), documents ? xmalloc(B * T * 4) : NULL,
+              c->type_vocab ? xmalloc(B * T * 4) : NULL};
     Rng r = {seed, 0};
     for (size_t i = 0; i < B * T; i++) {
-        d.tokens[i] = (int32_t)rng_below(&r, (uint64_t)c->V);
-        d.targets[i] = rng_below(&r, 5) ? (int32_t)rng_below(&r, (uint64_t)c->V) : -1;
+        d.tokens[i] = (int32_t)rng_below(&r, (uint64_t)(c->mask == MASK_PREFIX ? c->bos : c->V));
+        if (c->mask == MASK_PREFIX && i % T == 1 + i / T % 2) d.tokens[i] = c->gmask_id;
+        if (c->mask == MASK_PREFIX && i % T == 2 + i / T % 2) d.tokens[i] = c->bos;
+        d.targets[i] = rng_below(&r, 5) ? (int32_t)rng_below(&r, (uint64_t)(c->n_classes ? c->n_classes : c->V)) : -1;
+        if (d.types) d.types[i] = (int32_t)rng_below(&r, (uint64_t)c->type_vocab);
         if (documents) d.start[i] = i % T && rng_below(&r, 4) ? d.start[i - 1] : (int32_t)(i % T);
     }
     return d;
 }
-static void free_data(Data *d) { free(d->tokens), free(d->targets), free(d->start); }
+static void free_data(Data *d) { free(d->tokens), free(d->targets), free(d->start), free(d->types); }
 static Batch batch_of(const Data *d) {
-    return (Batch){.B = d->B, .T = d->T, .tokens = d->tokens, .targets = d->targets, .start = d->start};
+    return (Batch){.B = d->B, .T = d->T, .tokens = d->tokens, .targets = d->targets, .start = d->start,
+                   .types = d->types};
 }
 static Acts *acts_of(Model *m, const Data *d, const Case *k, bool recompute) {
     Acts *a = acts_new(m, d->B, d->T, d->T, true, recompute);
@@ -243,7 +269,8 @@ static void check_accumulation(const Case *k) {
     float *g_whole = take_gradients(m);
     double halves = 0;
     for (size_t h = 0; h < 2; h++) {
-        Data half = {2, 7, d.tokens + h * 14, d.targets + h * 14, d.start ? d.start + h * 14 : NULL};
+        Data half = {2, 7, d.tokens + h * 14, d.targets + h * 14, d.start ? d.start + h * 14 : NULL,
+                     d.types ? d.types + h * 14 : NULL};
         halves += loss_of(m, a, &half, 0.05f);
         n_halves += a->n_target;
     }
@@ -349,6 +376,27 @@ static void check_cache(const Case *k) {
     acts_free(cache);
     acts_free(train), acts_free(whole);
     free(want);
+    model_free(m);
+    free_data(&d);
+}
+
+/* An encoder's rows, padded on the right: what stands behind a row's end changes nothing before it. */
+static void check_padding(const Case *k) {
+    enum { B = 2, T = 9, SHORT = 5 };
+    Config c = small_config(k);
+    size_t C = (size_t)c.C;
+    Model *m = wide_model(&c, 5);
+    Data d = make_data(&c, B, T, false, 11);
+    Batch b = batch_of(&d);
+    b.len = (int32_t[B]){T, SHORT};
+    Acts *a = acts_new(m, B, T, T, true, false), *alone = acts_new(m, 1, SHORT, SHORT, false, false);
+    forward(m, a, &b);
+    float got[SHORT * 64], want[SHORT * 64];
+    op.act_to_host(got, act_at(&op, a->final, T * C), SHORT * C);
+    forward(m, alone, &(Batch){.B = 1, .T = SHORT, .tokens = d.tokens + T, .types = d.types + T});
+    op.act_to_host(want, alone->final, SHORT * C);
+    CHECK_CLOSE("a padded row's hidden states = the row alone", got, want, SHORT * C, 1e-5, 1e-5);
+    acts_free(a), acts_free(alone);
     model_free(m);
     free_data(&d);
 }
@@ -718,15 +766,23 @@ static void check_layout(const Case *k, bool train, bool recompute) {
         if (!train) continue;
         ADD(y->mean1, N * 4), ADD(y->rstd1, N * 4), ADD(y->mean2, N * 4), ADD(y->rstd2, N * 4), ADD(y->lse, N * H * 4);
     }
-    ADD(a->out, N * C * A), ADD(a->final, N * C * A), ADD(a->logits, a->chunk * (size_t)c.V * A), ADD(a->loss, N * 4);
+    bool by_token = c.head == HEAD_LM || c.head == HEAD_MASKED_LM;
+    ADD(a->out, N * C * A), ADD(a->logits, a->chunk * (size_t)(by_token ? c.V : c.n_classes) * A), ADD(a->loss, N * 4);
+    if (c.norm_place == NORM_PRE) ADD(a->final, N * C * A);
+    else if (train) ADD(a->embed, N * C * A), ADD(a->embed_mean, N * 4), ADD(a->embed_rstd, N * 4);
+    if (a->head_in) ADD(a->head_in, a->chunk * C * A);
+    if (a->head_pre) ADD(a->head_pre, a->chunk * C * A), ADD(a->head_act, a->chunk * C * A);
+    if (a->head_norm) ADD(a->head_norm, a->chunk * C * A), ADD(a->head_mean, a->chunk * 4), ADD(a->head_rstd, a->chunk * 4);
+    if (a->types) ADD(a->types, N * 4);
+    if (a->block) ADD(a->block, N * 4);
+    ADD(a->prefix, B * 4), ADD(a->rows, N * 4);
     ADD(a->tokens, N * 4), ADD(a->targets, N * 4), ADD(a->position, N * 4), ADD(a->start, N * 4);
     ADD(a->pos, B * 4), ADD(a->len, B * 4);
     ADD(a->dk, (train ? B * S : N) * KD * A), ADD(a->dv, (train ? B * S : N) * KD * A);
     if (train) {
         ADD(a->dx, N * C * A), ADD(a->dn, N * C * A), ADD(a->dq, N * HD * A), ADD(a->dh, N * (F > HD ? F : HD) * A);
-        ADD(a->delta, N * (size_t)c.H * 4), ADD(a->order, N * 4), ADD(a->pos_order, N * 4), ADD(a->mean,
-                                                                                                N * 4), ADD(a->rstd,
-                                                                                                            N * 4);
+        ADD(a->delta, N * (size_t)c.H * 4), ADD(a->order, N * 4), ADD(a->mean, N * 4), ADD(a->rstd, N * 4);
+        ADD((char *)a->dhead - C * A, (a->chunk + 1) * C * A);        /* a row of zeros before it */
         if (c.mlp == MLP_SWIGLU) ADD(a->dgate, N * F * A);
     }
 #undef ADD
@@ -763,7 +819,7 @@ static void check_refusals(void) {
     int32_t good[4] = {1, 2, 3, 4}, bad[4] = {1, 2, 23, 4}, negative[4] = {1, 2, -1, 4}, pos = 1;
     CHECK_DIES(forward(m, a, &(Batch){.B = 1, .T = 4, .tokens = bad}), "token id 23 is outside");
     CHECK_DIES(forward(m, a, &(Batch){.B = 1, .T = 4, .tokens = negative}), "token id -1 is outside");
-    CHECK_DIES(forward(m, a, &(Batch){.B = 1, .T = 4, .tokens = good, .targets = bad}), "target id 23 is outside");
+    CHECK_DIES(forward(m, a, &(Batch){.B = 1, .T = 4, .tokens = good, .targets = bad}), "target 23 is outside");
     CHECK_DIES(forward(m, a, &(Batch){.B = 1, .T = 4, .tokens = good, .pos = &pos}), "do not fit the context of 4");
     CHECK_DIES(forward(m, a, &(Batch){.B = 2, .T = 4, .tokens = good}), "buffers for 1 x 4");
     acts_free(a);
@@ -782,9 +838,9 @@ static void check_refusals(void) {
         {"{\"model_type\":\"llama\"}", "\"vocab_size\" is missing"},
         {LLAMA_JSON ",\"num_key_value_heads\":3}", "4 query heads cannot share 3"},
         {LLAMA_JSON ",\"num_key_value_heads\":0}", "\"num_key_value_heads\" is 0"},
-        {LLAMA_JSON ",\"head_dim\":5}", "even head size"},
+        {LLAMA_JSON ",\"head_dim\":5}", "even number of dimensions"},
         {LLAMA_JSON ",\"hidden_act\":\"relu\"}", "activation \"relu\" is not supported"},
-        {LLAMA_JSON ",\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":4}}", "rope_type \"yarn\" is not supported"},
+        {LLAMA_JSON ",\"rope_scaling\":{\"rope_type\":\"longrope\",\"factor\":4}}", "rope_type \"longrope\" is not supported"},
         {LLAMA_JSON ",\"rope_scaling\":{\"rope_type\":\"linear\",\"factor\":0}}", "factor"},
         {LLAMA_JSON ",\"rms_norm_eps\":\"small\"}", "\"rms_norm_eps\" is not a number"},
         {LLAMA_JSON ",\"tie_word_embeddings\":1}", "neither true nor false"},
@@ -819,8 +875,10 @@ int main(void) {
         check_derivatives(&cases[i], "plain");
         ops_select("cpu", "auto", PREC_F32);
         check_recompute(&cases[i]);
-        if (cases[i].dropout == 0) check_cache(&cases[i]);
-        if (cases[i].dropout == 0) check_documents(&cases[i]);
+        Config c = small_config(&cases[i]);
+        if (cases[i].dropout == 0 && c.mask != MASK_BIDIRECTIONAL) check_cache(&cases[i]);
+        if (cases[i].dropout == 0 && c.mask == MASK_CAUSAL) check_documents(&cases[i]);
+        if (cases[i].dropout == 0 && c.mask == MASK_BIDIRECTIONAL) check_padding(&cases[i]);
         check_layout(&cases[i], false, false);
         check_layout(&cases[i], true, false);
         check_layout(&cases[i], true, true);
@@ -830,10 +888,12 @@ int main(void) {
     check_accumulation(&cases[8]);
     check_chunks("gpt2");
     check_chunks("llama");
+    check_chunks("bert");
     check_large_vocabulary();
     for (Precision p = PREC_F32; p <= PREC_BF16; p++) {
         check_threads("gpt2", p);
         check_threads("llama", p);
+        check_threads("bert", p);
     }
     omp_set_num_threads(threads);
     check_bf16("gpt2");

@@ -195,12 +195,13 @@ static void test_memory(void) {
     CHECK_DIES({ op.mem_alloc(SIZE_MAX - 3); }, "out of memory");
 }
 
-/* ---- GELU and SwiGLU -------------------------------------------------------------------------------------------- */
-static double gelu_ref(double x, GeluKind kind) {
-    return kind == GELU_ERF ? 0.5 * x * erfc(-x / sqrt(2))
+/* ---- GELU, tanh and SwiGLU -------------------------------------------------------------------------------------- */
+static double activation_ref(double x, ActivationKind kind) {
+    return kind == TANH ? tanh(x) : kind == GELU_ERF ? 0.5 * x * erfc(-x / sqrt(2))
                             : 0.5 * x * (1 + tanh(sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
 }
-static double gelu_grad_ref(double x, GeluKind kind) {
+static double activation_grad_ref(double x, ActivationKind kind) {
+    if (kind == TANH) return 1 - tanh(x) * tanh(x);
     if (kind == GELU_ERF) return 0.5 * erfc(-x / sqrt(2)) + x * exp(-x * x / 2) / sqrt(2 * M_PI);
     double u = sqrt(2 / M_PI) * (x + 0.044715 * x * x * x), t = tanh(u);
     return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * sqrt(2 / M_PI) * (1 + 3 * 0.044715 * x * x);
@@ -209,35 +210,40 @@ static double silu_ref(double x) { return x / (1 + exp(-x)); }
 static double silu_grad_ref(double x) { double s = 1 / (1 + exp(-x)); return s * (1 + x * (1 - s)); }
 
 static void test_activations(void) {
-    for (int kind = 0; kind < 2; kind++) {
-        const char *name = kind == GELU_ERF ? "gelu_erf" : "gelu_tanh";
+    for (int kind = 0; kind < 3; kind++) {
+        const char *name = kind == GELU_ERF ? "gelu_erf" : kind == GELU_TANH ? "gelu_tanh" : "tanh";
         for (int k = 0; k < N_SIZES; k++) {
             size_t n = sizes[k];
             float *x = floats(n, -9, 9), *y = block(n * 4), *dy = floats(n, -2, 2), *dx = block(n * 4);
             if (n > 60000) for (size_t i = 0; i < n; i++) x[i] = (float)((double)i / (double)n * 60 - 30);
             double *want = doubles(n), *grad = doubles(n);
             for (size_t i = 0; i < n; i++) {
-                want[i] = gelu_ref((double)x[i], kind);
-                grad[i] = (double)dy[i] * gelu_grad_ref((double)x[i], kind);
+                want[i] = activation_ref((double)x[i], kind);
+                grad[i] = (double)dy[i] * activation_grad_ref((double)x[i], kind);
             }
-            op.gelu(A(y), CA(x), n, kind);
+            op.activation(A(y), CA(x), n, kind);
             near(y, want, n, 4e-7, 4e-7, "%s n=%zu", name, n);
-            op.gelu_bwd(A(dx), CA(dy), CA(x), n, kind);
+            op.activation_bwd(A(dx), CA(dy), CA(x), n, kind);
             near(dx, grad, n, 2e-6, 2e-6, "%s_bwd n=%zu", name, n);
-            op.gelu_bwd(A(dy), CA(dy), CA(x), n, kind);
+            op.activation_bwd(A(dy), CA(dy), CA(x), n, kind);
             near(dy, grad, n, 2e-6, 2e-6, "%s_bwd in place n=%zu", name, n);
+            for (size_t i = 0; i < n; i++) dx[i] = x[i], dy[i] = 1;
+            op.activation_bwd(A(dx), CA(dy), CA(dx), n, kind);
+            for (size_t i = 0; i < n; i++) grad[i] = activation_grad_ref((double)x[i], kind);
+            near(dx, grad, n, 2e-6, 2e-6, "%s_bwd over x n=%zu", name, n);
             free_blocks();
         }
         done(name);
         double off = 0;
         for (double x = -8; x < 8; x += 0.01) {
-            double fd = (gelu_ref(x + 1e-5, kind) - gelu_ref(x - 1e-5, kind)) / 2e-5;
-            off = fmax(off, fabs(fd - gelu_grad_ref(x, kind)));
+            double fd = (activation_ref(x + 1e-5, kind) - activation_ref(x - 1e-5, kind)) / 2e-5;
+            off = fmax(off, fabs(fd - activation_grad_ref(x, kind)));
         }
         CHECK(off < 1e-8, "%s's reference gradient against finite differences: off by %.2g", name, off);
         float special[4] = {NAN, INFINITY, -1e30f, 0}, out[4];
-        op.gelu(A(out), CA(special), 4, kind);
-        CHECK(isnan(out[0]) && isinf(out[1]) && out[2] == 0 && out[3] == 0, "%s %s of NaN, inf, -1e30, 0: %g %g %g %g",
+        op.activation(A(out), CA(special), 4, kind);
+        bool ends = kind == TANH ? out[1] == 1 && out[2] == -1 : isinf(out[1]) && out[2] == 0;
+        CHECK(isnan(out[0]) && ends && out[3] == 0, "%s %s of NaN, inf, -1e30, 0: %g %g %g %g",
               op.name, name, (double)out[0], (double)out[1], (double)out[2], (double)out[3]);
     }
     for (int k = 0; k < N_SIZES; k++) {
@@ -853,8 +859,8 @@ static void test_threads(void) {
         float *dw = TAKE(C), *db = TAKE(C), *dw2 = TAKE(C);
         op.layernorm_bwd(A(TAKE(n)), dw, db, CA(dy), CA(x), w, mean, rstd, N, C, false);
         op.rmsnorm_bwd(A(TAKE(n)), dw2, CA(dy), CA(x), w, rstd2, N, C, false);
-        op.gelu(A(TAKE(n)), CA(x), n, GELU_ERF);
-        op.gelu_bwd(A(TAKE(n)), CA(dy), CA(x), n, GELU_TANH);
+        op.activation(A(TAKE(n)), CA(x), n, GELU_ERF);
+        op.activation_bwd(A(TAKE(n)), CA(dy), CA(x), n, GELU_TANH);
         op.swiglu(A(TAKE(n)), CA(x), CA(dy), n);
         op.add(A(TAKE(n)), CA(x), 0.3f, CA(dy), n);
         op.dropout(A(TAKE(n)), CA(x), n, 0.3f, 5);
