@@ -44,6 +44,8 @@ $(BUILD)/found.mk: Makefile
 	for lib in cjson/cJSON.h:-lcjson utf8proc.h:-lutf8proc; do \
 	  try "#include <$${lib%%:*}>\nint main(void){return 0;}\n" "$${lib##*:}" \
 	    || { say "$${lib##*:-l}" "missing: run make deps"; exit 1; }; done; say libraries "cJSON, utf8proc"; \
+	if try '#include <histedit.h>\nint main(void){return !el_init;}\n' -ledit; \
+	then put EDIT -ledit; say libedit "yes"; else put EDIT ''; say libedit "no: --chat reads plain lines (make deps)"; fi; \
 	case $$arch in \
 	x86_64*) isas=plain; \
 	  try '#include <immintrin.h>\nint main(void){__m256 a=_mm256_setzero_ps();a=_mm256_fmadd_ps(a,a,a);return (int)_mm256_cvtss_f32(a);}\n' -mavx2 -mfma && isas="$$isas avx2"; \
@@ -80,6 +82,9 @@ K_neon       :=
 NVFLAGS := -x cu -Xcompiler -fPIC -std=c++17 -O3 -lineinfo --Werror all-warnings -Xcompiler -Wall \
            $(foreach a,$(CUDA_ARCH),-gencode arch=compute_$(a),code=sm_$(a)) \
            -gencode arch=compute_$(lastword $(CUDA_ARCH)),code=compute_$(lastword $(CUDA_ARCH))
+# What edits lines is for infer --chat alone: a library less for the rest to load.
+$(BUILD)/infer: LIBS += $(EDIT)
+$(BUILD)/lines.o: CFLAGS += $(if $(EDIT),-DHAVE_LIBEDIT)
 LIBS    := -lcjson -lutf8proc -lm $(if $(HAVE_CUDA),-rdynamic -ldl)
 # The GPU half is a library that --device cuda loads: its dependencies cost nobody else a start.
 CUDA_SO := $(if $(HAVE_CUDA),$(BUILD)/libtea-cuda.so)
@@ -88,7 +93,7 @@ CUDA_SO := $(if $(HAVE_CUDA),$(BUILD)/libtea-cuda.so)
 KERNEL_SRC := kernels.cu kernels.h common.h $(wildcard kernels/*.cuh)
 KERNEL_OBJ := $(ISAS:%=$(BUILD)/kernels.%.o)
 TOK_OBJ := $(patsubst tokenizers/%.c,$(BUILD)/tok_%.o,$(wildcard tokenizers/*.c))
-LIB_OBJ := $(addprefix $(BUILD)/,common.o report.o weights.o dataset.o corpus.o model.o) $(TOK_OBJ) $(KERNEL_OBJ)
+LIB_OBJ := $(addprefix $(BUILD)/,common.o report.o lines.o chat.o weights.o dataset.o corpus.o model.o) $(TOK_OBJ) $(KERNEL_OBJ)
 TESTS   := $(patsubst tests/%.c,$(BUILD)/%,$(wildcard tests/test_*.c))
 BENCHES := $(patsubst bench/%.c,$(BUILD)/bench_%,$(wildcard bench/*.c))
 
@@ -149,7 +154,7 @@ exercise-%: $(BUILD)/libtea.a
 found: ; @rm -f $(BUILD)/found.mk; $(MAKE) $(BUILD)/found.mk
 clean: ; rm -rf build $(STAGES) data/corpus
 
-PACKAGES := gcc make libcjson-dev libutf8proc-dev libpcre2-dev
+PACKAGES := gcc make libcjson-dev libutf8proc-dev libpcre2-dev libedit-dev
 deps:
 	@if ! command -v apt-get >/dev/null; then \
 	  echo "make deps knows apt only. Install by hand: a C compiler with OpenMP, make, cJSON, utf8proc, PCRE2 (with headers)."; exit 1; fi

@@ -50,7 +50,7 @@ static void json_indent(Buf *out, const cJSON *v, size_t depth) {
     const cJSON *one;
     if (cJSON_IsString(v)) {
         buf_str(out, "\"");
-        for (const char *s = v->valuestring; *s; s++) {                    /* not json_escape: Python spells \b and \f */
+        for (const char *s = v->valuestring; *s; s++) {               /* not json_escape: Python spells \b and \f */
             const char *escaped = *s == '\b' ? "\\b" : *s == '\f' ? "\\f" : NULL;
             if (escaped) buf_str(out, escaped);
             else if ((unsigned char)*s < 0x20 || *s == '"' || *s == '\\') json_escape(out, s, 1);
@@ -157,10 +157,10 @@ void chat_json(const Chat *c, size_t first, Buf *out) {
 }
 
 /* ================================================================================================================= *
- * [chat.form] {NAME} is the special token NAME of the tokenizer; {?NAME} that token where there is one, else its letters;
- * {bos} and {eos} those of the tokenizer ({end}: {eos}, if it names one); {prefix} what it puts before every text; {#} the number of the round;
- * {metadata} the tool that is called. {|} is nothing, only the end of one text and the beginning of the next: the
- * official code encodes the two apart.
+ * [chat.form] {NAME} is the special token NAME of the tokenizer; {?NAME} that token where there is one, else its
+ * letters; {bos} and {eos} those of the tokenizer ({end}: {eos}, if it names one); {prefix} what it puts before every
+ * text; {#} the number of the round; {metadata} the tool that is called. {|} is nothing, only the end of one text and
+ * the beginning of the next: the official code encodes the two apart.
  *
  * An answer is asked for by `ask`. What follows `ask`, up to and with the next special token, is what the model learns
  * to write, whichever message that token belongs to: in ChatGLM3 and GLM-4 an answer ends where another role begins,
@@ -290,8 +290,8 @@ void chat_template_free(ChatTemplate *t) {
 }
 
 /* ================================================================================================================= *
- * [chat.find] Newer directories have the template in chat_template.jinja, older ones in tokenizer_config.json; ChatGLM's
- * first generations have none, their form is in their tokenizer's code. */
+ * [chat.find] Newer directories have the template in chat_template.jinja, older ones in tokenizer_config.json;
+ * ChatGLM's first generations have none, their form is in their tokenizer's code. */
 static cJSON *json_in_dir(const char *dir, const char *file) {              /* NULL: no such file */
     char *path = path_join(dir, file);
     cJSON *json = NULL;
@@ -502,7 +502,8 @@ char *chat_problem(const ChatTemplate *t, const Chat *c) {
     size_t first = c->v[0].role == ROLE_SYSTEM;
     for (size_t i = 0; i < c->n; i++) {
         const Message *m = &c->v[i];
-        if (m->role == ROLE_TOOL && !f->tool.before) return strf("template %s has no place for a tool's answer", f->name);
+        if (m->role == ROLE_TOOL && !f->tool.before)
+            return strf("template %s has no place for a tool's answer", f->name);
         if ((m->tools || m->metadata) && !f->calls) return strf("template %s knows no tools", f->name);
         if (m->tools && strcmp(f->name, "chatglm3")) return strf("template %s: tools are not known here", f->name);
         if (i && m->role == ROLE_SYSTEM && (f->turns || !f->system.before))
@@ -552,7 +553,9 @@ void chat_format(const ChatTemplate *t, const Tokenizer *tok, const Chat *c, boo
     size_t first = c->v[0].role == ROLE_SYSTEM, last_user = first;
     for (size_t i = first; i < c->n; i++)
         if (c->v[i].role == ROLE_USER) last_user = i;
-    size_t system_at = f->system_place == SYSTEM_IN_FIRST ? first : f->system_place == SYSTEM_IN_LAST ? last_user : SIZE_MAX;
+    size_t system_at = f->system_place == SYSTEM_IN_FIRST  ? first
+                     : f->system_place == SYSTEM_IN_LAST ? last_user
+                                                         : SIZE_MAX;
     bool bare = f->bare_first && last_user == first;
 
     Writer w = {.form = f, .tok = tok, .ids = ids, .targets = targets, .round = (size_t)f->first_round};

@@ -1,7 +1,8 @@
-/* infer.c - stage 5: what a model does once it is trained. Generate, evaluate, measure, compare, look inside.
+/* infer.c - stage 5: what a model does once it is trained. Generate, chat, evaluate, measure, compare, look inside.
  *
  *     ./infer --prompt "Once upon a time"                   the model in out/, which ./train leaves there
  *     ./infer --model gpt2 --prompt "Hello" --temperature 0 the same with a directory from the Hub
+ *     ./infer --model Qwen2.5-0.5B-Instruct --chat          a conversation
  *
  * A laptop's minute:  ./train --steps 100 && ./infer --samples 3 --n 60
  *
@@ -12,6 +13,7 @@
  *   [infer.prompt]    text -> ids, and the token that opens a document
  *   [infer.prefill]   the prompt through the network, in pieces of bounded memory
  *   [infer.decode]    the loop that everybody means by "inference": sample, show, feed back
+ *   [infer.chat]      a conversation: only what is new goes through the network
  *   [infer.eval]      perplexity and bits per byte over a sliding window
  *   [infer.logits]    explicit ids in, logits or attention out: what tests and other programs compare with
  *   [infer.bench]     tokens/s beside the machine's limits
@@ -22,9 +24,11 @@
  * weight once: decoding is limited by memory bandwidth, whatever the processor. --bench shows both beside their limits.
  *
  * Refused here: changing weights, writing models, tokenizer files, any knowledge of a family (model.c) or a device. */
+#include "chat.h"
 #include "common.h"
 #include "dataset.h"
 #include "kernels.h"
+#include "lines.h"
 #include "model.h"
 #include "tokenizer.h"
 #include "weights.h"
@@ -33,6 +37,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #ifdef _OPENMP
 #include <omp.h>
 #endif
@@ -40,27 +45,29 @@
 /* ================================================================================================================= *
  * [infer.options] */
 static struct {
-    const char *model, *config, *prompt, *bos, *logits, *logits_out, *attention_out, *compare, *precision;
+    const char *model, *config, *prompt, *bos, *logits, *logits_out, *attention_out, *compare, *precision, *system,
+        *template, *messages, *history;
     int64_t n, samples, context, stride, top_k, layer;
     double temperature, top_p, min_p, repetition;
-    bool ignore_eos, echo, bench, json;
+    bool ignore_eos, echo, bench, json, chat;
     StrList eval;
 } o = {.model = "out", .bos = "auto", .precision = "auto", .n = 256, .samples = 1, .temperature = 0.8, .top_p = 0.95,
        .repetition = 1, .echo = true};
 
 #define MANY (1 << 24)
+#define CHAT_CONTEXT 4096
 static Opt options[] = {
     TEXT("model", model, "model directory: config.json, model.safetensors, tokenizer.json"),
     ONE_OF("precision", precision, "what matmuls multiply (sums are always f32); auto: bf16 for weights stored in BF16 "
            "where the device multiplies them natively, else f32", "auto|f32|bf16"),
     INT("context", context, "cache slots: prompt and answer together (0: all that the model knows); with --eval the "
-        "window (0: that, at most 1024)", 0, MANY),
+        "window (0: that, at most 1024); with --chat 0 means that, at most 4096", 0, MANY),
     FLAG("json", json, "the result as JSON, one object a line"),
 
     SECTION("Generate (the default)"),
     TEXT("prompt", prompt, "text to continue; - reads it from stdin, less one final newline; without it a new document "
          "begins"),
-    INT("n", n, "at most this many new tokens", 0, MANY),
+    INT("n", n, "at most this many new tokens (--chat: as many as fit, if not given)", 0, MANY),
     INT("samples", samples, "continuations of the one prompt", 1, MANY),
     REAL("temperature", temperature, "0: always the likeliest token; 1: as the model says. This and the next four take "
          "what generation_config.json states, if they are not given", 0, 100),
@@ -73,9 +80,17 @@ static Opt options[] = {
     FLAG("ignore-eos", ignore_eos, "go on past the end of the text"),
     FLAG("echo", echo, "print the prompt too"),
 
+    SECTION("Chat"),
+    FLAG("chat", chat, "talk with the model: /help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves"),
+    TEXT("system", system, "what the model is told before all else"),
+    ONE_OF("template", template, "how messages are written for the model, if its files do not say so", CHAT_TEMPLATES),
+    TEXT("messages", messages, "answer the last message of each line of this .jsonl, {\"messages\": [{\"role\", "
+         "\"content\"}, ...]}, with a line of JSON; - reads stdin"),
+    TEXT("history", history, "keep the lines typed in this file (none: nothing is kept)"),
+
     SECTION("Evaluate"),
-    WORDS("eval", eval, "perplexity and bits per byte of this data: .txt, .jsonl, a folder of them, corpus-valid:BYTES, "
-         "or token shards .bin"),
+    WORDS("eval", eval, "perplexity and bits per byte of this data: .txt, .jsonl, a folder of them, "
+          "corpus-valid:BYTES, or token shards .bin"),
     INT("stride", stride, "the window moves by this: each token is predicted from at least context - stride tokens, or "
         "all that its document has (0: half the context)", 0, MANY),
 
@@ -98,8 +113,9 @@ enum { N_OPTIONS = sizeof options / sizeof *options };
 static bool given(const char *name) { return option_given(options, N_OPTIONS, name); }
 
 static const char about[] =
-    "infer - run a model: generate text, evaluate, measure, compare devices, look inside\n\n"
+    "infer - run a model: generate text, chat, evaluate, measure, compare devices, look inside\n\n"
     "  ./infer --prompt \"Once upon a time\"                           continue a text\n"
+    "  ./infer --model DIR --chat                                    a conversation\n"
     "  ./infer --model gpt2 --eval test.txt                          perplexity and bits per byte\n"
     "  ./infer --model gpt2 --logits ids.json --logits-out l.safetensors\n"
     "  ./infer --model gpt2 --compare cpu,cuda --prompt Hello        both devices, per-layer differences\n"
@@ -254,6 +270,12 @@ static Buf stdin_read(void) {
     return b;
 }
 
+static void check_ids(const Config *c, const Ids *ids) {
+    for (size_t i = 0; i < ids->n; i++)
+        if (ids->v[i] >= c->V)
+            die("%s: the tokenizer gives id %d, the model has %d ids: do they fit together?", o.model, ids->v[i], c->V);
+}
+
 /* The prompt's ids; n_opening of them were put before it. Special tokens written in the prompt are meant. */
 static Ids prompt_ids(const Config *c, const Tokenizer *tok, size_t *n_opening) {
     Ids ids = {0};
@@ -275,9 +297,7 @@ static Ids prompt_ids(const Config *c, const Tokenizer *tok, size_t *n_opening) 
         tokenizer_encode(tok, text.data, text.len, true, &ids);
         buf_free(&text);
     }
-    for (size_t i = 0; i < ids.n; i++)
-        if (ids.v[i] >= c->V)
-            die("%s: the tokenizer gives id %d, the model has %d ids: do they fit together?", o.model, ids.v[i], c->V);
+    check_ids(c, &ids);
     return ids;
 }
 
@@ -286,6 +306,10 @@ static Ids prompt_ids(const Config *c, const Tokenizer *tok, size_t *n_opening) 
  * piece only, however long the prompt. Later pieces see earlier ones through the cache. n = 1 is decoding. Returns the
  * last token's logits (V). */
 enum { PREFILL_CHUNK = 512 };                                      /* enough rows that each weight read is well used */
+/* A prompt whose tokens see those behind them (a prefix mask) cannot be cut. */
+static size_t prefill_piece(const Config *c, size_t n) {
+    return c->mask == MASK_PREFIX ? n : min_size(n, PREFILL_CHUNK);
+}
 static act *feed(Model *m, Acts *a, const int32_t *ids, size_t n, size_t filled) {
     size_t T = 0;
     for (size_t first = 0; first < n; first += T) {
@@ -319,11 +343,19 @@ typedef struct {
     Buf text;                                                      /* ... so this lags behind; with --json, all of it */
     size_t n_fed;                                                  /* tokens that went through the network alone */
     double decode_s;
+    size_t n_cached;                                               /* of ids: what the cache holds */
+    int32_t stopped_by;
+    const ChatTemplate *talk;                                      /* a conversation; NULL: a text */
+    size_t n_shown;                                                /* bytes of its answer's text */
 } Session;
+static void talk_show(Session *s, bool whole);
 
 static void text_add(Session *s, int32_t id) {
+    if (s->talk && id >= 0 && tokenizer_is_special(s->tok, id)) return;    /* notation, not words */
     tokenizer_decode_stream(s->tok, &s->utf8, id, &s->text);
-    if (!o.json) show(&s->text), s->text.len = 0;
+    if (o.json) return;
+    if (s->talk) talk_show(s, id < 0);
+    else show(&s->text), s->text.len = 0;
 }
 
 /* Goes on from the last token's logits for at most n_new tokens; says why it ended. The token drawn last is not fed:
@@ -334,10 +366,17 @@ static const char *decode(Session *s, const act *logits, size_t n_new, uint64_t 
     for (size_t step = 0; step < n_new; step++) {
         int32_t id = model_sample(s->a, logits, s->n_ids, &s->set.sampler, s->ids.v, s->ids.n, stream, step);
         if (stop_requested) { why = "interrupted"; break; }
-        if (!o.ignore_eos && stop_has(&s->set.stop, id)) { why = "stop"; break; }
+        if (!o.ignore_eos && stop_has(&s->set.stop, id)) {
+            s->stopped_by = id;
+            why = "stop";
+            break;
+        }
         ids_add(&s->ids, id);
         text_add(s, id);
-        if (step + 1 < n_new) logits = feed(s->m, s->a, &id, 1, s->ids.n - 1), s->n_fed++;
+        if (step + 1 == n_new) break;
+        logits = feed(s->m, s->a, &id, 1, s->ids.n - 1);
+        s->n_cached = s->ids.n;
+        s->n_fed++;
     }
     s->decode_s += now_s() - start;
     return why;
@@ -368,7 +407,7 @@ static void generate(void) {
         die("the prompt has %zu tokens, the context %zu: no room for an answer", n_prompt, context);
     size_t n_new = min_size((size_t)o.n, context - n_prompt);
 
-    s.a = acts_new(s.m, 1, min_size(n_prompt, PREFILL_CHUNK), n_prompt + n_new, false, false);
+    s.a = acts_new(s.m, 1, prefill_piece(c, n_prompt), n_prompt + n_new, false, false);
     s.n_ids = min_size((size_t)c->V, (size_t)tokenizer_vocab(s.tok));
     catch_signals();
 
@@ -404,6 +443,303 @@ static void generate(void) {
         fprintf(stderr, "\n");
     }
     op.mem_free(first_logits);
+    acts_free(s.a);
+    model_free(s.m);
+    tokenizer_free(s.tok);
+    ids_free(&s.ids);
+    ids_free(&s.set.stop);
+    buf_free(&s.text);
+}
+
+/* ================================================================================================================= *
+ * [infer.chat] A conversation over one cache. Each turn the whole conversation is written anew as ids; what the cache
+ * holds of them, the longest common beginning, is not computed again. So /retry, /load, another system message and a
+ * full context are no cases of their own, and an answer is the same as from a fresh start. */
+typedef struct {
+    ChatTemplate template;
+    Chat messages;                                                 /* all that was said, for /save */
+    size_t n_gone;                                                 /* of them, behind the system's: no longer fit */
+    size_t context, n_new;                                         /* slots; tokens of an answer, at most */
+    uint64_t n_answers;                                            /* each draws from its own random numbers */
+} Talk;
+
+/* What a person sees of the answer so far: its words, and the name of a tool that it calls. */
+static void talk_show(Session *s, bool whole) {
+    const char *call;
+    size_t words, n_call;
+    if (!chat_words(s->talk, s->text.data ? s->text.data : "", s->text.len, whole, &words, &call, &n_call)) return;
+    Buf seen = {0};
+    if (n_call && !s->n_shown) buf_fmt(&seen, "[calls %.*s]\n", (int)n_call, call);
+    if (s->n_shown < words) s->n_shown = words;
+    buf_add(&seen, s->text.data + s->n_shown, s->text.len - s->n_shown);
+    s->n_shown = s->text.len;
+    show(&seen);
+    buf_free(&seen);
+}
+
+/* The messages that are still in the context; the array is new, the messages are not. */
+static Chat talk_view(const Talk *k) {
+    Chat v = {.v = xmalloc(size_mul(k->messages.n + 1, sizeof(Message)))};
+    size_t first = k->messages.n && k->messages.v[0].role == ROLE_SYSTEM;
+    for (size_t i = 0; i < k->messages.n; i++)
+        if (i < first || i >= first + k->n_gone) v.v[v.n++] = k->messages.v[i];
+    return v;
+}
+
+/* The ids that the next answer follows. Where they leave no room for one, the oldest rounds (a user's message and all
+ * up to the next) leave for good. False: the last round alone is too long. */
+static bool talk_ids(Talk *k, const Session *s, Ids *ids) {
+    size_t room = min_size(k->n_new, k->context / 4 + 1), n_rounds = 0;
+    for (;;) {
+        Chat view = talk_view(k);
+        size_t first = view.v[0].role == ROLE_SYSTEM, next = first + 1;
+        while (next < view.n && view.v[next].role != ROLE_USER) next++;
+        bool more = next < view.n;
+        ids->n = 0;
+        chat_format(&k->template, s->tok, &view, true, ids, NULL);
+        free(view.v);
+        if (ids->n + room <= k->context || !more) break;
+        k->n_gone += next - first;
+        n_rounds++;
+    }
+    check_ids(&s->m->cfg, ids);
+    if (n_rounds)
+        fprintf(stderr, "the context of %zu tokens is full: the oldest %s left the conversation\n", k->context,
+                n_rounds > 1 ? "rounds have" : "round has");
+    if (ids->n < k->context) return true;
+    fprintf(stderr, "this message needs %zu tokens and the context has %zu: too long\n", ids->n, k->context);
+    return false;
+}
+
+/* One answer, added to the messages; several where the model goes on by itself. Returns why it ended, NULL where there
+ * is none: a message too long, or Ctrl-C before the first word. */
+static const char *talk_answer(Talk *k, Session *s) {
+    const char *why = NULL;
+    size_t n_before = k->messages.n, n_left = k->n_new;
+    bool again = true;
+    interrupts_arm();
+    while (again && n_left) {
+        Ids ids = {0};
+        if (!talk_ids(k, s, &ids)) { ids_free(&ids); break; }
+        size_t kept = 0;
+        /* One slot at least is computed: the logits are not kept. Where tokens see those behind them, none can stay. */
+        while (s->m->cfg.mask != MASK_PREFIX && kept < s->n_cached && kept + 1 < ids.n && ids.v[kept] == s->ids.v[kept])
+            kept++;
+        ids_free(&s->ids);
+        s->ids = ids;
+        s->n_cached = kept;
+        s->utf8 = (Utf8Stream){0};
+        s->text.len = s->n_shown = 0;
+        double start = now_s();
+        act *logits = NULL;
+        while (s->n_cached < ids.n && !stop_requested) {           /* piece by piece, so that Ctrl-C is heard */
+            size_t n = min_size(ids.n - s->n_cached, s->a->T);
+            logits = feed(s->m, s->a, ids.v + s->n_cached, n, s->n_cached);
+            s->n_cached += n;
+        }
+        op.sync();
+        double prefill_s = now_s() - start;
+        s->n_fed = 0, s->decode_s = 0;
+        size_t n_new = min_size(n_left, k->context - ids.n);
+        why = stop_requested ? "interrupted"
+                             : decode(s, logits, n_new, rng_mix((uint64_t)common.seed, k->n_answers++));
+        if (!strcmp(why, "length") && n_new < n_left) why = "context";
+        text_add(s, -1);
+        size_t n_answer = s->ids.n - ids.n;
+        n_left -= n_answer;
+        again = !strcmp(why, "stop") && n_answer && chat_goes_on(&k->template, s->tok, s->stopped_by);
+        if (!n_answer && !strcmp(why, "interrupted")) why = NULL;
+        if (!why) break;
+        chat_add_answer(&k->template, &k->messages, s->text.data ? s->text.data : "", s->text.len);
+        if (!o.json && puts("") < 0) die("stdout: %s", strerror(errno));
+        if (!o.json && !common.quiet)
+            fprintf(stderr, "[%zu tokens, %zu of them from the cache, %.1f tokens/s; answer %zu, %.1f tokens/s%s%s]\n",
+                    ids.n, kept, (double)(ids.n - kept) / prefill_s, n_answer,
+                    s->n_fed ? (double)s->n_fed / s->decode_s : 0.0, strcmp(why, "stop") ? "; ended by " : "",
+                    strcmp(why, "stop") ? why : "");
+        if (o.json && !again) {
+            Buf line = {0};
+            chat_json(&k->messages, n_before, &line);
+            line.data[--line.len] = 0;                             /* the brace: more follows */
+            buf_str(&line, ",");
+            json_ids(&line, "prompt_ids", s->ids.v, ids.n);
+            buf_fmt(&line, ",\"cached\":%zu,", kept);
+            json_ids(&line, "ids", s->ids.v + ids.n, n_answer);
+            buf_fmt(&line, ",\"finish\":\"%s\"}\n", why);
+            show(&line);
+            buf_free(&line);
+        }
+    }
+    return why;
+}
+
+static void talk_forget(Talk *k) {
+    chat_free(&k->messages);
+    k->n_gone = 0;
+}
+/* Sets, replaces or (NULL) removes the system's message. */
+static void talk_system(Talk *k, const char *text) {
+    Chat c = {0};
+    if (text) chat_add(&c, ROLE_SYSTEM, text, NULL);
+    if (text && !chat_has_system(&k->template))
+        fprintf(stderr, "template %s has no system message: it is not used\n", chat_template_name(&k->template));
+    for (size_t i = k->messages.n && k->messages.v[0].role == ROLE_SYSTEM; i < k->messages.n; i++)
+        chat_add(&c, k->messages.v[i].role, k->messages.v[i].content, k->messages.v[i].metadata);
+    chat_free(&k->messages);
+    k->messages = c;
+}
+/* The messages up to the last that wants an answer: answers behind it leave. False: there is none. */
+static bool talk_back(Talk *k) {
+    size_t n = k->messages.n;
+    while (n && k->messages.v[n - 1].role == ROLE_ASSISTANT) n--;
+    if (!n || k->messages.v[n - 1].role == ROLE_SYSTEM) return false;
+    chat_cut(&k->messages, n, k->messages.n - n);
+    return true;
+}
+
+/* Files named in a conversation: what goes wrong is said, and the conversation goes on. */
+static void talk_save(const Talk *k, const char *path) {
+    Buf line = {0};
+    chat_json(&k->messages, 0, &line);
+    buf_str(&line, "\n");
+    FILE *f = fopen(path, "wb");
+    bool good = f && fwrite(line.data, 1, line.len, f) == line.len;
+    if (f && fclose(f)) good = false;
+    if (good) fprintf(stderr, "%s: %zu messages\n", path, k->messages.n);
+    else fprintf(stderr, "%s: %s\n", path, strerror(errno));
+    buf_free(&line);
+}
+static void talk_load(Talk *k, const char *path) {
+    FILE *f = fopen(path, "rb");
+    char *line = NULL, *why = NULL;
+    size_t cap = 0;
+    Chat c = {0};
+    if (!f || getline(&line, &cap, f) < 0) why = xstrdup(f && !ferror(f) ? "the file is empty" : strerror(errno));
+    else if (!(why = chat_parse(line, &c))) why = chat_problem(&k->template, &c);
+    if (f) fclose(f);
+    free(line);
+    if (why) {
+        fprintf(stderr, "%s: %s\n", path, why);
+        free(why);
+        chat_free(&c);
+        return;
+    }
+    talk_forget(k);
+    k->messages = c;
+    fprintf(stderr, "%s: %zu messages\n", path, c.n);
+}
+
+static const char chat_help[] =
+    "/system TEXT  what the model should be told before all else (nothing: no such message)\n"
+    "/retry        another answer to your last message\n"
+    "/reset        a new conversation; the system message stays\n"
+    "/save FILE    the conversation as one line of JSON\n"
+    "/load FILE    go on from such a file (its first line)\n"
+    "/exit         or Ctrl-D: leave\n"
+    "A line that ends with \\ goes on in the next one. Ctrl-C stops an answer; what was said of it stays.\n";
+
+/* A line that begins with / and one word of letters is a command, so that a path can be talked about. */
+typedef enum { TALK_MESSAGE, TALK_ANSWER, TALK_DONE, TALK_EXIT } TalkNext;
+static TalkNext talk_command(Talk *k, const char *line) {
+    size_t n = 1;
+    while (line[0] == '/' && line[n] >= 'a' && line[n] <= 'z') n++;
+    if (line[0] != '/' || n == 1 || (line[n] && line[n] != ' ')) return TALK_MESSAGE;
+    char *word = strf("%.*s", (int)n - 1, line + 1);
+    const char *rest = line + n + strspn(line + n, " ");
+    TalkNext next = TALK_DONE;
+    if (!strcmp(word, "exit") || !strcmp(word, "quit")) next = TALK_EXIT;
+    else if (!strcmp(word, "help")) fputs(chat_help, stderr);
+    else if (!strcmp(word, "system")) talk_system(k, *rest ? rest : NULL);
+    else if (!strcmp(word, "reset")) {
+        bool system = k->messages.n && k->messages.v[0].role == ROLE_SYSTEM;
+        chat_cut(&k->messages, system, k->messages.n - system);
+        k->n_gone = 0;
+    } else if (!strcmp(word, "retry")) {
+        if (talk_back(k)) next = TALK_ANSWER;
+        else fprintf(stderr, "/retry: there is no message to answer yet\n");
+    } else if (!strcmp(word, "save") || !strcmp(word, "load")) {
+        if (!*rest) fprintf(stderr, "/%s wants a file\n", word);
+        else if (*word == 's') talk_save(k, rest);
+        else talk_load(k, rest);
+    } else {
+        fprintf(stderr, "/%s is no command; /help lists them\n", word);
+    }
+    free(word);
+    return next;
+}
+
+static void talk_with_person(Talk *k, Session *s) {
+    bool person = isatty(STDIN_FILENO);
+    if (person && !common.quiet)
+        fprintf(stderr, "template %s (%s); /help lists the commands, Ctrl-D leaves\n",
+                chat_template_name(&k->template), k->template.found_by);
+    lines_open(o.history);
+    for (char *line; (line = lines_message());) {
+        TalkNext next = talk_command(k, line);
+        if (next == TALK_MESSAGE && *line) {
+            chat_add(&k->messages, ROLE_USER, line, NULL);
+            next = TALK_ANSWER;
+        }
+        free(line);
+        if (next == TALK_EXIT) break;
+        if (next != TALK_ANSWER) continue;
+        if (!talk_answer(k, s) && k->messages.v[k->messages.n - 1].role == ROLE_USER)
+            chat_cut(&k->messages, k->messages.n - 1, 1);          /* as if it had not been said */
+    }
+    lines_close();
+}
+
+static void talk_with_file(Talk *k, Session *s) {
+    FILE *f = !strcmp(o.messages, "-") ? stdin : fopen(o.messages, "rb");
+    char *line = NULL;
+    size_t cap = 0, n_line = 0, n_answered = 0;
+    if (!f) die("%s: %s", o.messages, strerror(errno));
+    o.json = true;
+    while (getline(&line, &cap, f) >= 0) {
+        n_line++;
+        if (!line[strspn(line, " \t\r\n")]) continue;
+        Chat c = {0};
+        char *why = chat_parse(line, &c);
+        if (why) die("%s: line %zu: %s", o.messages, n_line, why);
+        talk_forget(k);
+        k->messages = c;
+        if (o.system && c.v[0].role != ROLE_SYSTEM) talk_system(k, o.system);
+        if (!talk_back(k)) die("%s: line %zu: there is no message to answer", o.messages, n_line);
+        if ((why = chat_problem(&k->template, &k->messages))) die("%s: line %zu: %s", o.messages, n_line, why);
+        if (!talk_answer(k, s)) {
+            if (stop_requested) break;
+            die("%s: line %zu: no room for an answer", o.messages, n_line);
+        }
+        n_answered++;
+    }
+    if (ferror(f)) die("%s: %s", o.messages, strerror(errno));
+    if (!n_answered && !stop_requested) die("%s: no conversation in it", o.messages);
+    free(line);
+    if (f != stdin) fclose(f);
+}
+
+static void chat(void) {
+    Session s = {.m = start_model()};
+    const Config *c = &s.m->cfg;
+    s.tok = tokenizer_load(o.model);
+    s.set = settings_read(s.m, s.tok);
+    Talk k = {.template = chat_template(o.model, s.tok, o.template), .context = context_limit(c)};
+    s.talk = &k.template;
+    /* A cache of all that a model knows can be tens of gigabytes: by itself, a conversation gets a part of it. */
+    if (!o.context) k.context = min_size(k.context, CHAT_CONTEXT);
+    k.n_new = given("n") ? (size_t)o.n : k.context;
+    if (!k.n_new) die_usage("--n 0 leaves no room for an answer");
+    Ids stops = {0};
+    chat_stops(&k.template, s.tok, &stops);
+    for (size_t i = 0; i < stops.n; i++) stop_add(&s.set.stop, stops.v[i]);
+    ids_free(&stops);
+    s.a = acts_new(s.m, 1, prefill_piece(c, k.context), k.context, false, false);
+    s.n_ids = min_size((size_t)c->V, (size_t)tokenizer_vocab(s.tok));
+    if (!o.messages && o.system) talk_system(&k, o.system);
+    if (o.messages) talk_with_file(&k, &s);
+    else talk_with_person(&k, &s);
+    talk_forget(&k);
+    chat_template_free(&k.template);
     acts_free(s.a);
     model_free(s.m);
     tokenizer_free(s.tok);
@@ -893,14 +1229,18 @@ static void compare(void) {
 int main(int argc, char **argv) {
     options_parse(argc, argv, 1, about, options, N_OPTIONS);
     bool looks = o.logits_out || o.attention_out;
-    int modes = (o.eval.n > 0) + looks + (o.compare != NULL) + o.bench;
-    if (modes > 1) die_usage("--eval, --logits-out or --attention-out, --compare and --bench are one run each");
+    int modes = (o.eval.n > 0) + looks + (o.compare != NULL) + o.bench + o.chat;
+    if (modes > 1) die_usage("--chat, --eval, --logits-out or --attention-out, --compare and --bench are one run each");
+    const char *const of_chat[] = {"system", "template", "messages", "history"};
+    for (int i = 0; i < 4; i++) if (given(of_chat[i]) && !o.chat) die_usage("--%s goes with --chat", of_chat[i]);
+    if (o.chat && o.prompt) die_usage("--chat asks you, or --messages FILE: --prompt is for a text");
     if (o.config && !o.bench) die_usage("--config has random weights: it goes with --bench alone");
     if (o.logits && !looks && !o.compare) die_usage("--logits wants --logits-out or --attention-out: where to write");
     if (o.logits_out && !o.logits) die_usage("--logits-out wants --logits, a file of token ids");
     if (o.attention_out && !o.logits && !o.prompt) die_usage("--attention-out wants --logits or --prompt");
     if (given("stride") && !o.eval.n) die_usage("--stride goes with --eval");
-    if (o.eval.n) evaluate();
+    if (o.chat) chat();
+    else if (o.eval.n) evaluate();
     else if (looks) look_inside();
     else if (o.compare) compare();
     else if (o.bench) bench();
