@@ -5,6 +5,7 @@
  *   [model.tables]   per family, what the Hub calls each tensor: one tensor, one line
  *   [model.config]   config.json <-> Config
  *   [model.io]       making, loading in place from the mmap, saving
+ *   [model.lora]     adapters: reading them, and what they add forward and backward
  *   [model.acts]     activations, laid out once
  *   [model.layer]    one block forward; its backward stands beside it, mirrored line by line
  *   [model.head]     from the stream to logits: next tokens, masked tokens, classes
@@ -635,6 +636,8 @@ double config_flops_per_token(const Config *c, size_t T) {
  * [model.io] Making, loading, saving                                                                                  */
 enum { ARENA_ALIGN = 16 };                                            /* floats: a parameter starts on a cache line */
 
+static size_t arena_room(const Param *p) { return (p->n + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN; }
+
 /* The skeleton: every parameter with its shape, in arena order (q, k, v of a layer are neighbours). */
 static Model *model_skeleton(const Config *c) {
     config_check(c);
@@ -653,35 +656,51 @@ static Model *model_skeleton(const Config *c) {
             p->cols = letter_size(c, roles[r].cols);
             p->n = size_mul(p->rows, p->cols);
             m->at[layer + 1][r] = p;
-            m->n_weights += (p->n + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN;
+            m->n_weights += arena_room(p);
         }
     if (c->tied && (c->head == HEAD_LM || c->head == HEAD_MASKED_LM))
         m->at[0][R_HEAD] = m->at[0][R_WTE];                           /* one parameter, two uses: gradients add up */
     return m;
 }
 
-/* Hands each parameter its part of an arena. */
+/* Hands a parameter its part of an arena; returns where the next one starts. */
+static size_t arena_take(Param *p, float *arena, size_t at, size_t field_offset) {
+    *(float **)(void *)((char *)p + field_offset) = arena + at;
+    return at + arena_room(p);
+}
 static void arena_share(Model *m, float *arena, size_t field_offset) {
     size_t at = 0;
-    for (int i = 0; i < m->n_params; i++) {
-        *(float **)(void *)((char *)&m->params[i] + field_offset) = arena + at;
-        at += (m->params[i].n + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN;
+    for (int i = 0; i < m->n_params; i++) at = arena_take(&m->params[i], arena, at, field_offset);
+}
+static size_t lora_weights(const Model *m) {
+    size_t n = 0;
+    for (int i = 0; i < m->n_lora; i++) {
+        n += arena_room(&m->lora[i].a);
+        for (int j = 0; j < m->lora[i].n_parts; j++) n += arena_room(&m->lora[i].b[j]);
+    }
+    return n;
+}
+static void lora_arena_share(Model *m, float *arena, size_t field_offset) {
+    size_t at = 0;
+    for (int i = 0; i < m->n_lora; i++) {
+        at = arena_take(&m->lora[i].a, arena, at, field_offset);
+        for (int j = 0; j < m->lora[i].n_parts; j++) at = arena_take(&m->lora[i].b[j], arena, at, field_offset);
     }
 }
 static void masters_alloc(Model *m) {
     m->master = op.mem_alloc(size_mul(m->n_weights, sizeof(float)));
     arena_share(m, m->master, offsetof(Param, master));
 }
-/* Matmuls read the masters themselves, or a bf16 copy where activations are bf16 (AdamW keeps it fresh). */
-static void masters_to_mats(Model *m) {
-    for (int i = 0; i < m->n_params; i++) {
-        Param *p = &m->params[i];
-        p->w = (Mat){DT_F32, p->rows, p->cols, p->master};
-        if (op.act_size == 2 && p->cols > 1) {
-            p->w = (Mat){DT_BF16, p->rows, p->cols, op.mem_alloc(p->n * 2)};
-            op.mat_from_f32(&p->w, p->master);
-        }
+/* Matmuls read the master itself, or a bf16 copy where activations are bf16 (AdamW keeps it fresh). */
+static void master_to_mat(Param *p) {
+    p->w = (Mat){DT_F32, p->rows, p->cols, p->master};
+    if (op.act_size == 2 && p->cols > 1) {
+        p->w = (Mat){DT_BF16, p->rows, p->cols, op.mem_alloc(p->n * 2)};
+        op.mat_from_f32(&p->w, p->master);
     }
+}
+static void masters_to_mats(Model *m) {
+    for (int i = 0; i < m->n_params; i++) master_to_mat(&m->params[i]);
 }
 
 Model *model_new(const Config *c, uint64_t seed) {
@@ -692,7 +711,7 @@ Model *model_new(const Config *c, uint64_t seed) {
     for (int i = 0; i < m->n_params; i++) {
         Param *p = &m->params[i];
         float *w = host + at;
-        at += (p->n + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN;
+        at += arena_room(p);
         if (p->kind == KIND_BIAS) continue;
         /* Projections back into the stream start smaller, so that the sum over 2L of them starts at size 1 (GPT-2). */
         bool residual = p->role == R_O || p->role == R_DOWN;
@@ -715,7 +734,7 @@ typedef struct {
     char *name;                        /* with the layer's number */
     const TensorLine *first;
     int n_parts;                       /* lines present in this model */
-    Param *part[4];
+    Param *part[PARTS_MAX];
     size_t rows, cols;                 /* of the stack: outputs, inputs */
     Layout layout;
     bool vector;
@@ -739,7 +758,7 @@ static HubTensor *hub_tensors(const Model *m, int *n_out) {
                                  .cols = p->cols, .layout = t->layout, .vector = p->cols == 1};
                 #pragma GCC diagnostic pop
             }
-            assert(h->n_parts < 4);
+            assert(h->n_parts < PARTS_MAX);
             h->part[h->n_parts++] = p;
             h->rows += p->rows;
         }
@@ -891,7 +910,7 @@ Model *model_load(const char *dir, bool train) {
 }
 
 /* For writing: produces the elements of a Hub tensor from the host copies of its parts. */
-typedef struct { const HubTensor *hub; size_t D; const float *host[4]; DType dtype; } SaveJob;
+typedef struct { const HubTensor *hub; size_t D; const float *host[PARTS_MAX]; DType dtype; } SaveJob;
 static void save_fill(void *ctx, size_t first, size_t n, void *out) {
     const SaveJob *s = ctx;
     const HubTensor *h = s->hub;
@@ -1005,7 +1024,7 @@ float *model_hub_read(const Model *m, const char *name, Field field, size_t *n) 
     float *out = NULL;
     if (h) {
         SaveJob job = {.hub = h, .D = (size_t)m->cfg.D, .dtype = DT_F32};
-        float *part[4];
+        float *part[PARTS_MAX];
         for (int j = 0; j < h->n_parts; j++) job.host[j] = part[j] = param_download(h->part[j], field);
         *n = h->rows * h->cols;
         out = xmalloc(size_mul(*n, sizeof(float)));
@@ -1033,13 +1052,12 @@ void model_hub_write(Model *m, const char *name, Field field, const float *value
 }
 
 void model_train_begin(Model *m) {
-    size_t bytes = size_mul(m->n_weights, sizeof(float));
-    m->grad = op.mem_alloc(bytes);
-    m->m = op.mem_alloc(bytes);
-    m->v = op.mem_alloc(bytes);
-    arena_share(m, m->grad, offsetof(Param, grad));
-    arena_share(m, m->m, offsetof(Param, m));
-    arena_share(m, m->v, offsetof(Param, v));
+    m->n_trained = m->n_lora ? lora_weights(m) : m->n_weights;
+    void (*share)(Model *, float *, size_t) = m->n_lora ? lora_arena_share : arena_share;
+    size_t bytes = size_mul(m->n_trained, sizeof(float));
+    share(m, m->grad = op.mem_alloc(bytes), offsetof(Param, grad));
+    share(m, m->m = op.mem_alloc(bytes), offsetof(Param, m));
+    share(m, m->v = op.mem_alloc(bytes), offsetof(Param, v));
 }
 void model_free(Model *m) {
     for (int i = 0; i < m->n_params; i++) {
@@ -1056,6 +1074,15 @@ void model_free(Model *m) {
     op.mem_free(m->m);
     op.mem_free(m->v);
     op.mem_free(m->rope_table);
+    for (int i = 0; i < m->n_lora; i++) {
+        if (m->lora[i].a.w.data != (void *)m->lora[i].a.master) op.mem_free(m->lora[i].a.w.data);
+        for (int j = 0; j < m->lora[i].n_parts; j++)
+            if (m->lora[i].b[j].w.data != (void *)m->lora[i].b[j].master) op.mem_free(m->lora[i].b[j].w.data);
+        free(m->lora[i].module);
+    }
+    op.mem_free(m->lora_master);
+    free(m->lora);
+    free(m->lora_at);
     if (m->files) tensors_close(m->files);
     free(m->config_json);
     free(m->generation_json);
@@ -1125,6 +1152,150 @@ static void rope_prepare(Model *m, size_t rows) {
 }
 
 /* ================================================================================================================= *
+ * [model.lora] Adapters. Their place among the layers is found by the module's name; in a layer each adds to what its
+ * linear layer makes, so nothing else knows of them.                                                                  */
+/* "base_model.model.MODULE.lora_A.weight" -> MODULE, a new string; NULL when it ends otherwise. */
+static char *lora_module(const char *tensor, const char *suffix) {
+    static const char base[] = "base_model.model.";
+    if (!strncmp(tensor, base, strlen(base))) tensor += strlen(base);
+    size_t n = strlen(tensor), n_suffix = strlen(suffix);
+    return n > n_suffix && !strcmp(tensor + n - n_suffix, suffix) ? strf("%.*s", (int)(n - n_suffix), tensor) : NULL;
+}
+/* The skeleton of an adapter of rank r on the module that h is the weight of. */
+static Lora lora_of(const HubTensor *h, int r, float scale) {
+    Lora lo = {.module = strf("%.*s", (int)(strlen(h->name) - strlen(".weight")), h->name), .layer = h->part[0]->layer,
+               .n_parts = h->n_parts, .scale = scale};
+    size_t R = (size_t)r;
+    lo.a = (Param){.role = h->part[0]->role, .layer = lo.layer, .kind = KIND_MATRIX, .rows = R, .cols = h->cols, .n = size_mul(R, h->cols)};
+    for (int j = 0; j < h->n_parts; j++) {
+        const Param *p = h->part[j];
+        lo.role[j] = p->role;
+        lo.b[j] = (Param){.role = p->role, .layer = lo.layer, .kind = KIND_MATRIX, .rows = p->rows, .cols = R, .n = size_mul(p->rows, R)};
+    }
+    return lo;
+}
+/* Memory for all adapters of m->lora, and their places. */
+static void lora_place(Model *m) {
+    m->lora_at = xcalloc((size_t)m->cfg.L + 1, sizeof *m->lora_at);
+    for (int i = 0; i < m->n_lora; i++) {
+        Lora *lo = &m->lora[i];
+        for (int j = 0; j < lo->n_parts; j++) m->lora_at[lo->layer + 1][lo->role[j]] = lo;
+        if ((int)lo->a.rows > m->cfg.lora_r) m->cfg.lora_r = (int)lo->a.rows;
+    }
+    m->lora_master = op.mem_alloc(size_mul(lora_weights(m), sizeof(float)));
+    lora_arena_share(m, m->lora_master, offsetof(Param, master));
+}
+/* B as PEFT stores it, the parts stacked as the module's are; for reading (from file) and writing. */
+static size_t lora_b_row(const HubTensor *h, int j, size_t r, size_t D) {
+    return h->layout == BY_HEAD ? hub_row(h, j, r, D) : hub_row(&(HubTensor){.n_parts = h->n_parts, .layout = OI,
+               .part = {h->part[0], h->part[1], h->part[2], h->part[3]}}, j, r, D);
+}
+
+static void lora_refuse(const ConfigFile *f, const char *key) {
+    const cJSON *v = config_find(f, key);
+    if (v && !cJSON_IsFalse(v) && !((cJSON_IsArray(v) || cJSON_IsObject(v)) && !v->child))
+        die("%s: an adapter with \"%s\" is not supported", f->path, key);
+}
+void model_lora_load(Model *m, const char *dir) {
+    assert(!m->n_lora);
+    char *path = path_join(dir, "adapter_config.json"), *text = file_read(path, NULL);
+    cJSON *json = cJSON_Parse(text);
+    if (!cJSON_IsObject(json)) die("%s: not a JSON object", path);
+    ConfigFile f = {json, path};
+    const char *type = cJSON_GetStringValue(config_find(&f, "peft_type")), *bias = cJSON_GetStringValue(config_find(&f, "bias"));
+    if (!type || strcmp(type, "LORA")) die("%s: peft_type \"%s\" is not supported (LORA is)", path, type ? type : "");
+    if (bias && strcmp(bias, "none")) die("%s: an adapter that trains biases is not supported", path);
+    lora_refuse(&f, "use_dora"), lora_refuse(&f, "modules_to_save"), lora_refuse(&f, "rank_pattern");
+    lora_refuse(&f, "alpha_pattern"), lora_refuse(&f, "lora_bias"), lora_refuse(&f, "trainable_token_indices");
+    int r = config_int(&f, "r", 1, 65536, 0);
+    double alpha = config_number(&f, "lora_alpha", 8);
+    float scale = (float)(alpha / (config_bool(&f, "use_rslora", false) ? sqrt((double)r) : r));
+    free(text);
+
+    free(path);
+    path = path_join(dir, "adapter_model.safetensors");
+    Tensors *files = tensors_open(path);
+    int n_hub, n_used = 0;
+    HubTensor *hub = hub_tensors(m, &n_hub);
+    m->lora = xcalloc((size_t)files->n + 1, sizeof *m->lora);
+    const HubTensor **of = xcalloc((size_t)files->n + 1, sizeof *of);
+    char **a_name = xcalloc((size_t)files->n + 1, sizeof *a_name);
+    for (int i = 0; i < files->n; i++) {
+        char *module = lora_module(files->v[i].name, ".lora_A.weight");
+        if (!module) continue;
+        char *weight = strf("%s.weight", module);
+        const HubTensor *h = hub_find(m, hub, n_hub, weight);
+        if (!h) die("%s: the adapter is for module %s, which this model does not have", path, module);
+        if (h->vector || h->part[0]->layer < 0) die("%s: an adapter of %s is not supported (linear layers of blocks are)", path, module);
+        of[m->n_lora] = h;
+        a_name[m->n_lora] = files->v[i].name;
+        m->lora[m->n_lora++] = lora_of(h, r, scale);
+        free(module);
+        free(weight);
+    }
+    if (!m->n_lora) die("%s: no tensor ends in .lora_A.weight", path);
+    lora_place(m);
+    size_t D = (size_t)m->cfg.D;
+    for (int i = 0; i < m->n_lora; i++, n_used += 2) {
+        Lora *lo = &m->lora[i];
+        char *b_name = xstrdup(a_name[i]);
+        memcpy(strstr(b_name, ".lora_A.weight"), ".lora_B.weight", strlen(".lora_B.weight"));
+        const Tensor *a = tensors_get(files, a_name[i], 2, (size_t[]){lo->a.rows, lo->a.cols});
+        const Tensor *b = tensors_get(files, b_name, 2, (size_t[]){of[i]->rows, lo->a.rows});
+        float *host = xmalloc(size_mul(a->n > b->n ? a->n : b->n, sizeof(float)));
+        tensor_to_f32(a, host);
+        op.upload(lo->a.master, host, a->n * sizeof(float));
+        master_to_mat(&lo->a);
+        tensor_to_f32(b, host);
+        for (int j = 0; j < lo->n_parts; j++) {
+            Param *p = &lo->b[j];
+            float *part = xmalloc(size_mul(p->n, sizeof(float)));
+            for (size_t row = 0; row < p->rows; row++)
+                memcpy(part + row * p->cols, host + lora_b_row(of[i], j, row, D) * p->cols, p->cols * sizeof(float));
+            op.upload(p->master, part, p->n * sizeof(float));
+            master_to_mat(p);
+            free(part);
+        }
+        free(host);
+        free(b_name);
+    }
+    if (n_used != files->n) die("%s: %d of its %d tensors are no lora_A and lora_B pairs", path, files->n - n_used, files->n);
+    hub_tensors_free(hub, n_hub);
+    free(of);
+    free(a_name);
+    tensors_close(files);
+    cJSON_Delete(json);
+    free(path);
+}
+float *model_lora_read(const Model *m, const char *name, Field field, size_t *n) {
+    char *a = lora_module(name, ".lora_A.weight"), *b = lora_module(name, ".lora_B.weight"), *weight = strf("%s.weight", a ? a : b ? b : "");
+    int n_hub;
+    HubTensor *hub = hub_tensors(m, &n_hub);
+    const HubTensor *h = hub_find(m, hub, n_hub, weight);
+    const Lora *lo = NULL;
+    for (int i = 0; h && i < m->n_lora; i++)
+        if (!strncmp(m->lora[i].module, h->name, strlen(m->lora[i].module)) && !strcmp(h->name + strlen(m->lora[i].module), ".weight"))
+            lo = &m->lora[i];
+    float *out = NULL;
+    if (lo && a) {
+        *n = lo->a.n;
+        out = param_download(&lo->a, field);
+    } else if (lo) {
+        *n = h->rows * lo->a.rows;
+        out = xmalloc(size_mul(*n, sizeof(float)));
+        for (int j = 0; j < lo->n_parts; j++) {
+            float *part = param_download(&lo->b[j], field);
+            for (size_t row = 0; row < lo->b[j].rows; row++)
+                memcpy(out + lora_b_row(h, j, row, (size_t)m->cfg.D) * lo->a.rows, part + row * lo->a.rows, lo->a.rows * sizeof(float));
+            free(part);
+        }
+    }
+    hub_tensors_free(hub, n_hub);
+    free(a), free(b), free(weight);
+    return out;
+}
+
+/* ================================================================================================================= *
  * [model.acts] All activations in one block of memory, laid out once: a first pass with no block counts the bytes.    */
 typedef struct { char *base; size_t at; } Carver;
 static void *carve(Carver *v, size_t n, size_t size) {
@@ -1151,6 +1322,9 @@ static void layer_carve(Carver *v, const Config *c, LayerActs *y, size_t B, size
     y->gate = c->mlp == MLP_SWIGLU ? carve_act(v, N * (size_t)c->F) : NULL;
     y->up = carve_act(v, N * (size_t)c->F);
     y->h = carve_act(v, N * (size_t)c->F);
+    if (c->lora_r)
+        for (Role r = R_NORM1_W; r < R_COUNT; r++)
+            if (roles[r].kind == KIND_MATRIX && role_present(c, r)) y->lora[r] = carve_act(v, N * (size_t)c->lora_r);
     if (c->qk_norm) {
         y->q_raw = carve_act(v, N * HD);
         y->k_raw = carve_act(v, N * KD);
@@ -1222,6 +1396,10 @@ static void acts_layout(Carver *v, const Config *c, Acts *a) {
         return;
     }
     size_t widest = (size_t)c->F > HD ? (size_t)c->F : HD;
+    if (c->lora_r) {
+        a->lora_x = carve_act(v, N * (widest > C ? widest : C));
+        a->dlora = carve_act(v, N * (size_t)c->lora_r);
+    }
     a->order = carve(v, N, 4);
     act *zeros_first = carve_act(v, (a->chunk + 1) * C);              /* see scatter_rows */
     a->dhead = zeros_first ? act_at(&op, zeros_first, C) : NULL;
@@ -1344,17 +1522,75 @@ static Attn layer_attn(const Config *c, const Call *k, int layer) {
     return attn;
 }
 static uint64_t drop_site(const Acts *a, int layer, int site) {       /* one seed per step, layer and place */
-    return rng_mix(a->drop_seed, (uint64_t)(layer + 1) * 4 + (uint64_t)site);
+    return rng_mix(a->drop_seed, (uint64_t)(layer + 1) * 64 + (uint64_t)site);
 }
+
+/* An adapter's inner product t = scale x A^T, x under the adapter's own dropout. The layers of roles[] (n) read the same
+ * x; a fused module's parts share one t. */
+static Lora *lora_on(const Model *m, int l, Role r) { return m->lora_at ? m->lora_at[l + 1][r] : NULL; }
+static const act *lora_input(Acts *a, const Lora *lo, const act *x, size_t N) {
+    if (a->lora_dropout <= 0) return x;
+    op.dropout(a->lora_x, x, N * lo->a.cols, a->lora_dropout, drop_site(a, lo->layer, 8 + (int)lo->role[0]));
+    return a->lora_x;
+}
+static void lora_inner(const Model *m, Acts *a, int l, const Role *role, int n, const act *x, size_t N) {
+    for (int i = 0; i < n; i++) {
+        const Lora *lo = lora_on(m, l, role[i]);
+        if (!lo || lo->role[0] != role[i]) continue;
+        Linear inner = {.w = lo->a.w, .y = a->layer[l].lora[lo->role[0]]};
+        op.matmul(&inner, 1, lora_input(a, lo, x, N), NULL, N);
+        op.add(inner.y, inner.y, lo->scale - 1, inner.y, N * lo->a.rows);
+    }
+}
+/* lin[i].y += t B^T, for the adapters among the layers. */
+static void lora_forward(const Model *m, Acts *a, int l, const Role *role, const Linear *lin, int n, const act *x, size_t N) {
+    if (!m->lora_at) return;
+    lora_inner(m, a, l, role, n, x, N);
+    for (int i = 0; i < n; i++) {
+        const Lora *lo = lora_on(m, l, role[i]);
+        for (int j = 0; lo && j < lo->n_parts; j++) {
+            if (lo->role[j] != role[i]) continue;
+            Linear outer = {.w = lo->b[j].w, .y = lin[i].y};
+            op.matmul(&outer, 1, a->layer[l].lora[lo->role[0]], lin[i].y, N);
+        }
+    }
+}
+/* Given lin[i].dy: gradients of A and B, and dx += what came through the adapters. */
+static void lora_backward(const Model *m, Acts *a, int l, const Role *role, const Linear *lin, int n, const act *x, act *dx, size_t N) {
+    for (int i = 0; i < n; i++) {
+        Lora *lo = lora_on(m, l, role[i]);
+        if (!lo || lo->role[0] != role[i]) continue;
+        Linear outer[PARTS_MAX];
+        for (int j = 0; j < lo->n_parts; j++)
+            for (int k = 0; k < n; k++)
+                if (role[k] == lo->role[j]) outer[j] = (Linear){.w = lo->b[j].w, .dy = lin[k].dy, .dw = lo->b[j].grad};
+        op.matmul_dw(outer, lo->n_parts, a->layer[l].lora[lo->role[0]], N);
+        op.matmul_dx(a->dlora, outer, lo->n_parts, N, false);
+        op.add(a->dlora, a->dlora, lo->scale - 1, a->dlora, N * lo->a.rows);
+        Linear inner = {.w = lo->a.w, .dy = a->dlora, .dw = lo->a.grad};
+        op.matmul_dw(&inner, 1, lora_input(a, lo, x, N), N);
+        if (a->lora_dropout <= 0) { op.matmul_dx(dx, &inner, 1, N, true); continue; }
+        op.matmul_dx(a->lora_x, &inner, 1, N, false);
+        lora_input(a, lo, a->lora_x, N);                              /* the same mask on the gradient */
+        op.add(dx, dx, 1, a->lora_x, N * lo->a.cols);
+    }
+}
+
 /* y = scale * residual + dropout(x @ w^T + bias): the way back into the stream. */
-static void project(Acts *a, Linear l, const act *x, const act *residual, float scale, size_t N, int layer, int site) {
-    if (a->dropout <= 0 && scale == 1) { op.matmul(&l, 1, x, residual, N); return; }
+static void project(const Model *m, Acts *a, Role role, Linear l, const act *x, const act *residual, float scale, size_t N, int layer, int site) {
+    if (a->dropout <= 0 && scale == 1) {
+        op.matmul(&l, 1, x, residual, N);
+        lora_forward(m, a, layer, &role, &l, 1, x, N);
+        return;
+    }
     act *y = l.y;
     l.y = a->dropout > 0 ? a->dn : y;
     op.matmul(&l, 1, x, NULL, N);
+    lora_forward(m, a, layer, &role, &l, 1, x, N);
     if (a->dropout > 0) op.dropout(a->dn, a->dn, N * l.w.rows, a->dropout, drop_site(a, layer, site));
     op.add(y, residual, scale, l.y, N * l.w.rows);
 }
+static const Role qkv_roles[] = {R_Q, R_K, R_V}, gate_up_roles[] = {R_GATE, R_UP}, *const up_role = gate_up_roles + 1;
 static ActivationKind gelu_kind(const Config *c) { return c->mlp == MLP_GELU_ERF ? GELU_ERF : GELU_TANH; }
 
 /* Where the norms stand (PRE: before a sublayer; POST: after its residual sum):
@@ -1377,6 +1613,7 @@ static void layer_forward(Model *m, Acts *a, int l, const Call *k, bool with_out
                      linear(m, l, R_K, R_K_B, c->qk_norm ? y->k_raw : k_new, NULL),
                      linear(m, l, R_V, R_V_B, v_new, NULL)};
     op.matmul(qkv, 3, in, NULL, N);
+    lora_forward(m, a, l, qkv_roles, qkv, 3, in, N);
     if (c->qk_norm) {
         op.rmsnorm(y->q, y->q_rstd, y->q_raw, vector(m, l, R_QNORM), N * (size_t)c->H, (size_t)c->D, c->norm_eps);
         op.rmsnorm(k_new, y->k_rstd, y->k_raw, vector(m, l, R_KNORM), N * (size_t)c->K, (size_t)c->D, c->norm_eps);
@@ -1388,8 +1625,8 @@ static void layer_forward(Model *m, Acts *a, int l, const Call *k, bool with_out
     if (!k->direct) op.rope(y->v, v_new, &k->place_v);
     Attn attn = layer_attn(c, k, l);
     op.attention(y->att, y->lse, y->q, y->k, y->v, &attn);
-    project(a, linear(m, l, R_O, R_O_B, pre ? y->xm : y->n1, NULL), y->att, c->residual_from_norm ? y->n1 : y->x,
-            c->residual_scale, N, l, 1);
+    project(m, a, R_O, linear(m, l, R_O, R_O_B, pre ? y->xm : y->n1, NULL), y->att,
+            c->residual_from_norm ? y->n1 : y->x, c->residual_scale, N, l, 1);
     if (!pre) norm(m, l, R_NORM1_W, R_NORM1_B, y->xm, y->mean1, y->rstd1, y->n1, N);
 
     if (pre) norm(m, l, R_NORM2_W, R_NORM2_B, y->n2, y->mean2, y->rstd2, y->xm, N);
@@ -1398,24 +1635,31 @@ static void layer_forward(Model *m, Acts *a, int l, const Call *k, bool with_out
     if (c->mlp == MLP_SWIGLU) {
         Linear gate_up[2] = {linear(m, l, R_GATE, R_GATE_B, y->gate, NULL), linear(m, l, R_UP, R_UP_B, y->up, NULL)};
         op.matmul(gate_up, 2, in, NULL, N);
+        lora_forward(m, a, l, gate_up_roles, gate_up, 2, in, N);
         op.swiglu(y->h, y->gate, y->up, NF);
     } else {
         Linear up = linear(m, l, R_UP, R_UP_B, y->up, NULL);
         op.matmul(&up, 1, in, NULL, N);
+        lora_forward(m, a, l, up_role, &up, 1, in, N);
         op.activation(y->h, y->up, NF, gelu_kind(c));
     }
-    if (pre && !with_output) return;
-    project(a, linear(m, l, R_DOWN, R_DOWN_B, pre ? next : y->n2, NULL), y->h, c->residual_from_norm ? y->n2 : y->xm,
-            c->residual_scale, N, l, 2);
+    if (pre && !with_output) {
+        lora_inner(m, a, l, &(Role){R_DOWN}, 1, y->h, N);
+        return;
+    }
+    project(m, a, R_DOWN, linear(m, l, R_DOWN, R_DOWN_B, pre ? next : y->n2, NULL), y->h,
+            c->residual_from_norm ? y->n2 : y->xm, c->residual_scale, N, l, 2);
     if (!pre) norm(m, l, R_NORM2_W, R_NORM2_B, next, y->mean2, y->rstd2, y->n2, N);
 }
 
-/* The end of a sublayer's backward: its input's gradient joins that of the residual, a->dx. lin (n) read that input. */
-static void join(Model *m, Acts *a, int l, const Linear *lin, int n, Role w, Role b, const act *norm_in, const float *mean,
-                 const float *rstd, size_t N) {
+/* The end of a sublayer's backward: its input's gradient joins that of the residual, a->dx. lin (n) read that input, x. */
+static void join(Model *m, Acts *a, int l, const Role *role, const Linear *lin, int n, const act *x, Role w, Role b,
+                 const act *norm_in, const float *mean, const float *rstd, size_t N) {
     const Config *c = &m->cfg;
-    if (c->norm_place == NORM_POST) { op.matmul_dx(a->dx, lin, n, N, true); return; }
-    op.matmul_dx(a->dn, lin, n, N, false);
+    bool pre = c->norm_place == NORM_PRE;
+    op.matmul_dx(pre ? a->dn : a->dx, lin, n, N, !pre);
+    lora_backward(m, a, l, role, lin, n, x, pre ? a->dn : a->dx, N);
+    if (!pre) return;
     if (c->residual_from_norm) op.add(a->dn, a->dx, c->residual_scale, a->dn, N * (size_t)c->C);
     norm_bwd(m, l, w, b, a->dx, a->dn, norm_in, mean, rstd, N, !c->residual_from_norm);
 }
@@ -1434,14 +1678,16 @@ static void layer_backward(Model *m, Acts *a, int l, const Call *k) {
     Linear down = linear(m, l, R_DOWN, R_DOWN_B, NULL, dy);
     op.matmul_dx(a->dh, &down, 1, N, false);
     op.matmul_dw(&down, 1, y->h, N);
-    Linear gate_up[2] = {linear(m, l, R_UP, R_UP_B, NULL, a->dh)};
-    int n_up = 1;
-    if (c->mlp == MLP_SWIGLU) {
-        op.swiglu_bwd(a->dgate, a->dh, a->dh, y->gate, y->up, NF);
-        gate_up[n_up++] = linear(m, l, R_GATE, R_GATE_B, NULL, a->dgate);
-    } else op.activation_bwd(a->dh, a->dh, y->up, NF, gelu_kind(c));
-    op.matmul_dw(gate_up, n_up, pre ? y->n2 : y->xm, N);
-    join(m, a, l, gate_up, n_up, R_NORM2_W, R_NORM2_B, y->xm, y->mean2, y->rstd2, N);
+    lora_backward(m, a, l, &(Role){R_DOWN}, &down, 1, y->h, a->dh, N);
+    bool gated = c->mlp == MLP_SWIGLU;
+    if (gated) op.swiglu_bwd(a->dgate, a->dh, a->dh, y->gate, y->up, NF);
+    else op.activation_bwd(a->dh, a->dh, y->up, NF, gelu_kind(c));
+    Linear gate_up[2] = {{.y = NULL}, linear(m, l, R_UP, R_UP_B, NULL, a->dh)};
+    if (gated) gate_up[0] = linear(m, l, R_GATE, R_GATE_B, NULL, a->dgate);
+    const Linear *ups = gated ? gate_up : gate_up + 1;
+    op.matmul_dw(ups, gated ? 2 : 1, pre ? y->n2 : y->xm, N);
+    join(m, a, l, gated ? gate_up_roles : up_role, ups, gated ? 2 : 1, pre ? y->n2 : y->xm, R_NORM2_W, R_NORM2_B, y->xm,
+         y->mean2, y->rstd2, N);
 
     if (!pre) norm_bwd(m, l, R_NORM1_W, R_NORM1_B, a->dx, a->dx, y->n1, y->mean1, y->rstd1, N, false);
     dy = a->dx;                                                       /* attention */
@@ -1449,6 +1695,7 @@ static void layer_backward(Model *m, Acts *a, int l, const Call *k) {
     Linear o = linear(m, l, R_O, R_O_B, NULL, dy);
     op.matmul_dx(a->dh, &o, 1, N, false);
     op.matmul_dw(&o, 1, y->att, N);
+    lora_backward(m, a, l, &(Role){R_O}, &o, 1, y->att, a->dh, N);
     Attn attn = layer_attn(c, k, l);
     op.attention_bwd(a->dq, a->dk, a->dv, a->delta, a->dh, y->att, y->lse, y->q, y->k, y->v, &attn);
     if (c->pos == POS_ROPE) {
@@ -1464,7 +1711,7 @@ static void layer_backward(Model *m, Acts *a, int l, const Call *k) {
     Linear qkv[3] = {linear(m, l, R_Q, R_Q_B, NULL, a->dq), linear(m, l, R_K, R_K_B, NULL, a->dk),
                      linear(m, l, R_V, R_V_B, NULL, a->dv)};
     op.matmul_dw(qkv, 3, pre ? y->n1 : y->x, N);
-    join(m, a, l, qkv, 3, R_NORM1_W, R_NORM1_B, y->x, y->mean1, y->rstd1, N);
+    join(m, a, l, qkv_roles, qkv, 3, pre ? y->n1 : y->x, R_NORM1_W, R_NORM1_B, y->x, y->mean1, y->rstd1, N);
 }
 
 float *model_attention(const Model *m, const Acts *a, const Batch *b, int layer, size_t row) {
@@ -1772,22 +2019,25 @@ double model_loss(Model *m, Acts *a, const Batch *b, float scale) {
 double model_grad_norm(Model *m) {
     static double *sum;                                               /* one number on the device */
     if (!sum) sum = op.mem_alloc(sizeof *sum);
-    op.sum_squares(sum, m->grad, m->n_weights);
+    op.sum_squares(sum, m->grad, m->n_trained);
     double host;
     op.download(&host, sum, sizeof host);
     return sqrt(host);
+}
+static void param_adamw(Param *p, AdamW *step, double weight_decay) {
+    if (!p->grad) return;
+    step->weight_decay = p->kind == KIND_MATRIX || p->kind == KIND_EMBED ? (float)weight_decay : 0;
+    Mat none = {DT_F32, 0, 0, NULL};
+    op.adamw(p->master, p->w.data == (void *)p->master ? &none : &p->w, p->grad, p->m, p->v, p->n, step);
 }
 void model_adamw(Model *m, const OptimOpts *h, int64_t t, double grad_norm) {
     AdamW step = {.lr = (float)h->lr, .beta1 = (float)h->beta1, .beta2 = (float)h->beta2, .eps = (float)h->eps,
                   .bias1 = (float)(1 - pow((double)(float)h->beta1, (double)t)),
                   .bias2 = (float)(1 - pow((double)(float)h->beta2, (double)t)),     /* of the very betas that the op uses */
                   .grad_scale = h->clip > 0 && grad_norm > h->clip ? (float)(h->clip / grad_norm) : 1.0f};
-    for (int i = 0; i < m->n_params; i++) {
-        Param *p = &m->params[i];
-        if (!p->grad) continue;
-        bool matrix = p->kind == KIND_MATRIX || p->kind == KIND_EMBED;
-        step.weight_decay = matrix ? (float)h->weight_decay : 0;
-        Mat none = {DT_F32, 0, 0, NULL};
-        op.adamw(p->master, p->w.data == (void *)p->master ? &none : &p->w, p->grad, p->m, p->v, p->n, &step);
+    for (int i = 0; i < m->n_params; i++) param_adamw(&m->params[i], &step, h->weight_decay);
+    for (int i = 0; i < m->n_lora; i++) {
+        param_adamw(&m->lora[i].a, &step, h->weight_decay);
+        for (int j = 0; j < m->lora[i].n_parts; j++) param_adamw(&m->lora[i].b[j], &step, h->weight_decay);
     }
 }

@@ -55,6 +55,7 @@ typedef struct Config {
     float init_std;
     /* tokens; -1: none */
     int bos, eos[8], n_eos, pad, mask_id, gmask_id;
+    int lora_r;                    /* the largest rank among the adapters; 0: no adapters */
 } Config;
 
 /* One tensor of the model, by what it does. Shapes follow from the role and the sizes: see the table in model.c. */
@@ -76,13 +77,29 @@ typedef struct Param {
     float *master, *grad, *m, *v;  /* training only: all in one arena each, on the device */
 } Param;
 
+/* A low-rank adapter of one of the Hub's modules (Hu et al. 2021): y += scale (x A^T) B^T, A (R,C), B (O,R). B is in parts
+ * where the module is: query_key_value has a q, a k and a v. */
+enum { PARTS_MAX = 4 };
+typedef struct Lora {
+    char *module;                  /* "model.layers.0.self_attn.q_proj": the tensor's name without ".weight" */
+    int layer, n_parts;
+    Role role[PARTS_MAX];
+    Param a, b[PARTS_MAX];
+    float scale;                   /* alpha / R, or alpha / sqrt(R) (rsLoRA) */
+} Lora;
+
 typedef struct Model {
     Config cfg;
     Param *params;                 /* in arena order */
     int n_params;
     Param *(*at)[R_COUNT];         /* at[1 + layer][role], layer -1 for the global ones; NULL: this model has none */
     size_t n_weights;              /* values in all parameters */
-    float *master, *grad, *m, *v;  /* the arenas, (n_weights) each; grad, m, v only after model_train_begin */
+    float *master, *grad, *m, *v;  /* the arenas, (n_weights) each; grad, m, v only after model_train_begin: (n_trained) */
+    size_t n_trained;              /* n_weights, or the values in the adapters */
+    Lora *lora;
+    int n_lora;
+    float *lora_master;            /* the adapters' arena */
+    Lora *(*lora_at)[R_COUNT];     /* as `at`; NULL without adapters */
     Tensors *files;                /* the mmapped files that the weights live in, or NULL */
     float *rope_table;             /* (max_pos, rope_dims/2, 2) on the device */
     int rope_rows;
@@ -110,9 +127,16 @@ typedef enum { FIELD_WEIGHT, FIELD_GRAD, FIELD_M, FIELD_V } Field;
 float *model_hub_read(const Model *m, const char *name, Field field, size_t *n);
 /* The way back, into a model that trains; dies when there is no such tensor. */
 void model_hub_write(Model *m, const char *name, Field field, const float *values);
-void model_train_begin(Model *m);                                  /* gradients and moments, zeroed */
+/* Gradients and moments, zeroed: for all weights, or with adapters for those alone; the rest is frozen then. */
+void model_train_begin(Model *m);
 void model_free(Model *m);
 char *param_name(const Param *p);                                  /* "layers.3.q": a new string */
+
+/* ---- adapters, in PEFT's layout [model.lora] -------------------------------------------------------------------- */
+/* Reads DIR/adapter_config.json and adapter_model.safetensors onto a loaded model, once. Dies on what it does not know. */
+void model_lora_load(Model *m, const char *dir);
+/* One field of an adapter's tensor by its name in the file ("base_model.model....lora_A.weight"), as model_hub_read. */
+float *model_lora_read(const Model *m, const char *name, Field field, size_t *n);
 
 /* ---- activations [model.acts] ----------------------------------------------------------------------------------- */
 typedef struct LayerActs {         /* N = B*T rows */
@@ -125,6 +149,7 @@ typedef struct LayerActs {         /* N = B*T rows */
     act *q_raw, *k_raw;            /* (N,H*D), (N,K*D) before q/k norms; NULL without them */
     float *mean1, *rstd1, *mean2, *rstd2, *lse;   /* (N) four times, (B,H,T) */
     float *q_rstd, *k_rstd;        /* (N*H), (N*K) */
+    act *lora[R_COUNT];            /* (N,R) scale x A^T, by an adapter's first role */
 } LayerActs;
 
 typedef struct Acts {
@@ -146,12 +171,13 @@ typedef struct Acts {
     int32_t *tokens, *targets, *types, *position, *block, *order, *pos, *start, *len, *prefix, *rows; /* on the device */
     act *dx, *dn, *dq, *dk, *dv, *dh, *dgate;     /* backward: (N,C), (N,max(C,HD)), …, (N,F) */
     float *delta;
+    act *lora_x, *dlora;           /* (N, the widest input) x after dropout; (N,R) */
     void *arena;
     size_t bytes;
     size_t n_target;               /* targets >= 0 of the last batch */
     size_t T_now;                  /* tokens a row of the last forward */
     uint64_t drop_seed;            /* mixed into every dropout site; set by the trainer each step */
-    float dropout;                 /* 0: off (evaluation, inference) */
+    float dropout, lora_dropout;   /* 0: off (evaluation, inference) */
     int32_t *prefix_len, *mask_at; /* (B) on the host, prefix masks: where the rows' prefixes end, which slot they fill */
 } Acts;
 

@@ -7,7 +7,8 @@
  *
  * DIR holds models/NAME/, or NAME/, or is one such NAME/ itself: a model directory with two files more.
  *     golden.json          ids, losses, norms, settings of the optimiser, greedy continuations
- *     golden.safetensors   batch.logits, long.logits, attn0.probs, grad.TENSOR, step3.TENSOR
+ *     golden.safetensors   batch.logits, long.logits, attn0.probs, grad.TENSOR, step3.TENSOR, and with an adapter in
+ *                          lora/ lora.logits and lora.step3.TENSOR
  * A golden that is not there is not checked, but the logits and the loss of a batch must be there.
  *
  * Every line is one check: what, the largest error and where it is, the tolerance. A model runs in a process of its
@@ -21,7 +22,7 @@
  *   [conf.encoder]    the checks of an encoder
  *   [conf.main]       folders, families, one process per model
  *
- * Not here yet: adapters (lora.*), encoders, token ids. */
+ * Not here yet: token ids. */
 #include "model.h"
 #include <assert.h>
 #include <cjson/cJSON.h>
@@ -198,6 +199,11 @@ static float *all_logits(Model *m, Acts *a, size_t n) {
     }
     return out;
 }
+static float *host_acts(const act *x, size_t n) {
+    float *out = xmalloc(n * sizeof(float));
+    op.act_to_host(out, x, n);
+    return out;
+}
 static void check_logits(const char *what, const Golden *g, const char *name, const float *got, size_t n,
                          double tolerance) {
     const Tensor *t;
@@ -249,7 +255,7 @@ static void check_tensors(const Golden *g, const Model *m, const char *prefix, F
         const Tensor *t = &g->tensors->v[i];
         if (strncmp(t->name, prefix, n_prefix)) continue;
         size_t n, n_skip = 0;
-        float *got = model_hub_read(m, t->name + n_prefix, field, &n);
+        float *got = m->n_lora ? model_lora_read(m, t->name + n_prefix, field, &n) : model_hub_read(m, t->name + n_prefix, field, &n);
         if (!got) check(false, "%s: the model has no such tensor", t->name);
         else if (n != t->n) check(false, "%s: we have %zu values, the golden %zu", t->name, n, t->n);
         else {
@@ -433,6 +439,38 @@ static void check_training(const Golden *g, const char *dir, Model *m, Acts *a, 
     model_free(again);
 }
 
+/* The folder's adapter: what it makes of the batch, and three steps that train it alone. The base stays in the mmap. */
+static void check_lora(const char *dir, const Golden *g, const Batch *b, const Tolerance *tol) {
+    char *adapter = path_join(dir, "lora");
+    if (is_dir(adapter) && golden_find(g, "lora")) {
+        Model *m = model_load(dir, false);
+        bool classes = m->cfg.head == HEAD_CLASSIFY;
+        size_t n = b->B * b->T;
+        model_lora_load(m, adapter);
+        model_train_begin(m);
+        Acts *a = acts_new(m, b->B, b->T, b->T, true, false);
+        forward(m, a, b);
+        float *logits = classes ? host_acts(model_classify(m, a, b->B), b->B * (size_t)m->cfg.n_classes) : all_logits(m, a, n);
+        check_logits("logits with the adapter", g, "lora.logits", logits,
+                     classes ? b->B * (size_t)m->cfg.n_classes : n * (size_t)m->cfg.V, classes ? tol->encoder : tol->logits);
+        free(logits);
+        OptimOpts h = golden_optimiser(g);
+        const cJSON *losses = golden_find(g, "lora.losses_before_steps_1_2_3");
+        for (int t = 0; t < 3; t++) {
+            char what[64];
+            const cJSON *want = cJSON_GetArrayItem(losses, t);
+            snprintf(what, sizeof what, "loss before LoRA step %d", t + 1);
+            check_number(what, mean_loss(m, a, b, true), cJSON_IsNumber(want) ? want->valuedouble : NAN, tol->loss);
+            model_adamw(m, &h, t + 1, model_grad_norm(m));
+        }
+        check_number("loss after LoRA step 3", mean_loss(m, a, b, false), golden_number(g, "lora.loss_after_step_3", NAN), tol->loss);
+        check_tensors(g, m, "lora.step3.", FIELD_WEIGHT, tol->step, false);
+        acts_free(a);
+        model_free(m);
+    }
+    free(adapter);
+}
+
 /* The long row, first half in one call and then token by token: the cache must hold what the whole row would have. */
 static float *logits_through_cache(Model *m, const int32_t *ids, size_t T) {
     size_t V = (size_t)m->cfg.V, half = T / 2;
@@ -506,6 +544,7 @@ static void check_decoder(const char *dir, const Golden *g, const Tolerance *tol
         free(masked);
     }
     check_training(g, dir, m, a, &b, tol);
+    check_lora(dir, g, &b, tol);
     acts_free(a);
     model_free(m);
 
@@ -553,11 +592,6 @@ static EncoderBatch encoder_batch(const Golden *g, const Config *c) {
     if (e.labels && B2 * T2 != (c->head == HEAD_CLASSIFY ? B : B * T))
         die("%s: \"batch.labels\" has %zu values", g->json_path, B2 * T2);
     return e;
-}
-static float *host_acts(const act *x, size_t n) {
-    float *out = xmalloc(n * sizeof(float));
-    op.act_to_host(out, x, n);
-    return out;
 }
 /* Hidden states averaged over each row's tokens, or its first token's; divided by their length. */
 static void check_embeddings(const Golden *g, const float *hidden, const EncoderBatch *e, size_t C, double tolerance) {
@@ -613,6 +647,7 @@ static void check_encoder(const char *dir, const Golden *g, const Tolerance *tol
             check_logits(what, g, "batch.logits", logits,
                          c->head == HEAD_CLASSIFY ? e.b.B * (size_t)c->n_classes : N * (size_t)c->V, tolerance);
         if (train && e.labels) check_training(g, dir, m, a, &e.b, tol);
+        if (train && e.labels) check_lora(dir, g, &e.b, tol);
         free(hidden), free(logits);
         acts_free(a);
         free((void *)(uintptr_t)e.b.tokens), free(e.types), free(e.len), free(e.labels);
