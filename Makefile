@@ -41,9 +41,9 @@ $(BUILD)/found.mk: Makefile
 	arch=$$($(CC) -dumpmachine); put TARGET "$$arch"; \
 	if try '#include <omp.h>\nint main(void){return omp_get_max_threads() < 1;}\n' -fopenmp; \
 	then put OMP -fopenmp; say OpenMP "yes"; else put OMP ''; say OpenMP "no: one thread only (clang: install libomp-dev)"; fi; \
-	for lib in cjson/cJSON.h:-lcjson utf8proc.h:-lutf8proc; do \
-	  try "#include <$${lib%%:*}>\nint main(void){return 0;}\n" "$${lib##*:}" \
-	    || { say "$${lib##*:-l}" "missing: run make deps"; exit 1; }; done; say libraries "cJSON, utf8proc"; \
+	for lib in cjson/cJSON.h:-lcjson utf8proc.h:-lutf8proc pcre2.h:-lpcre2-8; do \
+	  try "#define PCRE2_CODE_UNIT_WIDTH 8\n#include <$${lib%%:*}>\nint main(void){return 0;}\n" "$${lib##*:}" \
+	    || { say "$${lib##*:-l}" "missing: run make deps"; exit 1; }; done; say libraries "cJSON, utf8proc, PCRE2"; \
 	if try '#include <histedit.h>\nint main(void){return !el_init;}\n' -ledit; \
 	then put EDIT -ledit; say libedit "yes"; else put EDIT ''; say libedit "no: --chat reads plain lines (make deps)"; fi; \
 	case $$arch in \
@@ -85,7 +85,7 @@ NVFLAGS := -x cu -Xcompiler -fPIC -std=c++17 -O3 -lineinfo --Werror all-warnings
 # What edits lines is for infer --chat alone: a library less for the rest to load.
 $(BUILD)/infer: LIBS += $(EDIT)
 $(BUILD)/lines.o: CFLAGS += $(if $(EDIT),-DHAVE_LIBEDIT)
-LIBS    := -lcjson -lutf8proc -lm $(if $(HAVE_CUDA),-rdynamic -ldl)
+LIBS    := -lcjson -lutf8proc -lpcre2-8 -lm $(if $(HAVE_CUDA),-rdynamic -ldl)
 # The GPU half is a library that --device cuda loads: its dependencies cost nobody else a start.
 CUDA_SO := $(if $(HAVE_CUDA),$(BUILD)/libtea-cuda.so)
 

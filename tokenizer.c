@@ -35,7 +35,7 @@
  * merely looks like a special token never becomes one unless the caller says so, because that text may come from a
  * stranger. */
 #include "dataset.h"
-#include "tokenizers/split.h"
+#include "tokenizers/parts.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -112,13 +112,13 @@ static void show_word(const Tokenizer *t, Worker *w, int number, const uint8_t *
     if (t->ignore_merges && word_is_token(t, s, n, &whole)) {
         printf("    the whole word is a token (ignore_merges)\n");
         ids_add(&ids, whole);
-    } else if (n > SHORT_WORD) {
-        printf("    %zu bytes: too many steps to show\n", n);
-        bpe(t, w, s, n, &ids);
+    } else if (n > SHORT_WORD || t->model != MODEL_BPE) {
+        if (n > SHORT_WORD) printf("    %zu bytes: too many steps to show\n", n);
+        encode_cached(t, w, s, n, s + n, &ids);
     } else {
         int n_id = first_symbols(t, s, n, id);
         show_row(t, id, n_id, -1, &text);
-        printf("    %-*s %s\n", STEP_COLUMN, "bytes", text.data ? text.data : "");
+        printf("    %-*s %s\n", STEP_COLUMN, t->byte_level ? "bytes" : "symbols", text.data ? text.data : "");
         n_id = merge_short(t, id, n_id, show_merge);
         for (int i = 0; i < n_id; i++) ids_add(&ids, id[i]);
     }
@@ -137,38 +137,32 @@ static int words_shown;
 
 static void show_plain(const Tokenizer *t, Worker *w, const uint8_t *s, size_t n, bool with_special, Ids *ids) {
     (void)with_special, (void)ids;
-    Buf prefixed = {0};
-    if (t->add_prefix_space && s[0] != ' ') {
-        buf_add(&prefixed, " ", 1);
-        buf_add(&prefixed, s, n);
-        s = (const uint8_t *)prefixed.data, n++;
-    }
     Buf row = {0};
-    const uint8_t *end = s + n, *next;
-    int k = 0;
-    for (const uint8_t *p = s; p < end; p = next, k++) {
-        next = word_end(t->split, p, end);
-        if (in_colour) buf_str(&row, k % 2 ? "\033[48;5;238m" : "\033[48;5;240m");
-        else if (k) buf_str(&row, "\xE2\x94\x82");
-        show_bytes((const char *)p, (size_t)(next - p), &row);
+    size_t n_pieces = words_of(t, w, &s, n);
+    Piece *piece = xmalloc(size_mul(n_pieces + 1, sizeof *piece)); /* show_word may use the worker's */
+    if (n_pieces) memcpy(piece, w->piece, n_pieces * sizeof *piece);
+    for (size_t i = 0; i < n_pieces; i++) {
+        if (in_colour) buf_str(&row, i % 2 ? "\033[48;5;238m" : "\033[48;5;240m");
+        else if (i) buf_str(&row, "\xE2\x94\x82");
+        show_bytes((const char *)s + piece[i].from, piece[i].to - piece[i].from, &row);
         if (in_colour) buf_str(&row, "\033[0m");
     }
-    printf("  words   %s   %d, split before any merging\n", row.data ? row.data : "", k);
-    for (const uint8_t *p = s; p < end; p = next) {
-        next = word_end(t->split, p, end);
-        show_word(t, w, ++words_shown, p, (size_t)(next - p));
-    }
+    printf("  words   %s   %zu, split before any merging\n", row.data ? row.data : "", n_pieces);
+    for (size_t i = 0; i < n_pieces; i++) show_word(t, w, ++words_shown, s + piece[i].from, piece[i].to - piece[i].from);
+    free(piece);
     buf_free(&row);
-    buf_free(&prefixed);
 }
 
 static void show_normalized(const Tokenizer *t, Worker *w, const uint8_t *s, size_t n, bool with_special, Ids *ids) {
-    Buf norm = {0};
     const uint8_t *before = s;
-    if (t->nfc) nfc(&s, &n, &norm);
-    if (s != before) printf("  NFC     the text has been normalised: one character per accented letter\n");
-    cut_at_added(t, w, &t->after_norm, s, n, with_special, ids, show_plain);
-    buf_free(&norm);
+    if (t->n_norm) normalize(t, w, &s, &n);
+    if (s != before) {
+        Buf b = {0};
+        show_bytes((const char *)s, n, &b);
+        printf("  normal  %s   %zu bytes\n", b.data ? b.data : "", n);
+        buf_free(&b);
+    }
+    if (n) cut_at_added(t, w, &t->after_norm, s, n, with_special, ids, show_plain);
 }
 
 static void show(const Tokenizer *t, const char *text, size_t n, bool with_special) {
@@ -178,6 +172,7 @@ static void show(const Tokenizer *t, const char *text, size_t n, bool with_speci
     printf("  text    %s   %zu bytes\n", b.data ? b.data : "", n);
     Worker *w = worker_take(t);
     Ids ids = {0};
+    w->at_start = true;
     cut_at_added(t, w, &t->before_norm, (const uint8_t *)text, n, with_special, &ids, show_normalized);
     worker_give(t, w);
     ids.n = 0;
@@ -241,28 +236,37 @@ static const char *limited_next(void *state, size_t *n) {
 static void main_train(int argc, char **argv) {
     static const char *end_of_text[] = {"<|endoftext|>"};
     StrList data = {0}, specials = {end_of_text, 1};
-    int64_t vocab = 4096, min_frequency = 0, max_bytes = 0;
-    const char *out = NULL, *split = "gpt2";
+    int64_t vocab = 4096, min_frequency = 0, max_bytes = 0, limit_alphabet = 0;
+    const char *out = NULL, *split = "gpt2", *model = "bpe";
+    bool cased = false, chinese_words = false;
     Opt table[] = {
         {"data", OPT_LIST, &data, ".txt, .jsonl, folders, corpus:BYTES", 0, 0, NULL, NULL, false},
-        {"vocab", OPT_INT, &vocab, "tokens: special ones, 256 bytes, merges", 257, MAX_IDS, NULL, NULL, false},
+        {"model-type", OPT_STR, &model, "byte-level BPE, or BERT's WordPiece", 0, 0, "bpe|wordpiece", NULL, false},
+        {"vocab", OPT_INT, &vocab, "tokens: special ones, bytes or characters, merges", 6, MAX_IDS, NULL, NULL, false},
         {"out", OPT_STR, &out, "directory to write", 0, 0, NULL, NULL, false},
-        {"split", OPT_STR, &split, "rule that cuts text into words", 0, 0, "gpt2|llama3", NULL, false},
+        {"split", OPT_STR, &split, "bpe: rule that cuts text into words", 0, 0, "gpt2|llama3", NULL, false},
         {"min-frequency", OPT_INT, &min_frequency, "never merge a pair seen less often", 0, 9e15, NULL, NULL, false},
-        {"special", OPT_LIST, &specials, "special tokens; the first is the end of text", 0, 0, NULL, NULL, false},
+        {"special", OPT_LIST, &specials, "special tokens; bpe: the first is the end of text", 0, 0, NULL, NULL, false},
         {"bytes", OPT_INT, &max_bytes, "read at most so much text (0: all)", 0, 9e15, NULL, NULL, false},
+        {"cased", OPT_FLAG, &cased, "wordpiece: keep capitals and accents", 0, 0, NULL, NULL, false},
+        {"chinese-words", OPT_FLAG, &chinese_words, "wordpiece: a Chinese character is no word", 0, 0, NULL, NULL, false},
+        {"limit-alphabet", OPT_INT, &limit_alphabet, "wordpiece: so many characters at most (0: all)", 0, 1114112, NULL, NULL, false},
         COMMON_OPTS};
     options_parse(argc, argv, 2, "tokenizer train: learn a vocabulary", table, (int)(sizeof table / sizeof *table));
     if (!data.n) die_usage("--data is missing: the text to learn from");
     if (!out) die_usage("--out is missing: the directory to write");
-    if (vocab < 256 + specials.n)
+    bool wordpiece = !strcmp(model, "wordpiece");
+    if (wordpiece && !option_given(table, (int)(sizeof table / sizeof *table), "special")) specials.n = 0;
+    if (!wordpiece && vocab < 256 + specials.n)
         die_usage("--vocab %lld is too small for 256 bytes and %d special tokens", (long long)vocab, specials.n);
     double start_s = now_s();
     LimitedDocs source = {docs_open(data.v, data.n), max_bytes ? (double)max_bytes : 9e18};
     double total = docs_bytes(source.docs);
     if (max_bytes && total > (double)max_bytes) total = (double)max_bytes;
-    tokenizer_train((TextSource){limited_next, &source, total}, split, (int)vocab, min_frequency, specials.v,
-                    specials.n, out);
+    TextSource text = {limited_next, &source, total};
+    if (wordpiece) tokenizer_train_wordpiece(text, (int)vocab, min_frequency, limit_alphabet, !cased, !chinese_words,
+                                             specials.v, specials.n, out);
+    else tokenizer_train(text, split, (int)vocab, min_frequency, specials.v, specials.n, out);
     docs_close(source.docs);
     Tokenizer *t = tokenizer_load(out);
     printf("%s: a vocabulary of %d tokens, learnt in %s. Watch it work:\n", out, tokenizer_vocab(t),
@@ -349,9 +353,15 @@ static void main_decode(int argc, char **argv) {
     size_t n;
     char *text = read_stdin(&n);
     Buf out = {0};
-    for (char *p = text, *end = text + n; p < end;) {
-        if (*p == '\n' && lines) buf_add(&out, "\n", 1);
-        if (strchr(" \t\r\n,[]", *p) && *p) {
+    Ids ids = {0}; /* of one document: what a token is written as can depend on those before it */
+    for (char *p = text, *end = text + n; p <= end;) {
+        if (p == end || (*p == '\n' && lines)) {
+            tokenizer_decode(t, ids.v, ids.n, skip, &out);
+            ids.n = 0;
+            if (p < end) buf_add(&out, "\n", 1);
+            if (p == end || out.len > 1 << 20) put_out(&out);
+        }
+        if (p == end || (strchr(" \t\r\n,[]", *p) && *p)) {
             p++;
             continue;
         }
@@ -361,11 +371,10 @@ static void main_decode(int argc, char **argv) {
         if (stop == p || errno || id < 0 || id >= tokenizer_vocab(t))
             die("\"%.*s\" is no id of this tokenizer (0 to %d)", (int)strcspn(p, " \t\r\n,[]"), p,
                 tokenizer_vocab(t) - 1);
-        tokenizer_decode(t, &(int32_t){(int32_t)id}, 1, skip, &out);
-        if (out.len > 1 << 20) put_out(&out);
+        ids_add(&ids, (int32_t)id);
         p = stop;
     }
-    put_out(&out);
+    ids_free(&ids);
     buf_free(&out);
     free(text);
     tokenizer_free(t);

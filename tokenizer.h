@@ -32,7 +32,11 @@ void ids_free(Ids *ids);
  * them but the caller: tokenizer_encode does not. */
 const Ids *tokenizer_prefix(const Tokenizer *t);
 bool tokenizer_is_special(const Tokenizer *t, int id);
-/* The exact bytes of one token, valid as long as the tokenizer. Ids out of range die. */
+const Ids *tokenizer_suffix(const Tokenizer *t); /* the same behind a text */
+/* Appends to ids the text a, or the two texts a and b, with what the post-processor puts around them, and to types (or
+ * NULL) each one's token type. With max_length > 0 no more ids than that: the longer text gives up its end first. */
+void tokenizer_wrap(const Tokenizer *t, const Ids *a, const Ids *b, size_t max_length, Ids *ids, Ids *types);
+/* The exact bytes of one token inside a text (as a text's first it may lack its blank), valid as long as the tokenizer. Ids out of range die. */
 const char *tokenizer_token(const Tokenizer *t, int id, size_t *n);
 
 /* The length of the first word of text: the piece that no merge crosses the end of. Call it again on the rest. */
@@ -44,9 +48,11 @@ void tokenizer_encode(const Tokenizer *t, const char *text, size_t n, bool with_
 /* Appends the exact bytes of the ids to out; special tokens are written by their name, or left out with skip_special.
  * Ids out of range die. */
 void tokenizer_decode(const Tokenizer *t, const int32_t *ids, size_t n, bool skip_special, Buf *out);
+/* The same as text that is valid UTF-8, with U+FFFD where the library that the tokenizer comes from writes it. */
+void tokenizer_decode_text(const Tokenizer *t, const int32_t *ids, size_t n, bool skip_special, Buf *out);
 /* Streaming: bytes of an unfinished UTF-8 character stay in the state; what is appended to out is always whole
  * characters, invalid sequences become U+FFFD. Finish with id = -1 (flushes what is left). */
-typedef struct { uint8_t pending[4]; int n; } Utf8Stream;
+typedef struct { uint8_t pending[4]; int n; bool started, blank_due; int stripped; } Utf8Stream; /* {0}: a text begins */
 void tokenizer_decode_stream(const Tokenizer *t, Utf8Stream *s, int32_t id, Buf *out);
 
 /* Trains byte-level BPE on documents that next() hands out (NULL ends; the text may be reused by the next call).
@@ -58,6 +64,12 @@ void tokenizer_decode_stream(const Tokenizer *t, Utf8Stream *s, int32_t id, Buf 
 typedef struct { const char *(*next)(void *state, size_t *n); void *state; double total_bytes; /* for the bar */ } TextSource;
 void tokenizer_train(TextSource src, const char *split, int vocab, int64_t min_frequency, const char **specials,
                      int n_specials, const char *dir);
+/* Trains WordPiece likewise: [PAD] [UNK] [CLS] [SEP] [MASK] and specials first, then the characters (the limit_alphabet
+ * most frequent; 0: all), then those inside words ("##x"), then what Hugging Face's WordPieceTrainer makes of them.
+ * lowercase (which strips accents too) and chinese_chars (each a word) are the normalizer's. Writes tokenizer.json,
+ * vocab.txt and tokenizer_config.json. */
+void tokenizer_train_wordpiece(TextSource src, int vocab, int64_t min_frequency, int64_t limit_alphabet, bool lowercase,
+                               bool chinese_chars, const char **specials, int n_specials, const char *dir);
 
 #ifdef __cplusplus
 }

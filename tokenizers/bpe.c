@@ -61,7 +61,10 @@ static void heap_push(Worker *w, size_t *n, uint64_t x) {
 }
 
 static int32_t pair_rank(const Tokenizer *t, const Worker *w, int32_t i) {
-    return w->next[i] < 0 ? NO_MERGE : merge_slot(&t->merges, pair_of(w->id[i], w->id[w->next[i]]))->rank;
+    if (w->next[i] < 0) return NO_MERGE;
+    const Merge *m = merge_slot(&t->merges, pair_of(w->id[i], w->id[w->next[i]]));
+    if (t->note_splits && m->rank != NO_MERGE) w->split[m->id] = m->pair;
+    return m->rank;
 }
 
 static void merge_long(const Tokenizer *t, Worker *w, int32_t n, Ids *ids) { /* symbols in w->id[0 .. n - 1] */
@@ -90,17 +93,70 @@ static void merge_long(const Tokenizer *t, Worker *w, int32_t n, Ids *ids) { /* 
 }
 
 bool word_is_token(const Tokenizer *t, const uint8_t *s, size_t n, int32_t *id) {
-    char room[512], *spelt = 2 * n <= sizeof room ? room : xmalloc(2 * n);
-    spelt[0] = 0; /* for the compiler, which cannot see that no word is empty */
-    size_t n_spelt = spell(s, n, spelt);
-    *id = vocab_find(&t->vocab, spelt, n_spelt);
+    char room[512], *spelt = NULL;
+    const char *name = (const char *)s;
+    size_t n_name = n;
+    if (t->byte_level) {
+        spelt = 2 * n <= sizeof room ? room : xmalloc(2 * n);
+        spelt[0] = 0; /* for the compiler, which cannot see that no word is empty */
+        n_name = spell(s, n, spelt);
+        name = spelt;
+    }
+    *id = vocab_find(&t->vocab, name, n_name);
     if (spelt != room) free(spelt);
     return *id >= 0 && !t->is_special[*id]; /* the text of a special token is ordinary text here */
+}
+
+static int32_t symbol_of(const Tokenizer *t, const uint8_t *s, size_t n, bool first, bool last) {
+    char room[4 + 2 * MAX_AFFIX];
+    size_t at = 0;
+    if (!first && t->continuing_prefix) memcpy(room, t->continuing_prefix, at = strlen(t->continuing_prefix));
+    memcpy(room + at, s, n);
+    at += n;
+    if (last && t->word_suffix) {
+        size_t n_suffix = strlen(t->word_suffix);
+        memcpy(room + at, t->word_suffix, n_suffix);
+        at += n_suffix;
+    }
+    int32_t id = vocab_find(&t->vocab, room, at);
+    return id >= 0 && !t->is_special[id] ? id : -1;
+}
+
+/* Characters, or what stands for those without a token: their bytes where all of them have tokens, else unk, one for
+ * each or for a whole row. As in Hugging Face's, an unk in waiting comes behind bytes that follow it. */
+static int32_t first_characters(const Tokenizer *t, const uint8_t *s, size_t n, int32_t *id) {
+    int32_t n_id = 0;
+    bool waiting = false;
+    for (size_t i = 0, len; i < n; i += len) {
+        uint32_t cp;
+        int got = utf8_char(s + i, n - i, &cp);
+        len = got > 0 ? (size_t)got : 1;
+        int32_t one = symbol_of(t, s + i, len, i == 0, i + len == n);
+        if (one >= 0) {
+            if (waiting) id[n_id++] = t->unk, waiting = false;
+            id[n_id++] = one;
+            continue;
+        }
+        bool bytes = t->byte_fallback;
+        for (size_t k = 0; k < len && bytes; k++) bytes = t->byte_id[s[i + k]] >= 0;
+        if (bytes) {
+            for (size_t k = 0; k < len; k++) id[n_id++] = t->byte_id[s[i + k]];
+        } else if (t->unk >= 0) {
+            if (waiting && !t->fuse_unk) id[n_id++] = t->unk;
+            waiting = true;
+        }
+    }
+    if (waiting) id[n_id++] = t->unk;
+    return n_id;
 }
 
 /* The symbols that a word starts from. A byte without a token (no published byte-level vocabulary lacks one, but
  * files exist) becomes the unknown token, or vanishes where there is none, as it does in Hugging Face's. */
 int32_t first_symbols(const Tokenizer *t, const uint8_t *s, size_t n, int32_t *id) {
+#if HAVE_SENTENCEPIECE
+    if (t->sp) return sentencepiece_symbols(t, s, n, id);
+#endif
+    if (!t->byte_level) return first_characters(t, s, n, id);
     int32_t n_id = 0;
     for (size_t i = 0; i < n; i++) {
         int32_t one = t->byte_id[s[i]] >= 0 ? t->byte_id[s[i]] : t->unk;
@@ -116,12 +172,14 @@ void bpe(const Tokenizer *t, Worker *w, const uint8_t *s, size_t n, Ids *ids) {
         ids_add(ids, whole);
         return;
     }
-    if (n <= SHORT_WORD) {
+    size_t before = ids->n;
+    if (n <= SHORT_WORD && !t->note_splits) {
         int32_t id[SHORT_WORD];
         int n_id = merge_short(t, id, first_symbols(t, s, n, id), NULL);
         ids_room(ids, (size_t)n_id);
         memcpy(ids->v + ids->n, id, sizeof *id * (size_t)n_id);
         ids->n += (size_t)n_id;
+        if (t->sp) sentencepiece_finish(t, NULL, before, ids);
         return;
     }
     if (n > INT32_MAX) die("one word of the text is %zu bytes long; at most %d are possible", n, INT32_MAX);
@@ -132,6 +190,106 @@ void bpe(const Tokenizer *t, Worker *w, const uint8_t *s, size_t n, Ids *ids) {
         w->next = xrealloc(w->next, size_mul(w->cap, sizeof *w->next));
         w->prev = xrealloc(w->prev, size_mul(w->cap, sizeof *w->prev));
     }
+    if (t->note_splits) {
+        if (!w->split) w->split = xmalloc(size_mul((size_t)t->n_ids, sizeof *w->split));
+        for (int i = 0; i < t->n_ids; i++) w->split[i] = NO_PAIR;
+    }
     int32_t n_id = first_symbols(t, s, n, w->id);
     if (n_id) merge_long(t, w, n_id, ids);
+    if (t->sp) sentencepiece_finish(t, w->split, before, ids);
+}
+
+/* [tok.joins] where merges end --------------------------------------------------------------------------------------- */
+
+static bool joins_find(const Joins *j, uint64_t key, size_t *at) {
+    size_t i = mix(key) & (j->n_slots - 1);
+    while (j->slot[i] && j->slot[i] != key) i = (i + 1) & (j->n_slots - 1);
+    *at = i;
+    return j->slot[i] != 0;
+}
+
+void joins_add(Joins *j, uint32_t a, uint32_t b) {
+    if (a && a < 0x80 && b < 0x80) {
+        j->ascii[a][b >> 6] |= 1ull << (b & 63);
+        return;
+    }
+    if (j->n * 2 >= j->n_slots) {
+        uint64_t *old = j->slot;
+        size_t n_old = j->n_slots, at;
+        j->n_slots = n_old ? n_old * 4 : 1024;
+        j->slot = xcalloc(j->n_slots, sizeof *j->slot);
+        for (size_t i = 0; i < n_old; i++)
+            if (old[i] && !joins_find(j, old[i], &at)) j->slot[at] = old[i];
+        free(old);
+    }
+    uint64_t key = (uint64_t)a << 32 | b;
+    size_t at;
+    if (!key || joins_find(j, key, &at)) return;
+    j->slot[at] = key;
+    j->n++;
+}
+
+void joins_from_merges(Tokenizer *t) {
+    Joins *j = &t->joins;
+    j->usable = !t->byte_level && !t->continuing_prefix && !t->word_suffix && !t->ignore_merges;
+    j->fuse = t->fuse_unk && t->unk >= 0;
+    if (t->byte_fallback) /* complete, it leaves nothing to unk */
+        for (int b = j->fuse = false; b < 256; b++) j->fuse |= t->fuse_unk && t->unk >= 0 && t->byte_id[b] < 0;
+    size_t slots = (size_t)1 << (64 - t->merges.shift);
+    for (size_t i = 0; j->usable && i < slots; i++) {
+        if (t->merges.slot[i].pair == NO_PAIR) continue;
+        int32_t left = (int32_t)(t->merges.slot[i].pair >> 32), right = (int32_t)(uint32_t)t->merges.slot[i].pair;
+        /* A merge with the token of a byte or with unk could join what no two characters spell. */
+        if (left == t->unk || right == t->unk) j->usable = false;
+        for (int b = 0; b < 256 && t->byte_fallback; b++)
+            if (left == t->byte_id[b] || right == t->byte_id[b]) j->usable = false;
+        const Spelling *e = &t->vocab.spelling[left], *f = &t->vocab.spelling[right];
+        const uint8_t *l = (const uint8_t *)t->vocab.pool.data + e->at, *r = (const uint8_t *)t->vocab.pool.data + f->at;
+        uint32_t a, b;
+        if (!e->n || !f->n || utf8_char(r, f->n, &b) <= 0) continue; /* no text makes such a symbol */
+        size_t k = e->n - 1;
+        while (k && (l[k] & 0xC0) == 0x80) k--;
+        if (utf8_char(l + k, e->n - k, &a) <= 0) continue;
+        joins_add(j, a, b);
+    }
+    for (size_t id = 0; j->usable && j->fuse && id < t->vocab.n_ids; id++) {
+        const Spelling *e = &t->vocab.spelling[id];
+        uint32_t c = 0;
+        if (e->used && e->n && utf8_char((const uint8_t *)vocab_str(&t->vocab, (int32_t)id), e->n, &c) == (int)e->n)
+            joins_add(j, 0, c);
+    }
+    joins_add(j, 0, ' '); /* so that there is a table to look into */
+}
+
+enum { NO_CHARACTER = 0x110000 };
+
+static inline int char_at(const uint8_t *p, const uint8_t *end, uint32_t *cp) {
+    if (*p < 0x80) return *cp = *p, 1;
+    int len = utf8_char(p, (size_t)(end - p), cp);
+    return len > 0 ? len : (*cp = NO_CHARACTER, 1);
+}
+
+static inline bool joined(const Joins *j, uint32_t a, uint32_t b) {
+    size_t at;
+    if (!a || (a < 0x80 && b < 0x80 && (j->ascii[a][b >> 6] >> (b & 63) & 1))) return true;
+    return ((a | b) >= 0x80 && joins_find(j, (uint64_t)a << 32 | b, &at)) ||
+           (j->fuse && !joins_find(j, a, &at) && !joins_find(j, b, &at));
+}
+
+void encode_joined(const Tokenizer *t, Worker *w, const uint8_t *s, size_t n, Ids *ids) {
+    const Joins *j = &t->joins;
+    const uint8_t *end = s + n;
+    if (!j->usable) {
+        encode_cached(t, w, s, n, end, ids);
+        return;
+    }
+    uint32_t before, c;
+    const uint8_t *word = s, *p = s + char_at(s, end, &before);
+    for (int len; p < end; p += len, before = c) {
+        len = char_at(p, end, &c);
+        if (joined(j, before, c)) continue;
+        encode_cached(t, w, word, (size_t)(p - word), end, ids);
+        word = p;
+    }
+    encode_cached(t, w, word, (size_t)(end - word), end, ids);
 }

@@ -1,24 +1,108 @@
 /* decode.c - ids -> bytes -> whole characters. */
 #include "parts.h"
 
-/* [tok.decode] ids -> text ----------------------------------------------------------------------------------------- */
+#include <stdlib.h>
+
+/* [tok.decode] ids -> text ----------------------------------------------------------------------------------------- *
+ * What a decoder makes of each token is worked out when the tokenizer is loaded, so that decoding is a look-up. What
+ * remains to be known of the tokens before: whether there was any (the first may be written another way), how much of
+ * the blank that stands before a text has been taken away, and whether a blank is due. */
 
 static void check_id(const Tokenizer *t, int32_t id) {
     if (id < 0 || id >= t->n_ids) die("token id %d is outside the vocabulary (0 to %d)", id, t->n_ids - 1);
 }
 
-const char *tokenizer_token(const Tokenizer *t, int id, size_t *n) {
+static const char *token_text(const Tokenizer *t, int32_t id, bool first, size_t *n) {
+    const TokenTexts *text = &t->decoder.text[first && t->decoder.text[1].at];
     check_id(t, id);
-    *n = t->bytes_at[id + 1] - t->bytes_at[id];
-    return t->token_bytes.data + t->bytes_at[id];
+    *n = text->at[id + 1] - text->at[id];
+    return text->bytes.data + text->at[id];
+}
+
+const char *tokenizer_token(const Tokenizer *t, int id, size_t *n) { return token_text(t, id, false, n); }
+
+/* The exact bytes of one token in its place. */
+static void decode_one(const Tokenizer *t, Utf8Stream *s, int32_t id, Buf *out) {
+    const Decoder *d = &t->decoder;
+    size_t n;
+    const char *bytes = token_text(t, id, !s->started, &n);
+    if (s->blank_due) buf_str(out, " ");
+    s->blank_due = d->blank_after && d->blank_after[id];
+    if (!d->start || d->start[id] == START_ENDS) s->started = true;
+    else if (d->start[id] == START_OVER) s->started = false;
+    while (s->stripped < d->strip && n) {
+        uint32_t cp;
+        int len = utf8_char((const uint8_t *)bytes, n, &cp);
+        if (len <= 0 || cp != d->strip_char) s->stripped = d->strip;
+        else bytes += len, n -= (size_t)len, s->stripped++;
+    }
+    buf_add(out, bytes, n);
 }
 
 void tokenizer_decode(const Tokenizer *t, const int32_t *ids, size_t n, bool skip_special, Buf *out) {
+    Utf8Stream s = {0};
     for (size_t i = 0; i < n; i++) {
-        size_t len;
-        const char *bytes = tokenizer_token(t, ids[i], &len);
-        if (!(skip_special && t->is_special[ids[i]])) buf_add(out, bytes, len);
+        check_id(t, ids[i]);
+        if (!(skip_special && t->is_special[ids[i]])) decode_one(t, &s, ids[i], out);
     }
+}
+
+/* Bytes as text: one U+FFFD for each malformed sequence, or for each of its bytes. */
+static void mend(const char *bytes, size_t n, bool each, Buf *out) {
+    const uint8_t *s = (const uint8_t *)bytes;
+    for (size_t i = 0, good = 0; i <= n;) {
+        uint32_t cp;
+        int len = i < n ? utf8_char(s + i, n - i, &cp) : -1;
+        if (len > 0) {
+            i += (size_t)len;
+            continue;
+        }
+        buf_add(out, bytes + good, i - good);
+        size_t bad = i == n ? 0 : len < 0 ? (size_t)-len : n - i;
+        for (size_t k = 0; k < (each ? bad : bad > 0); k++) buf_str(out, "\xEF\xBF\xBD");
+        good = i += i == n ? 1 : bad;
+    }
+}
+
+static bool well_formed(const char *bytes, size_t n) {
+    uint32_t cp;
+    for (size_t i = 0; i < n;) {
+        int len = utf8_char((const uint8_t *)bytes + i, n - i, &cp);
+        if (len <= 0) return false;
+        i += (size_t)len;
+    }
+    return true;
+}
+
+void tokenizer_decode_text(const Tokenizer *t, const int32_t *ids, size_t n, bool skip_special, Buf *out) {
+    const Decoder *d = &t->decoder;
+    Utf8Stream s = {0};
+    Buf raw = {0}, one = {0};
+    size_t from = out->len, run = 0; /* bytes at the end of raw that came from tokens of single bytes */
+    buf_add(&raw, "", 0);
+    for (size_t i = 0; i <= n; i++) {
+        if (i < n) check_id(t, ids[i]);
+        if (i < n && skip_special && t->is_special[ids[i]]) continue;
+        one.len = 0;
+        bool byte = i < n && d->is_byte && d->is_byte[ids[i]];
+        if (i < n) decode_one(t, &s, ids[i], &one);
+        if (!byte && run) { /* what lies between such runs is well-formed */
+            bool all = d->bad == BAD_RUN && !well_formed(raw.data, run);
+            for (size_t k = 0; all && k < run; k++) buf_str(out, "\xEF\xBF\xBD");
+            if (!all) mend(raw.data, run, d->bad == BAD_BYTE, out);
+            raw.len = run = 0;
+        }
+        buf_add(&raw, one.data ? one.data : "", one.len);
+        if (byte) run = raw.len;
+        else if (d->is_byte) {
+            mend(raw.data, raw.len, d->bad == BAD_BYTE, out);
+            raw.len = 0;
+        }
+    }
+    mend(raw.data, raw.len, d->bad == BAD_BYTE, out);
+    if (t->sp) sentencepiece_text(t, from, out);
+    buf_free(&raw);
+    buf_free(&one);
 }
 
 /* A token may end in the middle of a character: the bytes so far wait in pending until the next token completes them
@@ -42,10 +126,11 @@ static void stream_byte(Utf8Stream *s, uint8_t byte, Buf *out) {
 void tokenizer_decode_stream(const Tokenizer *t, Utf8Stream *s, int32_t id, Buf *out) {
     if (id == -1) {
         if (s->n) buf_str(out, "\xEF\xBF\xBD");
-        s->n = 0;
+        *s = (Utf8Stream){0};
         return;
     }
-    size_t n;
-    const char *bytes = tokenizer_token(t, id, &n);
-    for (size_t i = 0; i < n; i++) stream_byte(s, (uint8_t)bytes[i], out);
+    Buf bytes = {0};
+    decode_one(t, s, id, &bytes);
+    for (size_t i = 0; i < bytes.len; i++) stream_byte(s, (uint8_t)bytes.data[i], out);
+    buf_free(&bytes);
 }

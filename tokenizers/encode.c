@@ -11,13 +11,6 @@ static uint32_t char_after(const uint8_t *p, const uint8_t *end) {
     return p < end && utf8_char(p, (size_t)(end - p), &cp) > 0 ? cp : 0xFFFD;
 }
 
-static const uint8_t *char_start_before(const uint8_t *start, const uint8_t *p) { /* start < p */
-    const uint8_t *q = p - 1;
-    while (q > start && p - q < 4 && (*q & 0xC0) == 0x80) q--;
-    uint32_t cp;
-    return utf8_char(q, (size_t)(p - q), &cp) == p - q ? q : p - 1;
-}
-
 /* The longest added token that begins at p, or NULL. */
 static const AddedToken *added_at(const AddedSet *set, const uint8_t *p, size_t n) {
     for (int i = set->from[*p]; i < set->from[*p + 1]; i++) {
@@ -31,6 +24,7 @@ static const AddedToken *added_at(const AddedSet *set, const uint8_t *p, size_t 
  * over whole, so that no shorter token is found inside it. */
 void cut_at_added(const Tokenizer *t, Worker *w, const AddedSet *set, const uint8_t *s, size_t n,
                          bool with_special, Ids *ids, TextFn rest) {
+    const bool at_start = w->at_start;
     if (!set->n || (!with_special && set->n == set->n_special)) {
         if (n) rest(t, w, s, n, with_special, ids);
         return;
@@ -59,11 +53,13 @@ void cut_at_added(const Tokenizer *t, Worker *w, const AddedSet *set, const uint
         }
         if (a->rstrip)
             while (to < end && class_at(to, end, &len) & SPACE) to += len;
+        w->at_start = at_start && done == s;
         if (from > done) rest(t, w, done, (size_t)(from - done), with_special, ids);
         ids_add(ids, a->id);
         done = to;
         if (p < done) p = done;
     }
+    w->at_start = at_start && done == s;
     if (done < end) rest(t, w, done, (size_t)(end - done), with_special, ids);
 }
 
@@ -93,8 +89,14 @@ void worker_free(Worker *w) {
     free(w->next);
     free(w->prev);
     free(w->heap);
+    free(w->split);
+    free(w->piece);
+    free(w->piece2);
+    regex_scratch_free(w);
     buf_free(&w->norm);
+    buf_free(&w->other);
     buf_free(&w->prefixed);
+    buf_free(&w->spelt);
     free(w);
 }
 
@@ -112,32 +114,23 @@ void worker_give(const Tokenizer *t, Worker *w) {
     worker_free(w);
 }
 
-static inline void cache_key(const uint8_t *p, size_t n, const uint8_t *end, uint64_t key[4]) {
-    static const uint8_t ones_then_zeros[64] = {
-        255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255,
-        255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255};
-    uint64_t mask[4];
-    if (end - p >= 32) {
-        memcpy(key, p, 32);
-        memcpy(mask, ones_then_zeros + 32 - n, 32);
-        for (int i = 0; i < 4; i++) key[i] &= mask[i];
-    } else {
-        memset(key, 0, 32);
-        memcpy(key, p, n);
+static void model_word(const Tokenizer *t, Worker *w, const uint8_t *s, size_t n, Ids *ids) {
+    switch (t->model) {
+    case MODEL_BPE: bpe(t, w, s, n, ids); break;
+#if HAVE_SENTENCEPIECE
+    case MODEL_UNIGRAM: unigram_encode(t, w, s, n, ids); break;
+#endif
+#if HAVE_WORDPIECE
+    case MODEL_WORDPIECE: wordpiece_encode(t, w, s, n, ids); break;
+#endif
+    default: break;
     }
-    key[3] |= (uint64_t)n << 56; /* little-endian, as the file formats of this project are: the last byte */
-}
-
-static inline CacheSlot *cache_slot(Worker *w, const uint64_t key[4]) {
-    uint64_t h = key[0] * 0x9E3779B97F4A7C15ull ^ key[1] * 0xD6E8FEB86659FD93ull ^ key[2] * 0xC2B2AE3D27D4EB4Full ^
-                 key[3] * 0xA0761D6478BD642Full;
-    return &w->cache[mix(h) >> (64 - CACHE_BITS)];
 }
 
 static inline void encode_word(const Tokenizer *t, Worker *w, const uint8_t *p, size_t n, const uint8_t *end,
                                Ids *ids) {
     if (n > CACHE_WORD) {
-        bpe(t, w, p, n, ids);
+        model_word(t, w, p, n, ids);
         return;
     }
     uint64_t key[4];
@@ -150,14 +143,36 @@ static inline void encode_word(const Tokenizer *t, Worker *w, const uint8_t *p, 
         return;
     }
     size_t before = ids->n;
-    bpe(t, w, p, n, ids);
+    model_word(t, w, p, n, ids);
     if (ids->n - before > CACHE_IDS) return;
     memcpy(c->key, key, sizeof c->key);
     c->n = (int32_t)(ids->n - before);
     memcpy(c->id, ids->v + before, sizeof *c->id * (size_t)c->n);
 }
 
+void encode_cached(const Tokenizer *t, Worker *w, const uint8_t *s, size_t n, const uint8_t *end, Ids *ids) {
+    encode_word(t, w, s, n, end, ids);
+}
+
 /* [tok.encode] text -> ids ----------------------------------------------------------------------------------------- */
+
+/* Ordinary text by the steps of a tokenizer.json. */
+static void encode_pieces(const Tokenizer *t, Worker *w, const uint8_t *s, size_t n, Ids *ids) {
+    if (!t->n_pre) {
+        encode_joined(t, w, s, n, ids);
+        return;
+    }
+    size_t n_pieces = pretokenize(t, w, &s, n);
+    if (!n_pieces) return;
+    const uint8_t *end = s + w->piece[n_pieces - 1].to;
+    if (t->joins.usable) {
+        for (size_t i = 0; i < n_pieces; i++)
+            encode_joined(t, w, s + w->piece[i].from, w->piece[i].to - w->piece[i].from, ids);
+    } else {
+        for (size_t i = 0; i < n_pieces; i++)
+            encode_word(t, w, s + w->piece[i].from, w->piece[i].to - w->piece[i].from, end, ids);
+    }
+}
 
 /* Ordinary text: words, and each word its ids. */
 static void encode_plain(const Tokenizer *t, Worker *w, const uint8_t *s, size_t n, bool with_special, Ids *ids) {
@@ -182,8 +197,36 @@ static void encode_plain(const Tokenizer *t, Worker *w, const uint8_t *s, size_t
             encode_word(t, w, p, (size_t)(next - p), end, ids);
         }
         break;
-    case SPLIT_NONE: encode_word(t, w, s, n, end, ids); break;
+    case SPLIT_NONE: encode_pieces(t, w, s, n, ids); break;
     }
+}
+
+/* Between the tokens found in the text as it came: normalise, then look for those that want normalised text. */
+static void encode_normalized(const Tokenizer *t, Worker *w, const uint8_t *s, size_t n, bool with_special, Ids *ids) {
+    if (t->n_norm) normalize(t, w, &s, &n);
+    if (n) cut_at_added(t, w, &t->after_norm, s, n, with_special, ids, encode_plain);
+}
+
+void tokenizer_encode(const Tokenizer *t, const char *text, size_t n, bool with_special, Ids *ids) {
+    Worker *w = worker_take(t);
+    w->at_start = true;
+    cut_at_added(t, w, &t->before_norm, (const uint8_t *)text, n, with_special, ids, encode_normalized);
+    worker_give(t, w);
+}
+
+size_t words_of(const Tokenizer *t, Worker *w, const uint8_t **s, size_t n) {
+    if (t->split.kind == SPLIT_NONE) return pretokenize(t, w, s, n);
+    static const PreStep prefix = {.kind = PRE_BYTE_LEVEL, .prefix = true};
+    size_t n_pieces = pretokenize_by(&prefix, t->add_prefix_space, w, s, n), from = 0;
+    if (!n_pieces) return 0;
+    const uint8_t *end = *s + w->piece[0].to;
+    for (n_pieces = 0; *s + from < end; n_pieces++) {
+        size_t to = (size_t)(word_end(t->split, *s + from, end) - *s);
+        if (n_pieces == w->piece_cap) w->piece = xrealloc(w->piece, sizeof *w->piece * (w->piece_cap *= 2));
+        w->piece[n_pieces] = (Piece){from, to};
+        from = to;
+    }
+    return n_pieces;
 }
 
 size_t tokenizer_word(const Tokenizer *t, const char *text, size_t n) {
@@ -191,14 +234,32 @@ size_t tokenizer_word(const Tokenizer *t, const char *text, size_t n) {
     return n ? (size_t)(word_end(t->split, s, s + n) - s) : 0;
 }
 
-/* Between the tokens found in the text as it came: normalise, then look for those that want normalised text. */
-static void encode_normalized(const Tokenizer *t, Worker *w, const uint8_t *s, size_t n, bool with_special, Ids *ids) {
-    if (t->nfc) nfc(&s, &n, &w->norm);
-    cut_at_added(t, w, &t->after_norm, s, n, with_special, ids, encode_plain);
+/* [tok.wrap] special tokens around a text --------------------------------------------------------------------------- */
+
+/* How much of two texts stays when they may have `room` ids in all: the longer one gives. */
+static void longest_first(size_t *a, size_t *b, size_t room) {
+    size_t least = *a < *b ? *a : *b, most = *a < *b ? *b : *a;
+    if (least + most <= room) return;
+    most = least > room ? least : room - least > least ? room - least : least;
+    if (least + most > room) least = room / 2, most = least + room % 2;
+    if (*a > *b) *a = most, *b = least;
+    else *a = least, *b = most;
 }
 
-void tokenizer_encode(const Tokenizer *t, const char *text, size_t n, bool with_special, Ids *ids) {
-    Worker *w = worker_take(t);
-    cut_at_added(t, w, &t->before_norm, (const uint8_t *)text, n, with_special, ids, encode_normalized);
-    worker_give(t, w);
+void tokenizer_wrap(const Tokenizer *t, const Ids *a, const Ids *b, size_t max_length, Ids *ids, Ids *types) {
+    WrapItem bare[] = {{WRAP_A, 0}, {WRAP_B, 1}};
+    const Wrap plain = {bare, b ? 2 : 1}, *wrap = b ? &t->pair : &t->single;
+    if (!wrap->n) wrap = &plain;
+    size_t n_a = a->n, n_b = b ? b->n : 0, around = 0;
+    for (int i = 0; i < wrap->n; i++) around += wrap->v[i].id >= 0;
+    if (max_length) longest_first(&n_a, &n_b, max_length > around ? max_length - around : 0);
+    for (int i = 0; i < wrap->n; i++) {
+        WrapItem item = wrap->v[i];
+        const int32_t *v = item.id == WRAP_A ? a->v : item.id == WRAP_B ? b->v : &item.id;
+        size_t n = item.id == WRAP_A ? n_a : item.id == WRAP_B ? n_b : 1;
+        for (size_t k = 0; k < n; k++) {
+            ids_add(ids, v[k]);
+            if (types) ids_add(types, item.type);
+        }
+    }
 }

@@ -1,26 +1,16 @@
-/* load.c - tokenizer.json, or vocab.json and merges.txt: checked here, trusted everywhere else.
+/* load.c - a directory's files -> a Tokenizer: which files there are, and what all kinds of them have in common.
+ * Checked here, trusted everywhere else.
  *
  * What this file refuses to do: guess. A part that it does not know ends in a sentence naming the part. */
-#include "parts.h"
+#include "json.h"
 
-#include <cjson/cJSON.h>
+#include <dirent.h>
 #include <stdlib.h>
-#include <string.h>
 
 /* [tok.load] reading a tokenizer's files ---------------------------------------------------------------------------- *
  * The only part that meets a file written by somebody else. Every check is here, so that nothing above needs one. */
-typedef struct {
-    Tokenizer *t;
-    const char *path;                            /* for messages */
-    bool byte_level;
-    AddedToken *added;
-    int n_added;
-    int *added_at;                               /* [n_added_at] by id: 1 + its place in added, 0: none */
-    size_t n_added_at;
-    int missing_bytes;
-} Loader;
 
-static cJSON *json_read(const char *path) {
+cJSON *json_read(const char *path) {
     size_t n;
     char *text = file_read(path, &n);
     const char *end = NULL;
@@ -33,12 +23,7 @@ static cJSON *json_read(const char *path) {
     return json;
 }
 
-static const cJSON *json_get(const cJSON *node, const char *key) { return cJSON_GetObjectItemCaseSensitive(node, key); }
-static const char *json_str(const cJSON *node, const char *key) { return cJSON_GetStringValue(json_get(node, key)); }
-static bool json_true(const cJSON *node, const char *key) { return cJSON_IsTrue(json_get(node, key)); }
-static bool json_absent(const cJSON *node) { return !node || cJSON_IsNull(node); }
-
-static uint32_t json_id(const char *path, const char *token, const cJSON *node) {
+uint32_t json_id(const char *path, const char *token, const cJSON *node) {
     double d = cJSON_IsNumber(node) ? node->valuedouble : -1;
     if (!cJSON_IsNumber(node)) die("%s: the id of token \"%.60s\" is not a number", path, token);
     if (!(d >= 0 && d < MAX_IDS) || d != (double)(uint32_t)d)
@@ -46,35 +31,32 @@ static uint32_t json_id(const char *path, const char *token, const cJSON *node) 
     return (uint32_t)d;
 }
 
-/* A part of the file by its "type", which older files leave out for BPE. */
-static const char *json_type(const Loader *l, const cJSON *node, const char *what) {
-    const char *type = json_str(node, "type");
-    if (!cJSON_IsObject(node) || !type) die("%s: %s has no \"type\"", l->path, what);
-    return type;
-}
-
-static void read_token(Loader *l, const char *text, uint32_t id) {
+void read_token(Loader *l, const char *text, size_t n, uint32_t id) {
     Vocab *v = &l->t->vocab;
-    size_t n = strlen(text);
+    int shown = (int)(n < 60 ? n : 60);
     if (n > INT32_MAX) die("%s: a token of %zu bytes", l->path, n);
+    if (id >= MAX_IDS) die("%s: token \"%.*s\" has the id %u; ids go up to %d", l->path, shown, text, id, MAX_IDS - 1);
     if (id < v->n_ids && v->spelling[id].used)
-        die("%s: the id %u belongs to two tokens, \"%.*s\" and \"%.60s\"", l->path, id,
-            (int)(v->spelling[id].n < 60 ? v->spelling[id].n : 60), vocab_str(v, (int32_t)id), text);
-    if (vocab_find(v, text, n) >= 0) die("%s: the token \"%.60s\" has two ids", l->path, text);
+        die("%s: the id %u belongs to two tokens, \"%.*s\" and \"%.*s\"", l->path, id,
+            (int)(v->spelling[id].n < 60 ? v->spelling[id].n : 60), vocab_str(v, (int32_t)id), shown, text);
+    if (vocab_find(v, text, n) >= 0) die("%s: the token \"%.*s\" has two ids", l->path, shown, text);
     vocab_add(v, text, n, id);
 }
 
-static void read_vocab(Loader *l, const cJSON *vocab) {
+void read_vocab(Loader *l, const cJSON *vocab) {
     if (!cJSON_IsObject(vocab)) die("%s: there is no vocabulary (an object of token: id)", l->path);
-    for (const cJSON *e = vocab->child; e; e = e->next) read_token(l, e->string, json_id(l->path, e->string, e));
+    for (const cJSON *e = vocab->child; e; e = e->next)
+        read_token(l, e->string, strlen(e->string), json_id(l->path, e->string, e));
     if (!l->t->vocab.n_ids) die("%s: the vocabulary is empty", l->path);
 }
 
-static void add_token(Loader *l, AddedToken a) {
+bool is_added(const Loader *l, int32_t id) { return (size_t)id < l->n_added_at && l->added_at[id]; }
+
+void add_token(Loader *l, AddedToken a) {
     Vocab *v = &l->t->vocab;
     if (!a.n) die("%s: an added token has no content", l->path);
     int32_t known = vocab_find(v, a.text, a.n);
-    if (known < 0) read_token(l, a.text, (uint32_t)a.id);
+    if (known < 0) read_token(l, a.text, a.n, (uint32_t)a.id);
     else if (known != a.id)
         die("%s: the added token \"%.60s\" has the id %d, and %d in the vocabulary", l->path, a.text, a.id, known);
     if ((size_t)a.id >= l->n_added_at) {
@@ -88,121 +70,55 @@ static void add_token(Loader *l, AddedToken a) {
         return;
     }
     l->added = xrealloc(l->added, sizeof *l->added * (size_t)(l->n_added + 1));
-    a.text = xstrdup(a.text);
+    a.text = strf("%s", a.text);
     l->added[l->n_added++] = a;
     l->added_at[a.id] = l->n_added;
 }
 
-static void read_added(Loader *l, const cJSON *list) {
-    if (json_absent(list)) return;
-    if (!cJSON_IsArray(list)) die("%s: added_tokens is not a list", l->path);
-    for (const cJSON *e = list->child; e; e = e->next) {
-        char *content = cJSON_GetStringValue(json_get(e, "content"));
-        if (!content) die("%s: an added token has no content that is a string", l->path);
-        add_token(l, (AddedToken){.text = content, .n = strlen(content), .special = json_true(e, "special"),
-                                  .id = (int32_t)json_id(l->path, content, json_get(e, "id")),
-                                  .lstrip = json_true(e, "lstrip"), .rstrip = json_true(e, "rstrip"),
-                                  .single_word = json_true(e, "single_word"),
-                                  .normalized = json_true(e, "normalized")});
-    }
-}
-
-static void read_normalizer(Loader *l, const cJSON *node) {
-    if (json_absent(node)) return;
-    const char *type = json_type(l, node, "the normalizer");
-    if (!strcmp(type, "NFC")) l->t->nfc = true;
-    else if (!strcmp(type, "Sequence")) {
-        const cJSON *list = json_get(node, "normalizers");
-        for (const cJSON *e = list ? list->child : NULL; e; e = e->next) read_normalizer(l, e);
-    } else die("%s: the normalizer %.40s is not supported (NFC is)", l->path, type);
-}
-
-static void read_pattern(Loader *l, const char *pattern) {
-    Split *s = &l->t->split;
-    if (s->kind != SPLIT_NONE) die("%s: two split patterns in a row are not supported", l->path);
-    if (!strcmp(pattern, GPT2_PATTERN)) *s = (Split){SPLIT_GPT2, 0};
-    else if (!strcmp(pattern, LLAMA3_PATTERN)) *s = (Split){SPLIT_LLAMA3, 3};
-    else if (!strcmp(pattern, QWEN_PATTERN)) *s = (Split){SPLIT_LLAMA3, 1};
-    else die("%s: the split pattern %.300s is not supported (those of GPT-2, Llama-3 and Qwen are)", l->path, pattern);
-}
-
-static void read_pre_tokenizer(Loader *l, const cJSON *node) {
-    if (json_absent(node)) return;
-    const char *type = json_type(l, node, "the pre_tokenizer");
-    if (l->byte_level) die("%s: the pre_tokenizer %.40s after ByteLevel is not supported", l->path, type);
-    if (!strcmp(type, "Sequence")) {
-        const cJSON *list = json_get(node, "pretokenizers");
-        for (const cJSON *e = list ? list->child : NULL; e; e = e->next) read_pre_tokenizer(l, e);
-    } else if (!strcmp(type, "Split")) {
-        const char *pattern = json_str(json_get(node, "pattern"), "Regex"), *behavior = json_str(node, "behavior");
-        if (!pattern) die("%s: a Split pre_tokenizer without a Regex pattern is not supported", l->path);
-        read_pattern(l, pattern);
-        /* The known patterns match every character, so keeping the matches alone is the same as isolating them. */
-        bool invert = json_true(node, "invert");
-        if (!behavior || !(strcmp(behavior, "Isolated") ? !strcmp(behavior, "Removed") && invert : true))
-            die("%s: the Split behavior %.40s is not supported (Isolated is)", l->path, behavior ? behavior : "(none)");
-    } else if (!strcmp(type, "ByteLevel")) {
-        l->byte_level = true;
-        bool after_split = l->t->split.kind != SPLIT_NONE;
-        l->t->add_prefix_space = json_true(node, "add_prefix_space");
-        if (after_split && l->t->add_prefix_space)
-            die("%s: ByteLevel with add_prefix_space after a Split is not supported", l->path);
-        if (!cJSON_IsFalse(json_get(node, "use_regex"))) read_pattern(l, GPT2_PATTERN); /* absent means true */
-    } else die("%s: the pre_tokenizer %.40s is not supported (ByteLevel and Split are)", l->path, type);
-}
-
-static void read_decoder(Loader *l, const cJSON *node) {
-    if (json_absent(node)) return;
-    const char *type = json_type(l, node, "the decoder");
-    if (!strcmp(type, "Sequence")) {
-        const cJSON *list = json_get(node, "decoders");
-        for (const cJSON *e = list ? list->child : NULL; e; e = e->next) read_decoder(l, e);
-    } else if (strcmp(type, "ByteLevel")) die("%s: the decoder %.40s is not supported (ByteLevel is)", l->path, type);
-}
-
-/* What it adds around a text is the caller's business: we keep what stands in front of it for tokenizer_prefix. */
-static void read_post_processor(Loader *l, const cJSON *node) {
-    if (json_absent(node)) return;
-    const char *type = json_type(l, node, "the post_processor");
-    if (!strcmp(type, "Sequence")) {
-        const cJSON *list = json_get(node, "processors");
-        for (const cJSON *e = list ? list->child : NULL; e; e = e->next) read_post_processor(l, e);
-    } else if (!strcmp(type, "TemplateProcessing")) {
-        const cJSON *single = json_get(node, "single");
-        for (const cJSON *e = single ? single->child : NULL; e; e = e->next) {
-            const char *name = json_str(json_get(e, "SpecialToken"), "id");
-            if (!name) break; /* the text itself */
-            int32_t id = vocab_find(&l->t->vocab, name, strlen(name));
-            if (id < 0) die("%s: the template's token \"%.60s\" is not in the vocabulary", l->path, name);
-            ids_add(&l->t->prefix, id);
-        }
-        if (l->t->prefix.n == 1) l->t->bos = l->t->prefix.v[0]; /* unless tokenizer_config.json names another */
-    } else if (strcmp(type, "ByteLevel"))
-        die("%s: the post_processor %.40s is not supported (ByteLevel and TemplateProcessing are)", l->path, type);
-}
-
 /* tokenizer_config.json (or the older special_tokens_map.json): names of the special tokens, as strings or as objects
  * with a content. Those in the vocabulary are special even where tokenizer.json forgot to say so. */
-static void read_roles(Loader *l, const char *path, bool required_in_vocab) {
+static void read_roles_in(Loader *l, const char *name) {
     static const char *const roles[] = {"bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token",
                                         "mask_token"};
     Tokenizer *t = l->t;
+    char *path = path_join(l->dir, name);
+    if (!file_exists(path)) {
+        free(path);
+        return;
+    }
     cJSON *json = json_read(path);
     for (int i = 0; i < (int)(sizeof roles / sizeof *roles); i++) {
         const cJSON *node = json_get(json, roles[i]);
-        char *name = cJSON_GetStringValue(cJSON_IsObject(node) ? json_get(node, "content") : node);
-        if (!json_absent(node) && !name) die("%s: %s is neither a string nor an object with a content", path, roles[i]);
-        if (!name || !*name) continue;
-        int32_t id = vocab_find(&t->vocab, name, strlen(name));
-        if (id < 0 && required_in_vocab && i < 2)
-            die("%s: the %s \"%.60s\" is not in the vocabulary", path, roles[i], name);
+        char *token = cJSON_GetStringValue(cJSON_IsObject(node) ? json_get(node, "content") : node);
+        if (!json_absent(node) && !token) die("%s: %s is neither a string nor an object with a content", path, roles[i]);
+        if (!token || !*token) continue;
+        int32_t id = vocab_find(&t->vocab, token, strlen(token));
+        if (id < 0 && i < 2)
+            die("%s: the %s \"%.60s\" is not in the vocabulary", path, roles[i], token);
         if (id < 0) continue;
-        add_token(l, (AddedToken){.text = name, .n = strlen(name), .id = id, .special = true});
+        add_token(l, (AddedToken){.text = token, .n = strlen(token), .id = id, .special = true});
         if (i == 0) t->bos = id;
         if (i == 1) t->eos = id;
     }
-    if (json_true(json, "add_bos_token") && t->bos >= 0 && !t->prefix.n) ids_add(&t->prefix, t->bos);
+    if (!t->single.n) { /* a template in tokenizer.json says more */
+        if (json_true(json, "add_bos_token") && t->bos >= 0) wrap_add(&t->single, t->bos, 0);
+        if (json_true(json, "add_eos_token") && t->eos >= 0) {
+            wrap_add(&t->single, WRAP_A, 0);
+            wrap_add(&t->single, t->eos, 0);
+        } else if (t->single.n) wrap_add(&t->single, WRAP_A, 0);
+    }
     cJSON_Delete(json);
+    free(path);
+}
+
+void read_roles(Loader *l) {
+    read_roles_in(l, "special_tokens_map.json");
+    read_roles_in(l, "tokenizer_config.json");
+}
+
+void wrap_add(Wrap *w, int32_t id, int32_t type) {
+    w->v = xrealloc(w->v, size_mul((size_t)w->n + 1, sizeof *w->v));
+    w->v[w->n++] = (WrapItem){id, type};
 }
 
 static int added_order(const void *a, const void *b) {
@@ -223,62 +139,89 @@ static void added_set_build(AddedSet *set) {
 
 static void sort_added(Loader *l) {
     Tokenizer *t = l->t;
-    Buf norm = {0};
+    Worker *w = worker_take(t);
     for (int i = 0; i < l->n_added; i++) {
         AddedToken a = l->added[i];
         t->is_special[a.id] = a.special;
-        if (a.normalized && t->nfc) { /* it is looked for in normalised text, so it must be normalised itself */
+        if (a.normalized && t->n_norm) { /* it is looked for in normalised text, so it must be normalised itself */
             const uint8_t *s = (const uint8_t *)a.text;
             size_t n = a.n;
-            nfc(&s, &n, &norm);
+            w->at_start = true;
+            normalize(t, w, &s, &n);
             char *copy = xmalloc(n + 1);
-            memcpy(copy, s, n);
+            if (n) memcpy(copy, s, n);
             copy[n] = 0;
             free(a.text);
             a.text = copy, a.n = n;
+        }
+        if (!a.n) { /* nothing is left of it to be found */
+            free(a.text);
+            continue;
         }
         AddedSet *set = a.normalized ? &t->after_norm : &t->before_norm;
         set->v = xrealloc(set->v, sizeof *set->v * (size_t)(set->n + 1));
         set->v[set->n++] = a;
     }
+    worker_give(t, w);
     added_set_build(&t->before_norm);
     added_set_build(&t->after_norm);
-    buf_free(&norm);
 }
 
-/* Decoding is a look-up in one row of bytes. An id that no token has (a hole: published files have some) is empty. */
-static void build_bytes(Loader *l) {
+static void find_bytes(Loader *l) {
     Tokenizer *t = l->t;
-    t->bytes_at = xcalloc((size_t)t->n_ids + 1, sizeof *t->bytes_at);
-    buf_add(&t->token_bytes, "", 0);
-    for (int32_t id = 0; id < t->n_ids; id++) {
-        const Spelling *e = &t->vocab.spelling[id];
-        t->bytes_at[id] = t->token_bytes.len;
-        if (!e->used) continue;
-        const char *s = vocab_str(&t->vocab, id);
-        if ((size_t)id < l->n_added_at && l->added_at[id]) buf_add(&t->token_bytes, s, e->n);
-        else if (!unspell(s, e->n, &t->token_bytes))
-            die("%s: the token \"%.*s\" (id %d) has a character outside the byte alphabet, and is no added token",
-                l->path, (int)(e->n < 60 ? e->n : 60), s, id);
-    }
-    t->bytes_at[t->n_ids] = t->token_bytes.len;
     int missing = 0;
     for (int b = 0; b < 256; b++) {
-        char c[4];
-        int32_t id = t->byte_id[b] = vocab_find(&t->vocab, c, (size_t)utf8_put(char_of_byte[b], c));
+        char name[8], c[4];
+        size_t n = t->byte_level ? (size_t)utf8_put(char_of_byte[b], c) : (size_t)sprintf(name, "<0x%02X>", b);
+        int32_t id = t->byte_id[b] = vocab_find(&t->vocab, t->byte_level ? c : name, n);
         if (id >= 0 && t->is_special[id])
             die("%s: the special token with id %d is spelt like the byte 0x%02X, so ordinary text would produce it",
                 l->path, id, b);
         missing += id < 0;
     }
-    l->missing_bytes = missing;
+    l->missing_bytes = t->byte_level ? missing : 0;
 }
 
-static void read_merge(Loader *l, size_t rank, const char *a, size_t n_a, const char *b, size_t n_b, Buf *joined) {
+void finish_tokens(Loader *l) {
+    Tokenizer *t = l->t;
+    t->n_ids = (int)t->vocab.n_ids;
+    t->is_special = xcalloc((size_t)t->n_ids, 1);
+    sort_added(l);
+    if (t->byte_level || t->byte_fallback) find_bytes(l);
+}
+
+/* Decoding is a look-up in one row of bytes. An id that no token has (a hole: published files have some) is empty. */
+void decoder_build(Loader *l, bool by_position, TokenWriter *write, const void *state) {
+    Tokenizer *t = l->t;
+    for (int first = 0; first <= by_position; first++) {
+        TokenTexts *text = &t->decoder.text[first];
+        text->at = xcalloc((size_t)t->n_ids + 1, sizeof *text->at);
+        buf_add(&text->bytes, "", 0);
+        for (int32_t id = 0; id < t->n_ids; id++) {
+            text->at[id] = text->bytes.len;
+            if (t->vocab.spelling[id].used) write(l, id, first, state, &text->bytes);
+        }
+        text->at[t->n_ids] = text->bytes.len;
+    }
+}
+
+void write_bytes(const Loader *l, int32_t id, bool first, const void *state, Buf *out) {
+    (void)first, (void)state;
+    const Spelling *e = &l->t->vocab.spelling[id];
+    const char *s = vocab_str(&l->t->vocab, id);
+    if (is_added(l, id)) buf_add(out, s, e->n);
+    else if (!unspell(s, e->n, out))
+        die("%s: the token \"%.*s\" (id %d) has a character outside the byte alphabet, and is no added token", l->path,
+            (int)(e->n < 60 ? e->n : 60), s, id);
+}
+
+void read_merge(Loader *l, size_t rank, const char *a, size_t n_a, const char *b, size_t n_b, Buf *joined) {
     Tokenizer *t = l->t;
     joined->len = 0;
     buf_add(joined, a, n_a);
-    buf_add(joined, b, n_b);
+    size_t n_affix = t->continuing_prefix ? strlen(t->continuing_prefix) : 0;
+    bool continues = n_affix && n_b > n_affix && !memcmp(b, t->continuing_prefix, n_affix);
+    buf_add(joined, b + (continues ? n_affix : 0), n_b - (continues ? n_affix : 0));
     int32_t left = vocab_find(&t->vocab, a, n_a), right = vocab_find(&t->vocab, b, n_b);
     int32_t whole = vocab_find(&t->vocab, joined->data, joined->len);
     if (left < 0 || right < 0 || whole < 0)
@@ -288,29 +231,6 @@ static void read_merge(Loader *l, size_t rank, const char *a, size_t n_a, const 
     if (t->is_special[whole]) return; /* no special token may arise from text, whatever the file says */
     Merge *m = merge_slot(&t->merges, pair_of(left, right));
     *m = (Merge){pair_of(left, right), (int32_t)rank, whole}; /* listed twice: the later rank holds */
-}
-
-static void read_merges(Loader *l, const cJSON *list) {
-    if (!cJSON_IsArray(list)) die("%s: model.merges is missing or no list", l->path);
-    int n = cJSON_GetArraySize(list);
-    merges_reserve(&l->t->merges, (size_t)n);
-    Buf joined = {0};
-    size_t rank = 0;
-    for (const cJSON *e = list->child; e; e = e->next, rank++) {
-        const char *a = cJSON_GetStringValue(e), *b = NULL;
-        size_t n_a = 0;
-        if (a) { /* "a b": no token contains a blank, because blanks are spelt Ġ */
-            n_a = strcspn(a, " ");
-            b = a[n_a] ? a + n_a + 1 : NULL;
-            if (b && strchr(b, ' ')) b = NULL;
-        } else if (cJSON_IsArray(e) && cJSON_GetArraySize(e) == 2) {
-            a = cJSON_GetStringValue(e->child), b = cJSON_GetStringValue(e->child->next);
-            n_a = a ? strlen(a) : 0;
-        }
-        if (!a || !b) die("%s: merge %zu is neither \"a b\" nor [\"a\", \"b\"]", l->path, rank);
-        read_merge(l, rank, a, n_a, b, strlen(b), &joined);
-    }
-    buf_free(&joined);
 }
 
 static void read_merges_txt(Loader *l) {
@@ -333,65 +253,21 @@ static void read_merges_txt(Loader *l) {
     free(text);
 }
 
-static void read_model_options(Loader *l, const cJSON *model) {
-    const char *type = json_str(model, "type");
-    if (type && strcmp(type, "BPE")) die("%s: the model %.40s is not supported (BPE is)", l->path, type);
-    static const char *const affixes[] = {"continuing_subword_prefix", "end_of_word_suffix"};
-    for (int i = 0; i < 2; i++) {
-        const char *affix = json_str(model, affixes[i]);
-        if (affix && *affix) die("%s: BPE with %s \"%.40s\" is not supported", l->path, affixes[i], affix);
-    }
-    if (json_true(model, "byte_fallback")) die("%s: BPE with byte_fallback is not supported", l->path);
-    const cJSON *dropout = json_get(model, "dropout");
-    if (cJSON_IsNumber(dropout) && dropout->valuedouble != 0)
-        die("%s: BPE with dropout is not supported: the ids of a text would differ from call to call", l->path);
-    l->t->ignore_merges = json_true(model, "ignore_merges");
-    const char *unk = json_str(model, "unk_token");
-    if (unk) l->t->unk = vocab_find(&l->t->vocab, unk, strlen(unk));
-}
-
-/* Called when the vocabulary and all added tokens are known. */
-static void index_tokens(Loader *l) {
-    Tokenizer *t = l->t;
-    t->n_ids = (int)t->vocab.n_ids;
-    t->is_special = xcalloc((size_t)t->n_ids, 1);
-    sort_added(l);
-    build_bytes(l);
-}
-
-static void load_tokenizer_json(Loader *l, const char *dir) {
-    cJSON *json = json_read(l->path);
-    const cJSON *model = json_get(json, "model");
-    if (!cJSON_IsObject(model)) die("%s: there is no \"model\"", l->path);
-    const char *type = json_str(model, "type");
-    if (type && strcmp(type, "BPE")) die("%s: the model %.40s is not supported (BPE is)", l->path, type);
-    read_normalizer(l, json_get(json, "normalizer"));
-    read_pre_tokenizer(l, json_get(json, "pre_tokenizer"));
-    if (!l->byte_level) die("%s: BPE without the ByteLevel pre_tokenizer is not supported", l->path);
-    read_decoder(l, json_get(json, "decoder"));
-    read_vocab(l, json_get(model, "vocab"));
-    read_added(l, json_get(json, "added_tokens"));
-    read_model_options(l, model);
-    read_post_processor(l, json_get(json, "post_processor"));
-    char *config = path_join(dir, "tokenizer_config.json"), *map = path_join(dir, "special_tokens_map.json");
-    if (file_exists(config)) read_roles(l, config, true);
-    else if (file_exists(map)) read_roles(l, map, true);
-    free(config);
-    free(map);
-    index_tokens(l);
-    read_merges(l, json_get(model, "merges"));
-    cJSON_Delete(json);
+void norm_add(Tokenizer *t, NormStep step) {
+    t->norm = xrealloc(t->norm, size_mul((size_t)t->n_norm + 1, sizeof *t->norm));
+    t->norm[t->n_norm++] = step;
 }
 
 /* The older layout: vocab.json and merges.txt; the rest is known from the name of the class. */
-static void load_vocab_and_merges(Loader *l, const char *dir) {
+static void load_vocab_and_merges(Loader *l) {
     Tokenizer *t = l->t;
     cJSON *vocab = json_read(l->path);
     read_vocab(l, vocab);
     cJSON_Delete(vocab);
     t->split = (Split){SPLIT_GPT2, 0};
-    char *added = path_join(dir, "added_tokens.json"), *config = path_join(dir, "tokenizer_config.json");
-    char *map = path_join(dir, "special_tokens_map.json"), *merges = path_join(dir, "merges.txt");
+    t->byte_level = true;
+    char *added = path_join(l->dir, "added_tokens.json"), *config = path_join(l->dir, "tokenizer_config.json");
+    char *merges = path_join(l->dir, "merges.txt");
     if (file_exists(added)) {
         cJSON *json = json_read(added);
         for (cJSON *e = json->child; e; e = e->next)
@@ -399,29 +275,183 @@ static void load_vocab_and_merges(Loader *l, const char *dir) {
                                       .id = (int32_t)json_id(added, e->string, e)});
         cJSON_Delete(json);
     }
-    if (file_exists(map)) read_roles(l, map, true);
     if (file_exists(config)) {
         cJSON *json = json_read(config);
         const char *class = json_str(json, "tokenizer_class");
-        if (class && !strncmp(class, "Qwen2", 5)) t->split = (Split){SPLIT_LLAMA3, 1}, t->nfc = true;
+        if (class && !strncmp(class, "Qwen2", 5)) t->split = (Split){SPLIT_LLAMA3, 1}, norm_add(t, (NormStep){.kind = NORM_NFC});
         t->add_prefix_space = json_true(json, "add_prefix_space");
         cJSON_Delete(json);
-        read_roles(l, config, true);
     }
+    read_roles(l);
     char end_of_text[] = "<|endoftext|>"; /* GPT-2's own files name no special token at all */
     int32_t id = vocab_find(&t->vocab, end_of_text, strlen(end_of_text));
     if (id >= 0 && t->eos < 0) {
         add_token(l, (AddedToken){.text = end_of_text, .n = strlen(end_of_text), .id = id, .special = true});
         t->bos = t->eos = id;
     }
-    index_tokens(l);
+    finish_tokens(l);
+    decoder_build(l, false, write_bytes, NULL);
     l->path = merges;
     read_merges_txt(l);
     free(added);
     free(config);
-    free(map);
     free(merges);
 }
+
+/* [tok.tiktoken] a file of ranks ------------------------------------------------------------------------------------ *
+ * One token a line: its bytes in base64, its rank, which is its id. There are no merges: any two neighbours whose bytes
+ * together are a token merge, the lowest rank first. So each way to cut a token into two tokens becomes a merge. The
+ * pattern and the special tokens are not in the file; they follow from the family. */
+
+bool base64_decode(const char *s, size_t n, Buf *out) {
+    uint32_t bits = 0;
+    int n_bits = 0;
+    while (n && s[n - 1] == '=') n--;
+    for (size_t i = 0; i < n; i++) {
+        static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+        const char *d = s[i] ? strchr(digits, s[i]) : NULL;
+        if (!d) return false;
+        bits = bits << 6 | (uint32_t)(d - digits);
+        if ((n_bits += 6) >= 8) buf_add(out, &(uint8_t){(uint8_t)(bits >> (n_bits -= 8))}, 1);
+    }
+    return n > 0 && n_bits < 6;
+}
+
+static void read_ranks(Loader *l) {
+    size_t n_bytes, n_line = 0;
+    char *text = file_read(l->path, &n_bytes);
+    Buf bytes = {0}, spelt = {0};
+    for (char *line = text, *next; line < text + n_bytes; line = next) {
+        char *newline = memchr(line, '\n', (size_t)(text + n_bytes - line)), *end = newline ? newline : text + n_bytes;
+        next = end + 1;
+        n_line++;
+        if (end > line && end[-1] == '\r') end--;
+        if (end == line) continue;
+        *end = 0;
+        char *blank = memchr(line, ' ', (size_t)(end - line)), *stop = NULL;
+        long rank = blank ? strtol(blank + 1, &stop, 10) : -1;
+        bytes.len = spelt.len = 0;
+        if (!blank || !base64_decode(line, (size_t)(blank - line), &bytes) || stop != end || stop == blank + 1)
+            die("%s: line %zu is not \"base64 rank\"", l->path, n_line);
+        if (rank < 0 || rank >= MAX_IDS)
+            die("%s: line %zu: the rank %ld is not between 0 and %d", l->path, n_line, rank, MAX_IDS - 1);
+        char *room = xmalloc(2 * bytes.len);
+        size_t n = spell((const uint8_t *)bytes.data, bytes.len, room);
+        read_token(l, room, n, (uint32_t)rank);
+        free(room);
+    }
+    buf_free(&bytes);
+    buf_free(&spelt);
+    free(text);
+    if (!l->t->vocab.n_ids) die("%s: the vocabulary is empty", l->path);
+}
+
+/* Calls for each way to cut a token in two; once to count, once to fill the table. */
+static size_t each_cut(Tokenizer *t, size_t n_ranks, bool fill) {
+    size_t n_cuts = 0;
+    for (size_t id = 0; id < n_ranks; id++) {
+        const Spelling *e = &t->vocab.spelling[id];
+        if (!e->used) continue;
+        const char *s = vocab_str(&t->vocab, (int32_t)id);
+        for (size_t k = 1; k < e->n; k++) {
+            if ((s[k] & 0xC0) == 0x80) continue; /* inside a character of the byte alphabet */
+            int32_t left = vocab_find(&t->vocab, s, k), right = left < 0 ? -1 : vocab_find(&t->vocab, s + k, e->n - k);
+            if (right < 0) continue;
+            n_cuts++;
+            uint64_t pair = pair_of(left, right);
+            if (fill) *merge_slot(&t->merges, pair) = (Merge){pair, (int32_t)id, (int32_t)id};
+        }
+    }
+    return n_cuts;
+}
+
+static void add_special(Loader *l, const char *text, int32_t id) {
+    char *copy = strf("%s", text);
+    add_token(l, (AddedToken){.text = copy, .n = strlen(copy), .id = id, .special = true});
+    free(copy);
+}
+
+/* The special tokens as tokenizer_config.json lists them; false: it does not. */
+static bool read_added_decoder(Loader *l, const cJSON *config) {
+    const cJSON *list = json_get(config, "added_tokens_decoder");
+    for (const cJSON *e = list ? list->child : NULL; e; e = e->next) {
+        char *content = cJSON_GetStringValue(json_get(e, "content")), *end;
+        long id = strtol(e->string ? e->string : "", &end, 10);
+        if (!content || !*content || *end || end == e->string || id < 0 || id >= MAX_IDS)
+            die("%s/tokenizer_config.json: added_tokens_decoder is not an object of id: {content}", l->dir);
+        add_token(l, (AddedToken){.text = content, .n = strlen(content), .id = (int32_t)id,
+                                  .special = json_true(e, "special"), .lstrip = json_true(e, "lstrip"),
+                                  .rstrip = json_true(e, "rstrip"), .single_word = json_true(e, "single_word"),
+                                  .normalized = json_true(e, "normalized")});
+    }
+    return list && list->child;
+}
+
+static void load_tiktoken(Loader *l) {
+    static const char *const glm4[] = {"<|endoftext|>", "[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>", "<|system|>",
+                                       "<|user|>", "<|assistant|>", "<|observation|>", "<|begin_of_image|>",
+                                       "<|end_of_image|>", "<|begin_of_video|>", "<|end_of_video|>"};
+    static const char *const llama3[] = {"<|begin_of_text|>", "<|end_of_text|>", "<|reserved_special_token_0|>",
+                                         "<|reserved_special_token_1|>", "<|reserved_special_token_2|>",
+                                         "<|reserved_special_token_3|>", "<|start_header_id|>", "<|end_header_id|>",
+                                         "<|reserved_special_token_4|>", "<|eot_id|>"};
+    enum { GLM4_RANKS = 151329, LLAMA3_RANKS = 128000, LLAMA3_SPECIALS = 256, QWEN_EXTRAS = 205 };
+    Tokenizer *t = l->t;
+    char *path = path_join(l->dir, "tokenizer_config.json");
+    cJSON *config = file_exists(path) ? json_read(path) : NULL;
+    const char *class = json_str(config, "tokenizer_class"), *dot = strrchr(l->path, '.');
+    read_ranks(l);
+    size_t n_ranks = t->vocab.n_ids;
+    int32_t next = (int32_t)n_ranks;
+    bool glm = n_ranks == GLM4_RANKS || (class && !strcmp(class, "ChatGLM4Tokenizer"));
+    bool qwen = !strcmp(dot, ".tiktoken");
+    t->byte_level = t->ignore_merges = true;
+    t->split = (Split){SPLIT_LLAMA3, qwen ? 1 : 3};
+    if (qwen) norm_add(t, (NormStep){.kind = NORM_NFC});
+    if (read_added_decoder(l, config)) {
+    } else if (glm) {
+        for (size_t i = 0; i < sizeof glm4 / sizeof *glm4; i++) add_special(l, glm4[i], next++);
+    } else if (qwen) {
+        add_special(l, "<|endoftext|>", next++);
+        add_special(l, "<|im_start|>", next++);
+        add_special(l, "<|im_end|>", next++);
+        for (int i = 0; i < QWEN_EXTRAS; i++) {
+            char *name = strf("<|extra_%d|>", i);
+            add_special(l, name, next++);
+            free(name);
+        }
+    } else if (n_ranks == LLAMA3_RANKS) {
+        int n_named = (int)(sizeof llama3 / sizeof *llama3);
+        for (int i = 0; i < LLAMA3_SPECIALS; i++) {
+            char *name = i < n_named ? strf("%s", llama3[i]) : strf("<|reserved_special_token_%d|>", i - n_named + 5);
+            add_special(l, name, next++);
+            free(name);
+        }
+    } else
+        die("%s: %zu ranks of an unknown family: its tokenizer_config.json must list the special tokens "
+            "(added_tokens_decoder)", l->path, n_ranks);
+    read_roles(l);
+    if (glm && !t->single.n) {
+        int32_t gmask = vocab_find(&t->vocab, "[gMASK]", 7), sop = vocab_find(&t->vocab, "<sop>", 5);
+        if (gmask >= 0 && sop >= 0)
+            wrap_add(&t->single, gmask, 0), wrap_add(&t->single, sop, 0), wrap_add(&t->single, WRAP_A, 0);
+    }
+    if (t->eos < 0) t->eos = vocab_find(&t->vocab, "<|endoftext|>", 13);
+    int32_t begin = vocab_find(&t->vocab, "<|begin_of_text|>", 17);
+    if (t->bos < 0 && begin >= 0) {
+        t->bos = begin;
+        if (!t->single.n) wrap_add(&t->single, begin, 0), wrap_add(&t->single, WRAP_A, 0);
+    }
+    if (t->eos < 0) t->eos = vocab_find(&t->vocab, "<|end_of_text|>", 15);
+    finish_tokens(l);
+    decoder_build(l, false, write_bytes, NULL);
+    merges_reserve(&t->merges, each_cut(t, n_ranks, false));
+    each_cut(t, n_ranks, true);
+    cJSON_Delete(config);
+    free(path);
+}
+
+/* [tok.dir] which files there are ----------------------------------------------------------------------------------- */
 
 static bool dir_has(const char *dir, const char *name) {
     char *path = path_join(dir, name);
@@ -430,8 +460,61 @@ static bool dir_has(const char *dir, const char *name) {
     return yes;
 }
 
+/* The one file with this ending, a new string; NULL: none. */
+static char *file_ending(const char *dir, const char *ending) {
+    DIR *d = opendir(dir);
+    char *found = NULL;
+    size_t n_ending = strlen(ending);
+    for (struct dirent *e; d && !found && (e = readdir(d));) {
+        size_t n = strlen(e->d_name);
+        if (n > n_ending && !strcmp(e->d_name + n - n_ending, ending)) found = path_join(dir, e->d_name);
+    }
+    if (d) closedir(d);
+    return found;
+}
+
+/* A SentencePiece proto begins with field 1, its first piece, as 0x0A; a file of ranks with a digit of base64. */
+static void load_model_file(Loader *l) {
+    Mapped m = file_map(l->path);
+    bool proto = m.bytes && m.data[0] == 0x0A;
+    file_unmap(&m);
+    if (!proto) load_tiktoken(l);
+#if HAVE_SENTENCEPIECE
+    else sentencepiece_load(l);
+#else
+    else die("%s: SentencePiece is not supported yet", l->path);
+#endif
+}
+
+#if HAVE_WORDPIECE
+#define load_vocab_txt wordpiece_load
+#else
+static void load_vocab_txt(Loader *l) { die("%s: WordPiece is not supported yet", l->path); }
+#endif
+
+/* In the order of preference: what the Hub's libraries load first comes first. */
+static const struct { const char *name, *with, *ending; void (*load)(Loader *l); } layouts[] = {
+    {"tokenizer.json", NULL, NULL, load_tokenizer_json},   {"vocab.json", "merges.txt", NULL, load_vocab_and_merges},
+    {"tokenizer.model", NULL, NULL, load_model_file},      {"ice_text.model", NULL, NULL, load_model_file},
+    {NULL, NULL, ".tiktoken", load_tiktoken},              {"vocab.txt", NULL, NULL, load_vocab_txt}};
+
+/* The layout of a directory and, a new string, the path of its first file; -1: none. */
+static int layout_of(const char *dir, char **path) {
+    for (int i = 0; i < (int)(sizeof layouts / sizeof *layouts); i++) {
+        *path = NULL;
+        if (!layouts[i].name) *path = file_ending(dir, layouts[i].ending);
+        else if (dir_has(dir, layouts[i].name) && (!layouts[i].with || dir_has(dir, layouts[i].with)))
+            *path = path_join(dir, layouts[i].name);
+        if (*path) return i;
+    }
+    return -1;
+}
+
 bool tokenizer_in_dir(const char *dir) {
-    return dir_has(dir, "tokenizer.json") || (dir_has(dir, "vocab.json") && dir_has(dir, "merges.txt"));
+    char *path;
+    bool yes = layout_of(dir, &path) >= 0;
+    free(path);
+    return yes;
 }
 
 Tokenizer *tokenizer_load(const char *dir) {
@@ -439,15 +522,18 @@ Tokenizer *tokenizer_load(const char *dir) {
     if (!is_dir(dir)) die("%s: no such directory (a tokenizer is a directory with tokenizer.json)", dir);
     Tokenizer *t = xcalloc(1, sizeof *t);
     t->bos = t->eos = t->unk = -1;
-    bool json = dir_has(dir, "tokenizer.json");
-    if (!json && dir_has(dir, "vocab.txt")) die("%s: vocab.txt (WordPiece) is not supported", dir);
-    if (!json && !tokenizer_in_dir(dir) && dir_has(dir, "tokenizer.model"))
-        die("%s: tokenizer.model (SentencePiece or tiktoken) is not supported", dir);
-    if (!tokenizer_in_dir(dir)) die("%s holds no tokenizer: neither tokenizer.json nor vocab.json and merges.txt", dir);
-    char *path = path_join(dir, json ? "tokenizer.json" : "vocab.json");
-    Loader l = {.t = t, .path = path};
-    if (json) load_tokenizer_json(&l, dir);
-    else load_vocab_and_merges(&l, dir);
+    char *path;
+    int layout = layout_of(dir, &path);
+    if (layout < 0)
+        die("%s holds no tokenizer: no tokenizer.json, vocab.json and merges.txt, tokenizer.model, ice_text.model, "
+            "*.tiktoken or vocab.txt", dir);
+    Loader l = {.t = t, .dir = dir, .path = path};
+    layouts[layout].load(&l);
+    bool before = true;
+    for (int i = 0; i < t->single.n; i++) {
+        if (t->single.v[i].id < 0) before = false;
+        else ids_add(before ? &t->prefix : &t->suffix, t->single.v[i].id);
+    }
     if (l.missing_bytes)
         warn("%s: %d of the 256 bytes have no token; text with them cannot be decoded back", path, l.missing_bytes);
     free(path);
@@ -459,11 +545,33 @@ Tokenizer *tokenizer_load(const char *dir) {
 void tokenizer_free(Tokenizer *t) {
     if (!t) return;
     vocab_free(&t->vocab);
-    buf_free(&t->token_bytes);
-    free(t->bytes_at);
+    for (int k = 0; k < 2; k++) {
+        buf_free(&t->decoder.text[k].bytes);
+        free(t->decoder.text[k].at);
+    }
+    free(t->decoder.is_byte);
+    free(t->decoder.blank_after);
+    free(t->decoder.start);
     free(t->is_special);
     free(t->merges.slot);
+    free(t->joins.slot);
+    free(t->continuing_prefix);
+    free(t->word_suffix);
+    for (int i = 0; i < t->n_norm; i++) norm_step_free(&t->norm[i]);
+    for (int i = 0; i < t->n_pre; i++) pre_step_free(&t->pre[i]);
+    free(t->norm);
+    free(t->pre);
+    free(t->single.v);
+    free(t->pair.v);
     ids_free(&t->prefix);
+    ids_free(&t->suffix);
+#if HAVE_SENTENCEPIECE
+    if (t->unigram) unigram_free(t->unigram);
+    if (t->sp) sentencepiece_free(t->sp);
+#endif
+#if HAVE_WORDPIECE
+    if (t->wordpiece) wordpiece_free(t->wordpiece);
+#endif
     AddedSet *sets[] = {&t->before_norm, &t->after_norm};
     for (int k = 0; k < 2; k++) {
         for (int i = 0; i < sets[k]->n; i++) free(sets[k]->v[i].text);

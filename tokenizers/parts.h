@@ -2,14 +2,18 @@
  * tokenizer.c alone; everybody else uses tokenizer.h.
  *
  *     unicode.c   UTF-8, the byte alphabet, classes of characters, normal forms
- *     split.h     text -> words                     vocab.c    token <-> id, the table of merges
+ *     norm.c      text -> text                      split.h    text -> words, the fast way
+ *     pretok.c    text -> pieces, the general way   vocab.c    token <-> id, the table of merges
  *     bpe.c       word -> ids                       encode.c   added tokens, the cache of words, all of it in order
  *     decode.c    ids -> text                       load.c     a directory's files -> a Tokenizer, checked
- *     train.c     learning a vocabulary
+ *     json.c      tokenizer.json                    train.c    learning a vocabulary
  *
  * What stands here as code is what the loops over every byte and word must inline. */
 #pragma once
 #include "../tokenizer.h"
+
+#define HAVE_SENTENCEPIECE __has_include("sentencepiece.c") /* until both are there */
+#define HAVE_WORDPIECE __has_include("wordpiece.c")
 
 #include <limits.h>
 #include <stdatomic.h>
@@ -40,6 +44,13 @@ static inline int utf8_char(const uint8_t *s, size_t n, uint32_t *cp) {
     return *cp = c, len;
 }
 
+/* Bytes to go on by: a character's, or one; at the text's end one, too. */
+static inline size_t char_bytes(const uint8_t *s, size_t n) {
+    uint32_t cp;
+    int len = n ? utf8_char(s, n, &cp) : 1;
+    return len > 0 ? (size_t)len : 1;
+}
+
 int utf8_put(uint32_t cp, char out[4]);         /* the bytes of a character; returns how many */
 
 extern uint32_t char_of_byte[256];              /* the byte alphabet of vocabulary files, both ways; -1: no byte's */
@@ -53,6 +64,8 @@ enum { OTHER = 0, LETTER = 1, NUMBER = 2, SPACE = 4, NEWLINE = 8 | SPACE };
 extern uint8_t bmp_class[0x10000];              /* the plane that nearly all text lives in */
 uint8_t class_look_up(uint32_t cp);             /* any code point; slow */
 bool is_word_char(uint32_t cp);                 /* \w */
+bool is_punctuation(uint32_t cp);               /* general category P: ASCII's $+<=>^`|~ are not */
+const uint8_t *char_start_before(const uint8_t *start, const uint8_t *p); /* of the character that ends at p > start */
 void tables_once(void);                         /* fills the tables above; before anything else, from any thread */
 
 /* The character at p: its class and, in *len, its bytes. A byte that is no part of a character is a character of its
@@ -65,9 +78,6 @@ static inline int class_at(const uint8_t *p, const uint8_t *end, int *len) {
     *len = n;
     return cp < 0x10000 ? bmp_class[cp] : class_look_up(cp);
 }
-
-/* Leaves s and n alone when nothing changes; otherwise they are the normalised text, in out. */
-void nfc(const uint8_t **s, size_t *n, Buf *out);
 
 /* ---- split.h, split.c ------------------------------------------------------------------------------------------- */
 
@@ -129,6 +139,16 @@ static inline Merge *merge_slot(const MergeTable *m, uint64_t pair) {
 
 void merges_reserve(MergeTable *m, size_t n);   /* an empty table for n merges; free m->slot */
 
+/* Between which two characters a merge can reach at all: where none can, a text may be cut and its parts looked up in
+ * the cache of words. This is what makes BPE without a splitter (Llama-2's) fast. */
+typedef struct {
+    bool usable;                                 /* false: never cut */
+    bool fuse;                                   /* never between two characters that are both unknown either */
+    uint64_t ascii[128][2];                      /* bit b of row a: a token can hold a and b side by side */
+    uint64_t *slot;                              /* the other pairs, first << 32 | second; 0 is empty */
+    size_t n, n_slots;
+} Joins;
+
 static inline void ids_room(Ids *ids, size_t more) {
     if (ids->cap - ids->n >= more) return;
     ids->cap = ids->cap * 2 > ids->n + more ? ids->cap * 2 : ids->n + more;
@@ -148,23 +168,104 @@ typedef struct {
     bool second[256];
 } AddedSet;
 
+/* A pre-tokenizer's piece, in the buffer that goes with it. */
+typedef struct { size_t from, to; } Piece;
+
 typedef struct Worker Worker;
 enum { IDLE_WORKERS = 64 };
 
+/* [tok.parts] How a text becomes ids, as tokenizer.json names the parts: normalizer steps rewrite the text,
+ * pre-tokenizer steps cut it into pieces (and may rewrite them), the model makes ids of a piece, the template puts
+ * special tokens around them, the decoder makes text of ids. Byte-level BPE with a splitter of split.h goes a shorter
+ * way: no pre-tokenizer steps. */
+typedef enum { MODEL_BPE, MODEL_UNIGRAM, MODEL_WORDPIECE } ModelKind;
+
+typedef struct Regex Regex;                      /* pretok.c */
+typedef struct Charsmap Charsmap;                /* sentencepiece.c */
+typedef struct SentencePiece SentencePiece;      /* sentencepiece.c: whatever a tokenizer.model needs, in t->sp */
+typedef struct Unigram Unigram;                  /* sentencepiece.c: t->unigram */
+typedef struct WordPiece WordPiece;              /* wordpiece.c: t->wordpiece */
+
+typedef struct { bool clean_text, chinese_chars, strip_accents, lowercase; } BertNorm;
+
+typedef enum {
+    NORM_NFC, NORM_NFD, NORM_NFKC, NORM_NFKD, NORM_LOWERCASE, NORM_STRIP, NORM_STRIP_ACCENTS, NORM_PREPEND,
+    NORM_REPLACE, NORM_BERT, NORM_CHARSMAP, NORM_SENTENCEPIECE
+} NormKind;
+typedef struct {
+    NormKind kind;
+    bool left, right;                            /* STRIP */
+    char *find, *put;                            /* REPLACE find, or regex, by put; PREPEND put */
+    Regex *regex;
+    BertNorm bert;
+    Charsmap *charsmap;
+} NormStep;
+
+typedef enum { PRE_SPLIT, PRE_BYTE_LEVEL, PRE_METASPACE, PRE_BERT, PRE_WHITESPACE, PRE_WHITESPACE_SPLIT,
+               PRE_PUNCTUATION, PRE_DIGITS } PreKind;
+typedef enum { ISOLATED, REMOVED, MERGED_WITH_PREVIOUS, MERGED_WITH_NEXT, CONTIGUOUS } Behavior;
+typedef struct {
+    PreKind kind;
+    Behavior behavior;
+    bool invert;                                 /* SPLIT: what matches is what lies between */
+    char *find;                                  /* SPLIT at this string, or at regex; METASPACE: the mark */
+    Regex *regex;
+    bool prefix, prefix_first, cut;              /* METASPACE: mark before every piece, or the text's first; BYTE_LEVEL:
+                                                    prefix: a blank; cut: at marks, or by GPT-2's pattern */
+    bool spell;                                  /* BYTE_LEVEL: the piece goes on in the byte alphabet */
+} PreStep;
+
+/* What stands around a text, or two: one id, or a place for text A or B (WRAP_A, WRAP_B), each with its token type. */
+enum { WRAP_A = -1, WRAP_B = -2 };
+typedef struct { int32_t id, type; } WrapItem;
+typedef struct { WrapItem *v; int n; } Wrap;
+
+/* How an id is written. Row 0 of text is what it decodes to inside a text, row 1 what it does as a text's first token
+ * (at NULL: the same). is_byte: one byte of a character that has no token. What bytes that are no character look like
+ * as text depends on the library: one U+FFFD per malformed sequence, per malformed byte, or per byte of a run of is_byte
+ * with anything malformed in it. */
+typedef enum { BAD_SEQUENCE, BAD_BYTE, BAD_RUN } BadBytes;
+typedef struct { Buf bytes; size_t *at; } TokenTexts; /* at [n_ids + 1] */
+enum { START_ENDS, START_STAYS, START_OVER };
+typedef struct {
+    TokenTexts text[2];
+    uint8_t *is_byte, *blank_after;              /* [n_ids] or NULL; blank_after: one comes before the next */
+    BadBytes bad;
+    uint8_t *start;                              /* [n_ids] or NULL: START_ENDS, the text has begun with this token; STAYS:
+                                                    the next is still its first; OVER: the next is a first one again */
+    int strip;                                   /* so many of strip_char vanish from the start of a text */
+    uint32_t strip_char;
+} Decoder;
+
 struct Tokenizer {
     Vocab vocab;
-    Buf token_bytes;                             /* what each id decodes to, in a row */
-    size_t *bytes_at;                            /* [n_ids + 1] */
     uint8_t *is_special;                         /* [n_ids] */
     int n_ids, bos, eos;
-    Ids prefix;                                  /* what the post-processor puts before a text */
+    Wrap single, pair;                           /* the post-processor's templates; n 0: the text alone */
+    Ids prefix, suffix;                          /* what single puts before and after a text */
 
-    bool nfc;                                    /* normalizer */
-    bool add_prefix_space;                       /* splitter */
+    NormStep *norm;
+    int n_norm;
+    PreStep *pre;                                /* with n_pre > 0, split and add_prefix_space play no part */
+    int n_pre;
+    bool add_prefix_space;
     Split split;
-    bool ignore_merges;                          /* model: a word that is a token is that token */
-    int32_t byte_id[256], unk;
+
+    ModelKind model;
+    bool byte_level;                             /* BPE over bytes; otherwise over characters */
+    bool ignore_merges;                          /* a word that is a token is that token */
+    bool byte_fallback, fuse_unk;                /* a character without a token: its bytes', or unk; one for a run */
+    int32_t byte_id[256], unk;                   /* byte-level: all bytes; byte_fallback: "<0xNN>"; -1: none */
+    char *continuing_prefix, *word_suffix;       /* of BPE over characters, or NULL */
+    bool note_splits;                            /* what each token was made of is noted: SentencePiece's unused ones
+                                                    fall apart again */
     MergeTable merges;
+    Joins joins;
+    Unigram *unigram;
+    WordPiece *wordpiece;
+    SentencePiece *sp;
+
+    Decoder decoder;
     AddedSet before_norm, after_norm;            /* added tokens, by the text they are looked for in */
 
     _Atomic(Worker *) idle[IDLE_WORKERS];        /* scratch memory, lent to one call at a time */
@@ -181,17 +282,49 @@ struct Worker {
     int32_t *id, *rank, *next, *prev;            /* [cap], for long words */
     uint64_t *heap;
     size_t cap, heap_cap;
-    Buf norm, prefixed;
+    uint64_t *split;                             /* [n_ids] where t->note_splits: the last pair that could make it */
+    Buf norm, other;                             /* of normalize */
+    Buf prefixed, spelt;                         /* of pretokenize, and of the fast way */
+    bool at_start;                               /* the stretch of text in hand begins where the text does */
+    Piece *piece, *piece2;                       /* pretok.c's, and PCRE2's scratch memory */
+    size_t piece_cap, piece2_cap;
+    void *match, *match_context, *jit_stack;
 };
 
 /* show prints each step; encode passes NULL. Of the n symbols those at `at` and after it are about to become `into`. */
 typedef void (*Trace)(const Tokenizer *t, const int32_t *ids, int n, int at, int32_t rank, int32_t into);
 
+enum { MAX_AFFIX = 32 };                        /* bytes of continuing_prefix and word_suffix, at most */
 enum { SHORT_WORD = 96 };                       /* symbols; longer words go another way to the same ids */
 int32_t first_symbols(const Tokenizer *t, const uint8_t *s, size_t n, int32_t *id); /* id holds n; returns how many */
 int merge_short(const Tokenizer *t, int32_t *id, int n, Trace trace); /* in place, n <= SHORT_WORD; returns how many */
 bool word_is_token(const Tokenizer *t, const uint8_t *s, size_t n, int32_t *id); /* as a whole, and not a special one */
 void bpe(const Tokenizer *t, Worker *w, const uint8_t *s, size_t n, Ids *ids); /* appends the ids of one word */
+/* A token can hold characters a and b side by side; with a 0: character b is known (asked for where fuse). */
+void joins_add(Joins *j, uint32_t a, uint32_t b);
+void joins_from_merges(Tokenizer *t);           /* all of BPE's, once t->merges is complete; sets usable */
+/* One piece of text, cut where joins allows, each part through the cache. Serves every model. */
+void encode_joined(const Tokenizer *t, Worker *w, const uint8_t *s, size_t n, Ids *ids);
+
+/* ---- norm.c, pretok.c: the general way -------------------------------------------------------------------------- */
+
+/* Runs t->norm; leaves s and n alone, or points them into w->norm or w->other. */
+void normalize(const Tokenizer *t, Worker *w, const uint8_t **s, size_t *n);
+bool norm_replace(const NormStep *step, Worker *w, const uint8_t *s, size_t n, Buf *out); /* false: no match */
+void norm_step_free(NormStep *step);
+void lowercase(const uint8_t *s, size_t n, Buf *out);                  /* appends; full mappings, no context */
+
+/* Compiles a tokenizer.json's pattern; dies on one that PCRE2 does not take. */
+Regex *regex_new(const char *pattern, const char *path);
+void regex_free(Regex *r);                      /* NULL: nothing */
+void regex_scratch_free(Worker *w);
+/* The first match in s[at .. n): its place in *from and *to; false: none. Malformed bytes match nothing. */
+bool regex_find(const Regex *r, Worker *w, const uint8_t *s, size_t n, size_t at, size_t *from, size_t *to);
+
+/* Runs t->pre. The pieces are w->piece[0 .. result), offsets into *s, which may point into w afterwards. */
+size_t pretokenize(const Tokenizer *t, Worker *w, const uint8_t **s, size_t n);
+size_t pretokenize_by(const PreStep *steps, int n_steps, Worker *w, const uint8_t **s, size_t n);
+void pre_step_free(PreStep *step);
 
 /* ---- encode.c --------------------------------------------------------------------------------------------------- */
 
@@ -199,6 +332,103 @@ Worker *worker_take(const Tokenizer *t);        /* scratch memory for one call; 
 void worker_give(const Tokenizer *t, Worker *w);
 void worker_free(Worker *w);                    /* NULL: nothing */
 
+/* The words of ordinary text, for show: as pretokenize, with the rules of split.h too. */
+size_t words_of(const Tokenizer *t, Worker *w, const uint8_t **s, size_t n);
+
 typedef void (*TextFn)(const Tokenizer *t, Worker *w, const uint8_t *s, size_t n, bool with_special, Ids *ids);
 void cut_at_added(const Tokenizer *t, Worker *w, const AddedSet *set, const uint8_t *s, size_t n,
                   bool with_special, Ids *ids, TextFn rest);
+
+static inline void cache_key(const uint8_t *p, size_t n, const uint8_t *end, uint64_t key[4]) {
+    static const uint8_t ones_then_zeros[64] = {
+        255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255,
+        255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255};
+    uint64_t mask[4];
+    if (end - p >= 32) {
+        memcpy(key, p, 32);
+        memcpy(mask, ones_then_zeros + 32 - n, 32);
+        for (int i = 0; i < 4; i++) key[i] &= mask[i];
+    } else {
+        memset(key, 0, 32);
+        memcpy(key, p, n);
+    }
+    key[3] |= (uint64_t)n << 56; /* little-endian, as the file formats of this project are: the last byte */
+}
+
+static inline CacheSlot *cache_slot(Worker *w, const uint64_t key[4]) {
+    uint64_t h = key[0] * 0x9E3779B97F4A7C15ull ^ key[1] * 0xD6E8FEB86659FD93ull ^ key[2] * 0xC2B2AE3D27D4EB4Full ^
+                 key[3] * 0xA0761D6478BD642Full;
+    return &w->cache[mix(h) >> (64 - CACHE_BITS)];
+}
+
+/* The ids of one word through the cache; `end` is how far s may be read. On a miss, model_word does the work. A model
+ * that cuts a piece into words itself calls this for each. */
+void encode_cached(const Tokenizer *t, Worker *w, const uint8_t *s, size_t n, const uint8_t *end, Ids *ids);
+
+/* ---- load.c ----------------------------------------------------------------------------------------------------- */
+
+/* Loading: fill vocab (read_token), added tokens (add_token), roles (read_roles), the model's own parts; then
+ * finish_tokens, which sets n_ids and is_special, and decoder_build. */
+typedef struct {
+    Tokenizer *t;
+    const char *dir, *path;                      /* path: the file in hand, for messages */
+    AddedToken *added;
+    int n_added;
+    int *added_at;                               /* [n_added_at] by id: 1 + its place in added, 0: none */
+    size_t n_added_at;
+    int missing_bytes;                           /* of a byte-level vocabulary */
+} Loader;
+void read_token(Loader *l, const char *text, size_t n, uint32_t id); /* dies: an id or a text that is taken */
+void add_token(Loader *l, AddedToken a);        /* copies a.text; in the vocabulary already, or a new id */
+void read_roles(Loader *l);                     /* bos, eos from tokenizer_config.json, or special_tokens_map.json, if
+                                                   there is one; all tokens that it names become special */
+void finish_tokens(Loader *l);
+bool is_added(const Loader *l, int32_t id);
+/* The decoder's texts: write appends what id is written as; by_position: in two ways, first: at a text's beginning. */
+typedef void TokenWriter(const Loader *l, int32_t id, bool first, const void *state, Buf *out);
+void decoder_build(Loader *l, bool by_position, TokenWriter *write, const void *state);
+TokenWriter write_bytes;                        /* byte-level: the bytes that the token spells; an added token itself */
+void norm_add(Tokenizer *t, NormStep step);     /* which t owns from now on */
+void read_merge(Loader *l, size_t rank, const char *a, size_t n_a, const char *b, size_t n_b, Buf *joined);
+bool base64_decode(const char *s, size_t n, Buf *out); /* appends; false: it is not base64 */
+void load_tokenizer_json(Loader *l);            /* json.c */
+void wrap_add(Wrap *w, int32_t id, int32_t type); /* or WRAP_A, WRAP_B; t->prefix and suffix follow from single */
+
+/* ---- sentencepiece.c -------------------------------------------------------------------------------------------- */
+
+/* tokenizer.model or ice_text.model in l->path, a SentencePiece proto: everything, finish_tokens and decoder_build
+ * included. Its own normaliser runs as one step, NORM_SENTENCEPIECE (w->at_start: whether the text begins here). */
+void sentencepiece_load(Loader *l);
+void sentencepiece_normalize(const Tokenizer *t, Worker *w, const uint8_t *s, size_t n, Buf *out);
+void sentencepiece_free(SentencePiece *sp);
+/* first_symbols where t->sp: at most n ids; some may lie past the vocabulary. */
+int32_t sentencepiece_symbols(const Tokenizer *t, const uint8_t *s, size_t n, int32_t *id);
+/* After the merges: ids from `from` on that are no tokens become some. split: w->split where t->note_splits. */
+void sentencepiece_finish(const Tokenizer *t, const uint64_t *split, size_t from, Ids *ids);
+void sentencepiece_text(const Tokenizer *t, size_t from, Buf *out); /* what is still to be done to out[from ..) */
+
+/* Unigram, also tokenizer.json's: score [n_ids] (double there), unk an id or -1; unknown characters in a row are one
+ * unk (or, with t->byte_fallback, the bytes of all of them). Called after the vocabulary is complete. */
+Unigram *unigram_new(const Tokenizer *t, const double *score, int32_t unk);
+void unigram_free(Unigram *u);
+void unigram_encode(const Tokenizer *t, Worker *w, const uint8_t *s, size_t n, Ids *ids); /* one piece, appended */
+
+Charsmap *charsmap_new(const void *blob, size_t n, const char *path); /* copies; dies on a blob that is not sound */
+void charsmap_free(Charsmap *c);
+/* The shortest key that s begins with: its length, and its text in *put. 0: none. (tokenizer.json's Precompiled.) */
+size_t charsmap_shortest(const Charsmap *c, const uint8_t *s, size_t n, const char **put, size_t *n_put);
+
+/* ---- wordpiece.c ------------------------------------------------------------------------------------------------ */
+
+void wordpiece_load(Loader *l);                 /* vocab.txt in l->path: everything, as above */
+WordPiece *wordpiece_new(const Tokenizer *t, const char *continuing_prefix, int32_t unk, size_t max_chars);
+void wordpiece_free(WordPiece *m);
+void wordpiece_encode(const Tokenizer *t, Worker *w, const uint8_t *s, size_t n, Ids *ids); /* one piece, appended */
+void bert_normalize(BertNorm how, const uint8_t *s, size_t n, Buf *out); /* appends */
+/* Cuts s as BertPreTokenizer does: up to max pieces, white space left out, into pieces (offsets into s, from *at on);
+ * moves *at; returns how many, 0 at the end. */
+size_t bert_split(const uint8_t *s, size_t n, size_t *at, Piece *pieces, size_t max);
+bool bert_punctuation(uint32_t cp);             /* ASCII's signs and category P of Unicode 8: what BertPreTokenizer and
+                                                   tokenizer.json's Punctuation cut at */
+/* WordPiece decoder: how id is written; cleanup is done on the token alone, as the library does it. */
+void wordpiece_write(const char *token, size_t n, const char *prefix, bool cleanup, bool first, Buf *out);

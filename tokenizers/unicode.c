@@ -1,4 +1,4 @@
-/* unicode.c - characters: UTF-8, the alphabet of bytes, what Unicode says of a character, one spelling per character.
+/* unicode.c - characters: UTF-8, the alphabet of bytes, what Unicode says of a character.
  *
  * What a tokenizer takes for a letter decides its ids, so an answer here must be that of the libraries whose ids are to
  * be reproduced, whichever utf8proc is installed: where Unicode's versions differ, a table says what they say. */
@@ -104,69 +104,17 @@ bool is_word_char(uint32_t cp) {
            (cp >= 0x1F130 && cp <= 0x1F149) || (cp >= 0x1F150 && cp <= 0x1F169) || (cp >= 0x1F170 && cp <= 0x1F189);
 }
 
-/* [tok.norm] one spelling per character ----------------------------------------------------------------------------- *
- * "é" may be one character or an e with an accent that follows it. NFC makes it one. Only around characters that can
- * take part in such a change (suspects) is there anything to do; all other text is copied as it is. */
-/* Marks younger than Unicode 9, the version whose NFC the reference library has: it leaves them where they stand. */
-static const struct { uint32_t first, last; } young_marks[] = {
-    {0x7FD, 0x7FD}, {0x897, 0x89F}, {0x8CA, 0x8D3}, {0x9FE, 0x9FE}, {0xC3C, 0xC3C}, {0xD3B, 0xD3C}, {0xEBA, 0xEBA},
-    {0x1715, 0x1715}, {0x1ABF, 0x1ADF}, {0x1DF6, 0x1DFA}, {0xA82C, 0xA82C}, {0x10D24, 0x10D27}, {0x10D69, 0x10D6D},
-    {0x10EAB, 0x10EAC}, {0x10EFA, 0x10EFF}, {0x10F46, 0x10F50}, {0x10F82, 0x10F85}, {0x11070, 0x11070},
-    {0x1133B, 0x1133B}, {0x113B8, 0x113E2}, {0x1145E, 0x1145E}, {0x11839, 0x1183A}, {0x11930, 0x11930},
-    {0x1193D, 0x1193E}, {0x11943, 0x11943}, {0x119E0, 0x119E0}, {0x11A34, 0x11A34}, {0x11A47, 0x11A47},
-    {0x11A99, 0x11A99}, {0x11D42, 0x11D45}, {0x11D97, 0x11D97}, {0x11F41, 0x11F42}, {0x1611E, 0x1612F},
-    {0x16D63, 0x16D6A}, {0x16FF0, 0x16FF1}, {0x1E08F, 0x1E08F}, {0x1E130, 0x1E136}, {0x1E2AE, 0x1E2AE},
-    {0x1E2EC, 0x1E2EF}, {0x1E4EC, 0x1E4EF}, {0x1E5EE, 0x1E5EF}};
-
-enum { NFC_BASE, NFC_SUSPECT, NFC_BARRIER }; /* a barrier neither changes nor is joined by what follows it */
-
-static int nfc_kind(uint32_t cp) {
-    if (cp < 0x300) return NFC_BASE;
-    if (cp >= 0x1160 && cp <= 0x11FF) return NFC_SUSPECT; /* Hangul vowels and finals join the syllable before them */
-    const utf8proc_property_t *p = utf8proc_get_property((int32_t)cp);
-    if (!p->combining_class && p->category != UTF8PROC_CATEGORY_MN && p->category != UTF8PROC_CATEGORY_MC &&
-        (p->decomp_seqindex == UINT16_MAX || p->decomp_type != 0))
-        return NFC_BASE;
-    for (size_t i = 0; i < sizeof young_marks / sizeof *young_marks; i++)
-        if (cp >= young_marks[i].first && cp <= young_marks[i].last) return NFC_BARRIER;
-    return NFC_SUSPECT;
+const uint8_t *char_start_before(const uint8_t *start, const uint8_t *p) {
+    const uint8_t *q = p - 1;
+    while (q > start && p - q < 4 && (*q & 0xC0) == 0x80) q--;
+    uint32_t cp;
+    return utf8_char(q, (size_t)(p - q), &cp) == p - q ? q : p - 1;
 }
 
-static void nfc_append(const uint8_t *s, size_t n, Buf *out) {
-    uint8_t *composed;
-    ssize_t len = utf8proc_map(s, (ssize_t)n, &composed, UTF8PROC_STABLE | UTF8PROC_COMPOSE);
-    if (len < 0) die("NFC of %zu bytes: %s", n, utf8proc_errmsg(len));
-    buf_add(out, composed, (size_t)len);
-    free(composed);
-}
-
-/* Leaves s and n alone when nothing changes; otherwise they are the text in out. A region that needs work runs from
- * the last ordinary character, which the suspects may join, to the next one. Malformed bytes stand for themselves. */
-void nfc(const uint8_t **s, size_t *n, Buf *out) {
-    const uint8_t *text = *s;
-    size_t copied = 0, base = 0; /* all before `copied` is in out; base: the last ordinary character */
-    bool dirty = false;
-    out->len = 0;
-    for (size_t i = 0; i <= *n;) {
-        uint32_t cp;
-        int len = i < *n ? utf8_char(text + i, *n - i, &cp) : 0;
-        int kind = len > 0 ? nfc_kind(cp) : NFC_BARRIER; /* malformed bytes, and the end of the text */
-        if (kind == NFC_SUSPECT) {
-            dirty = true;
-            i += (size_t)len;
-            continue;
-        }
-        if (dirty) {
-            buf_add(out, text + copied, base - copied);
-            nfc_append(text + base, i - base, out);
-            copied = i;
-            dirty = false;
-        }
-        size_t next = i + (len > 0 ? (size_t)len : 1);
-        base = kind == NFC_BASE ? i : next;
-        i = next;
+bool is_punctuation(uint32_t cp) {
+    switch (utf8proc_category((int32_t)cp)) {
+    case UTF8PROC_CATEGORY_PC: case UTF8PROC_CATEGORY_PD: case UTF8PROC_CATEGORY_PS: case UTF8PROC_CATEGORY_PE:
+    case UTF8PROC_CATEGORY_PI: case UTF8PROC_CATEGORY_PF: case UTF8PROC_CATEGORY_PO: return true;
+    default: return false;
     }
-    if (!copied) return;
-    buf_add(out, text + copied, *n - copied);
-    *s = (const uint8_t *)out->data, *n = out->len;
 }
