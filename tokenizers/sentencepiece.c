@@ -1,0 +1,1181 @@
+/* sentencepiece.c - tokenizer.model: the tokenizers of Llama-2, Mistral, ChatGLM and many more, as SentencePiece wrote
+ * them. One file (a protocol buffer) holds the pieces with their scores and types, and how a text is to be normalised.
+ *
+ *     [sp.proto]     the file, field by field: every length checked, fields nobody asked for skipped
+ *     [sp.trie]      a double array: which pieces begin here, one look-up a byte
+ *     [sp.charsmap]  one character sequence for another, by a trie that lies ready in the file
+ *     [sp.norm]      text -> text with U+2581 for every blank, and one in front
+ *     [sp.bpe]       merges from scores: the pair whose whole has the best score goes first
+ *     [sp.unigram]   the most probable way to cut a text into pieces (Viterbi)
+ *     [sp.load]      the parts put together; what ChatGLM adds to the file
+ *
+ * Ids and texts are those of the official library (0.2.3). Two things in it are easily missed: BPE knows no list of
+ * merges, any two neighbours may become any piece that they spell; and unigram adds its scores in single precision
+ * from the start of the text on, so that a near tie may fall either way, depending on what stands before the word. */
+#include "json.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char MARK[] = "\xE2\x96\x81"; /* U+2581, which stands for a blank */
+enum { MARK_BYTES = 3, MARK_CHAR = 0x2581 };
+static const char REPLACEMENT[] = "\xEF\xBF\xBD";
+
+typedef enum { NORMAL = 1, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE } PieceType;
+static bool in_text(uint8_t type) { return type == NORMAL || type == USER_DEFINED || type == UNUSED; }
+
+static size_t utf8_step(const uint8_t *s, size_t n) { /* of text known to be UTF-8 */
+    size_t len = *s < 0xC0 ? 1 : *s < 0xE0 ? 2 : *s < 0xF0 ? 3 : 4;
+    return len < n ? len : n;
+}
+
+static uint32_t char_of(const uint8_t *s, size_t n) { /* the first one of such a text */
+    uint32_t cp = 0;
+    return utf8_char(s, n, &cp) > 0 ? cp : 0;
+}
+
+static void room_for(Buf *b, size_t more) {
+    if (b->cap - b->len > more) return;
+    b->cap = b->cap * 2 > b->len + more + 1 ? b->cap * 2 : b->len + more + 1;
+    b->data = xrealloc(b->data, b->cap);
+}
+
+static inline void put(Buf *b, const void *bytes, size_t n) { /* buf_add without the call for a byte or three */
+    room_for(b, n);
+    memcpy(b->data + b->len, bytes, n);
+    b->len += n;
+}
+
+/* [sp.proto] the file ------------------------------------------------------------------------------------------------ */
+
+typedef struct { const uint8_t *p, *end; const char *path; } Proto;
+typedef enum { VARINT = 0, FIXED64 = 1, BYTES = 2, FIXED32 = 5 } Wire;
+typedef struct { uint64_t number; Wire wire; uint64_t value; Proto in; } Field; /* value, or in: the bytes */
+
+static uint64_t varint(Proto *r) { /* a negative number takes all ten bytes */
+    uint64_t v = 0;
+    for (int shift = 0; shift < 70; shift += 7) {
+        if (r->p == r->end) die("%s: the file ends in the middle of a number: truncated?", r->path);
+        uint8_t b = *r->p++;
+        v |= shift < 63 || b < 2 ? (uint64_t)(b & 0x7F) << shift : 0;
+        if (b < 0x80) return v;
+    }
+    die("%s: a number of more than ten bytes: not a SentencePiece file", r->path);
+}
+
+static bool next_field(Proto *r, Field *f) {
+    if (r->p == r->end) return false;
+    uint64_t key = varint(r), left;
+    *f = (Field){.number = key >> 3, .wire = (Wire)(key & 7), .in = {r->p, r->p, r->path}};
+    switch (f->wire) {
+    case VARINT: f->value = varint(r); return true;
+    case FIXED64: left = 8; break;
+    case FIXED32: left = 4; break;
+    case BYTES: left = varint(r); break;
+    default: die("%s: a field of kind %d: not a SentencePiece file", r->path, (int)f->wire);
+    }
+    if (left > (uint64_t)(r->end - r->p))
+        die("%s: a field of %llu bytes, and %zu are left: truncated?", r->path, (unsigned long long)left,
+            (size_t)(r->end - r->p));
+    f->in = (Proto){r->p, r->p + left, r->path};
+    r->p += left;
+    return true;
+}
+
+/* A known number with another kind of content is an unknown field, which is skipped: the protocol's own rule. */
+static bool is_bytes(const Field *f, uint64_t number) { return f->number == number && f->wire == BYTES; }
+static bool is_number(const Field *f, uint64_t number) { return f->number == number && f->wire == VARINT; }
+static size_t field_len(const Field *f) { return (size_t)(f->in.end - f->in.p); }
+
+/* [sp.trie] which pieces begin here ---------------------------------------------------------------------------------- *
+ * A node's children stand at its base XOR their byte, and each knows its own byte: a step down is one load and one
+ * comparison (Aoe's double array). No two nodes share a base, so the byte alone proves whose child it is. A chain is
+ * laid out in a row: most nodes have one child. */
+typedef struct { uint32_t next; int32_t id; } TrieNode; /* next: base << 9 | the node's own byte; id -1: no piece's end */
+typedef struct { TrieNode *node; uint32_t n; } Trie;
+enum { NO_BYTE = 0x100, TRIE_MAX = 1 << 23 };
+
+typedef struct { const uint8_t *s; uint32_t n; int32_t id; } Key;
+typedef struct { uint32_t from, to, depth, node; } TrieTask; /* keys[from .. to) share their first depth bytes */
+typedef struct { Trie trie; uint32_t cap, first_free; uint8_t *taken; const char *path; } TrieBuild; /* 1 node, 2 base */
+
+static int key_order(const void *a, const void *b) {
+    const Key *x = a, *y = b;
+    int c = memcmp(x->s, y->s, x->n < y->n ? x->n : y->n);
+    return c ? c : (x->n > y->n) - (x->n < y->n);
+}
+
+static void trie_grow(TrieBuild *b, uint32_t n) {
+    if (n <= b->trie.n) return;
+    if (n > TRIE_MAX) die("%s: the pieces need a tree of more than %d nodes", b->path, TRIE_MAX);
+    if (n > b->cap) {
+        b->cap = b->cap * 2 > n ? b->cap * 2 : n;
+        b->trie.node = xrealloc(b->trie.node, size_mul(b->cap, sizeof *b->trie.node));
+        b->taken = xrealloc(b->taken, b->cap);
+    }
+    for (uint32_t i = b->trie.n; i < n; i++) b->trie.node[i] = (TrieNode){NO_BYTE, -1}, b->taken[i] = 0;
+    b->trie.n = n;
+}
+
+/* A base under which all these bytes are free. A few tries among the gaps, then a new block of 256. */
+static uint32_t trie_base(TrieBuild *b, const uint8_t *byte, int n) {
+    while (b->first_free < b->trie.n && b->taken[b->first_free] & 1) b->first_free++;
+    int tries = 0;
+    for (uint32_t f = b->first_free; f < b->trie.n && tries < 32; f++) {
+        if (b->taken[f] & 1) continue;
+        tries++;
+        uint32_t base = f ^ byte[0];
+        if (b->taken[base] & 2) continue;
+        int k = 1;
+        while (k < n && !(b->taken[base ^ byte[k]] & 1)) k++;
+        if (k == n) return base;
+    }
+    uint32_t base = b->trie.n;
+    trie_grow(b, base + 256);
+    return base;
+}
+
+/* keys: no two alike, none empty. They are sorted here. */
+static Trie trie_build(Key *keys, uint32_t n_keys, const char *path) {
+    TrieBuild b = {.path = path, .first_free = 256};
+    trie_grow(&b, 512);                     /* the root, and the rest of its block for good: base 0 is "no children" */
+    memset(b.taken, 3, 256);
+    if (n_keys) qsort(keys, n_keys, sizeof *keys, key_order);
+    TrieTask *stack = xmalloc(sizeof *stack);
+    size_t n_stack = n_keys != 0, cap = 1;
+    if (n_keys) stack[0] = (TrieTask){0, n_keys, 0, 0};
+    while (n_stack) {
+        TrieTask task = stack[--n_stack];
+        if (keys[task.from].n == task.depth) b.trie.node[task.node].id = keys[task.from++].id;
+        if (task.from == task.to) continue;
+        uint8_t byte[256];
+        uint32_t at[257];
+        int n = 0;
+        for (uint32_t i = task.from; i < task.to;) {
+            uint32_t lo = i, hi = task.to; /* where the next byte begins: by halving, as the root's ranges are long */
+            uint8_t c = keys[i].s[task.depth];
+            while (lo < hi) {
+                uint32_t mid = lo + (hi - lo) / 2;
+                if (keys[mid].s[task.depth] == c) lo = mid + 1;
+                else hi = mid;
+            }
+            byte[n] = c, at[n++] = i;
+            i = lo;
+        }
+        at[n] = task.to;
+        uint32_t base = trie_base(&b, byte, n);
+        b.trie.node[task.node].next |= base << 9;
+        b.taken[base] |= 2;
+        while (n_stack + (size_t)n > cap) stack = xrealloc(stack, size_mul(cap *= 2, sizeof *stack));
+        for (int k = n; k-- > 0;) {
+            b.trie.node[base ^ byte[k]].next = byte[k];
+            b.taken[base ^ byte[k]] |= 1;
+            stack[n_stack++] = (TrieTask){at[k], at[k + 1], task.depth + 1, base ^ byte[k]};
+        }
+    }
+    free(stack);
+    free(b.taken);
+    return b.trie;
+}
+
+static inline const TrieNode *trie_step(const Trie *t, const TrieNode *from, uint8_t byte) { /* NULL: no child */
+    const TrieNode *to = &t->node[(from->next >> 9) ^ byte];
+    return (to->next & 0x1FF) == byte ? to : NULL;
+}
+
+static int32_t trie_longest(const Trie *t, const uint8_t *s, size_t n, size_t *len) { /* an id, -1: none */
+    int32_t id = -1;
+    const TrieNode *at = t->node;
+    for (size_t i = 0; i < n && (at = trie_step(t, at, s[i])); i++)
+        if (at->id >= 0) id = at->id, *len = i + 1;
+    return id;
+}
+
+/* [sp.charsmap] one sequence for another ------------------------------------------------------------------------------ *
+ * The file brings a double array in Darts-clone's layout. A unit: bit 31 set, a value (where in the texts its
+ * replacement begins); otherwise bits 0 to 7 its own byte, bit 8 whether a value hangs at its offset, bits 10 on the
+ * offset, to be shifted by 8 more when bit 9 is set. */
+struct Charsmap {
+    uint32_t *unit;
+    size_t n_units;
+    char *text;                                  /* NUL-terminated strings, one after the other */
+    size_t n_text;
+    bool plain[128];                             /* nothing begins with this byte and an ASCII byte after it, or none */
+};
+
+static inline uint32_t unit_offset(uint32_t u) { return (u >> 10) << ((u & 1u << 9) >> 6); }
+static inline bool unit_is_value(uint32_t u) { return u >> 31; }
+
+/* The value for the first n bytes of s, longest or shortest match; -1: none. The library looks at 32 matches at most. */
+static inline int64_t charsmap_find(const Charsmap *c, const uint8_t *s, size_t n, bool longest, size_t *len) {
+    int64_t value = -1;
+    uint32_t at = unit_offset(c->unit[0]);
+    int matches = 0;
+    for (size_t i = 0; i < n && matches < 32; i++) {
+        uint32_t u = c->unit[at ^= s[i]];
+        if ((u & (1u << 31 | 0xFF)) != s[i]) break;
+        at ^= unit_offset(u);
+        if (!(u & 1u << 8)) continue;
+        value = c->unit[at] & ~(1u << 31), *len = i + 1;
+        if (!longest) break;
+        matches++;
+    }
+    return value;
+}
+
+Charsmap *charsmap_new(const void *blob, size_t n, const char *path) {
+    uint32_t trie_bytes = 0;
+    if (n > 4) memcpy(&trie_bytes, blob, 4);
+    if (n <= 4 || trie_bytes < 1024 || trie_bytes % 1024 || trie_bytes >= n - 4)
+        die("%s: the character map says that its tree has %u of %zu bytes: broken", path, trie_bytes, n);
+    Charsmap *c = xcalloc(1, sizeof *c);
+    c->n_units = trie_bytes / 4;
+    c->unit = xmalloc(trie_bytes);
+    memcpy(c->unit, (const char *)blob + 4, trie_bytes);
+    c->n_text = n - 4 - trie_bytes;
+    c->text = xmalloc(c->n_text + 1);
+    memcpy(c->text, (const char *)blob + 4 + trie_bytes, c->n_text);
+    c->text[c->n_text] = 0;
+    /* A replacement may begin anywhere: sound[i] says whether the text from i to its NUL is UTF-8. */
+    uint8_t *sound = xcalloc(c->n_text + 1, 1);
+    sound[c->n_text] = 1;
+    for (size_t i = c->n_text; i-- > 0;) {
+        uint32_t cp;
+        int len = utf8_char((const uint8_t *)c->text + i, c->n_text - i, &cp);
+        sound[i] = !c->text[i] || (len > 0 && sound[i + (size_t)len]);
+    }
+    /* With every place that a step can lead to inside the array, looking up needs no checks. */
+    for (size_t i = 0; i < c->n_units; i++) {
+        uint32_t u = c->unit[i];
+        if (i && unit_is_value(u)) {
+            uint32_t at = u & ~(1u << 31);
+            if (at >= c->n_text || !sound[at]) die("%s: the character map has a replacement that is no text", path);
+            continue;
+        }
+        size_t to = i ^ unit_offset(u);
+        if ((to | 0xFF) >= c->n_units || (u & 1u << 8 && !unit_is_value(c->unit[to])))
+            die("%s: the character map's tree points outside itself", path);
+    }
+    free(sound);
+    for (int b = 0; b < 128; b++) {
+        uint8_t two[2] = {(uint8_t)b, 0};
+        size_t len;
+        c->plain[b] = charsmap_find(c, two, 1, true, &len) < 0;
+        for (int next = 0; next < 128 && c->plain[b]; next++) {
+            uint32_t at = unit_offset(c->unit[0]) ^ (uint32_t)b, u = c->unit[at];
+            if ((u & (1u << 31 | 0xFF)) != (uint32_t)b) break;
+            c->plain[b] = (c->unit[at ^ unit_offset(u) ^ (uint32_t)next] & (1u << 31 | 0xFF)) != (uint32_t)next;
+        }
+    }
+    return c;
+}
+
+void charsmap_free(Charsmap *c) {
+    if (!c) return;
+    free(c->unit);
+    free(c->text);
+    free(c);
+}
+
+size_t charsmap_shortest(const Charsmap *c, const uint8_t *s, size_t n, const char **to, size_t *n_to) {
+    size_t len = 0;
+    int64_t value = charsmap_find(c, s, n, false, &len);
+    if (value < 0) return 0;
+    *to = c->text + value, *n_to = strlen(c->text + value);
+    return len;
+}
+
+/* [sp.norm] text -> text with U+2581 for blanks ----------------------------------------------------------------------- */
+
+typedef struct {
+    Charsmap *charsmap;
+    bool dummy_prefix, collapse, escape, suffix; /* collapse: one blank for many, none at the ends; suffix: the dummy
+                                                    blank at the end instead */
+} Normalizer;
+
+typedef struct { Trie trie; bool first[256]; bool any; } UserPieces; /* found before anything else, and left alone */
+
+typedef struct { const char *s; size_t n, used; } Rewritten;
+
+/* What stands for the beginning of s, and how much of s it stands for. */
+static Rewritten rewrite(const Normalizer *z, const UserPieces *user, const uint8_t *s, size_t n) {
+    size_t len;
+    if (user->first[*s] && trie_longest(&user->trie, s, n, &len) >= 0) return (Rewritten){(const char *)s, len, len};
+    if (z->charsmap && !(*s < 0x80 && z->charsmap->plain[*s] && (n == 1 || s[1] < 0x80))) {
+        int64_t value = charsmap_find(z->charsmap, s, n, true, &len);
+        if (value >= 0) return (Rewritten){z->charsmap->text + value, strlen(z->charsmap->text + value), len};
+    }
+    uint32_t cp;
+    int one = utf8_char(s, n, &cp);
+    if (one <= 0) return (Rewritten){REPLACEMENT, 3, 1}; /* each malformed byte for itself */
+    return (Rewritten){(const char *)s, (size_t)one, (size_t)one};
+}
+
+static void normalize_text(const Normalizer *z, const UserPieces *user, const uint8_t *s, size_t n, Buf *out) {
+    const char *blank = z->escape ? MARK : " ";
+    size_t n_blank = z->escape ? MARK_BYTES : 1, start = out->len;
+    const uint8_t *end = s + n;
+    while (z->collapse && s < end) {
+        Rewritten r = rewrite(z, user, s, (size_t)(end - s));
+        if (r.n != 1 || *r.s != ' ') break;
+        s += r.used;
+    }
+    if (s == end) return;
+    room_for(out, (size_t)(end - s) + (size_t)(end - s) / 4);
+    if (z->dummy_prefix && !z->suffix) put(out, blank, n_blank);
+    bool after_blank = z->collapse;
+    while (s < end) {
+        const uint8_t *plain = s; /* ASCII that nothing applies to goes over in runs */
+        while (s < end && *s < 0x80 && *s != ' ' && !user->first[*s] &&
+               (!z->charsmap || (z->charsmap->plain[*s] && (end - s == 1 || s[1] < 0x80))))
+            s++;
+        if (s > plain) {
+            put(out, plain, (size_t)(s - plain));
+            after_blank = false;
+            continue;
+        }
+        Rewritten r = rewrite(z, user, s, (size_t)(end - s));
+        s += r.used;
+        while (after_blank && r.n && *r.s == ' ') r.s++, r.n--;
+        if (!r.n) continue;
+        after_blank = z->collapse && r.s[r.n - 1] == ' ';
+        for (size_t i = 0; i < r.n; i++)
+            if (r.s[i] == ' ') put(out, blank, n_blank);
+            else put(out, r.s + i, 1);
+    }
+    while (z->collapse && out->len - start >= n_blank && !memcmp(out->data + out->len - n_blank, blank, n_blank))
+        out->len -= n_blank;
+    if (z->dummy_prefix && z->suffix) put(out, blank, n_blank);
+}
+
+/* ---- what a tokenizer.model needs --------------------------------------------------------------------------------- */
+
+typedef struct { uint32_t cp; int32_t id; } CharSlot; /* id -1: empty */
+
+struct SentencePiece {
+    uint8_t *type;                               /* [n_pieces]: piece i has the id first_id + i */
+    float *score;
+    int32_t n_pieces, first_id;
+    Normalizer norm, denorm;                     /* denorm: for decoded text, where the file has one */
+    bool denormalizes;
+    UserPieces user;
+    Buf unk_surface;
+    bool any_unused, blanks_as_tokens;           /* blanks_as_tokens: ChatGLM-6B */
+    /* BPE. A character without a piece of its own may still be part of one: it gets an id past the vocabulary. */
+    int32_t ascii[128];                          /* symbol of a character, -1: none */
+    CharSlot *chars;
+    size_t n_chars, char_slots;
+    int32_t n_symbols;                           /* ids and those past them; n_symbols itself: unknown */
+    Buf past;                                    /* [n_symbols - n_ids] uint32_t: their characters */
+};
+
+void sentencepiece_free(SentencePiece *sp) {
+    if (!sp) return;
+    free(sp->type);
+    free(sp->score);
+    charsmap_free(sp->norm.charsmap);
+    charsmap_free(sp->denorm.charsmap);
+    free(sp->user.trie.node);
+    buf_free(&sp->unk_surface);
+    free(sp->chars);
+    buf_free(&sp->past);
+    free(sp);
+}
+
+static uint8_t type_of(const SentencePiece *sp, int32_t id) { /* 0: no piece of the file */
+    return id >= sp->first_id && id - sp->first_id < sp->n_pieces ? sp->type[id - sp->first_id] : 0;
+}
+
+/* [sp.bpe] merges from scores ----------------------------------------------------------------------------------------- */
+
+static CharSlot *char_slot(const SentencePiece *sp, uint32_t cp) {
+    size_t i = mix(cp) & (sp->char_slots - 1);
+    while (sp->chars[i].id >= 0 && sp->chars[i].cp != cp) i = (i + 1) & (sp->char_slots - 1);
+    return &sp->chars[i];
+}
+
+static void char_add(SentencePiece *sp, uint32_t cp, int32_t id) {
+    if (++sp->n_chars * 2 > sp->char_slots) {
+        CharSlot *old = sp->chars;
+        size_t n_old = sp->char_slots;
+        sp->char_slots = n_old ? n_old * 4 : 1024;
+        sp->chars = xmalloc(size_mul(sp->char_slots, sizeof *sp->chars));
+        for (size_t i = 0; i < sp->char_slots; i++) sp->chars[i].id = -1;
+        for (size_t i = 0; i < n_old; i++)
+            if (old[i].id >= 0) *char_slot(sp, old[i].cp) = old[i];
+        free(old);
+    }
+    *char_slot(sp, cp) = (CharSlot){cp, id};
+    if (cp < 0x80) sp->ascii[cp] = id;
+}
+
+int32_t sentencepiece_symbols(const Tokenizer *t, const uint8_t *s, size_t n, int32_t *id) {
+    const SentencePiece *sp = t->sp;
+    int32_t n_id = 0;
+    for (size_t i = 0, len; i < n; i += len) {
+        if (sp->user.first[s[i]]) {
+            int32_t user = trie_longest(&sp->user.trie, s + i, n - i, &len);
+            if (user >= 0) {
+                id[n_id++] = user; /* no merge has it: it stays whole */
+                continue;
+            }
+        }
+        int32_t one;
+        uint32_t cp;
+        if (s[i] < 0x80) one = sp->ascii[s[i]], len = 1;
+        else {
+            int got = utf8_char(s + i, n - i, &cp); /* what comes here is UTF-8, except from `show` */
+            len = got > 0 ? (size_t)got : 1;
+            one = got > 0 ? char_slot(sp, cp)->id : -1;
+        }
+        if (one >= 0) id[n_id++] = one;
+        else if (!t->byte_fallback) id[n_id++] = sp->n_symbols;
+        else for (size_t k = 0; k < len; k++) id[n_id++] = t->byte_id[s[i + k]];
+    }
+    return n_id;
+}
+
+static void put_symbol(const Tokenizer *t, const uint64_t *split, int32_t id, int depth, Ids *out) {
+    const SentencePiece *sp = t->sp;
+    if (id < t->n_ids && type_of(sp, id) != UNUSED) {
+        ids_add(out, id);
+        return;
+    }
+    if (id < t->n_ids && split[id] != NO_PAIR && depth <= 100) { /* the library's own limit */
+        put_symbol(t, split, (int32_t)(split[id] >> 32), depth + 1, out);
+        put_symbol(t, split, (int32_t)(uint32_t)split[id], depth + 1, out);
+        return;
+    }
+    if (id < t->n_ids && depth > 100) {
+        ids_add(out, id);
+        return;
+    }
+    if (t->byte_fallback) {
+        char bytes[4];
+        int n = 0;
+        const char *s = bytes;
+        if (id < t->n_ids) s = vocab_str(&t->vocab, id), n = (int)t->vocab.spelling[id].n;
+        else if (id < sp->n_symbols) {
+            uint32_t cp;
+            memcpy(&cp, sp->past.data + 4 * (size_t)(id - t->n_ids), 4);
+            n = utf8_put(cp, bytes);
+        }
+        for (int k = 0; k < n; k++) ids_add(out, t->byte_id[(uint8_t)s[k]]);
+    } else if (!out->n || out->v[out->n - 1] != t->unk) ids_add(out, t->unk);
+}
+
+void sentencepiece_finish(const Tokenizer *t, const uint64_t *split, size_t from, Ids *ids) {
+    const SentencePiece *sp = t->sp;
+    size_t i = from;
+    while (i < ids->n && ids->v[i] < t->n_ids && !(sp->any_unused && type_of(sp, ids->v[i]) == UNUSED)) i++;
+    if (i == ids->n) return;
+    Ids out = {0};
+    for (size_t k = from; k < ids->n; k++) put_symbol(t, split, ids->v[k], 0, &out);
+    ids->n = from;
+    ids_room(ids, out.n);
+    memcpy(ids->v + from, out.v, sizeof *out.v * out.n);
+    ids->n += out.n;
+    ids_free(&out);
+}
+
+typedef struct { float score; int32_t piece; } Ranked;
+
+static int by_score(const void *a, const void *b) {
+    float x = ((const Ranked *)a)->score, y = ((const Ranked *)b)->score;
+    return (x < y) - (x > y);
+}
+
+/* The symbol that the text s is, or -1. */
+static int32_t symbol_of(const Tokenizer *t, const uint8_t *s, size_t n) {
+    const SentencePiece *sp = t->sp;
+    if (utf8_step(s, n) == n) return char_slot(sp, char_of(s, n))->id;
+    int32_t id = vocab_find(&t->vocab, (const char *)s, n);
+    uint8_t type = id < 0 ? 0 : type_of(sp, id);
+    return type == NORMAL || type == UNUSED ? id : -1;
+}
+
+static void join_neighbours(Joins *j, const uint8_t *s, size_t n) {
+    uint32_t before = 0, c;
+    for (size_t i = 0; i < n; i += utf8_step(s + i, n - i), before = c) {
+        c = char_of(s + i, n - i);
+        if (i) joins_add(j, before, c);
+    }
+}
+
+enum { MAX_BPE_PIECE = 1024 }; /* every way to cut a piece in two is looked up: a file must not make that a hang */
+
+static void bpe_build(Loader *l) {
+    Tokenizer *t = l->t;
+    SentencePiece *sp = t->sp;
+    memset(sp->ascii, -1, sizeof sp->ascii);
+    char_add(sp, MARK_CHAR, -1); /* so that there is a table to look into */
+    sp->n_chars = 0;
+    sp->n_symbols = t->n_ids;
+    Ranked *order = xmalloc(size_mul((size_t)sp->n_pieces + 1, sizeof *order));
+    int32_t n_order = 0;
+    size_t n_splits = 0;
+    for (int pass = 0; pass < 2; pass++) /* characters with a piece first: the others are those without */
+        for (int32_t k = 0; k < sp->n_pieces; k++) {
+            if (sp->type[k] != NORMAL && sp->type[k] != UNUSED) continue;
+            const uint8_t *s = (const uint8_t *)vocab_str(&t->vocab, sp->first_id + k);
+            size_t n = t->vocab.spelling[sp->first_id + k].n, len;
+            bool one = utf8_step(s, n) == n;
+            if (n > MAX_BPE_PIECE) die("%s: piece %d has %zu bytes; at most %d are supported", l->path, k, n, MAX_BPE_PIECE);
+            if (one && !pass) char_add(sp, char_of(s, n), sp->first_id + k);
+            if (one || !pass) continue;
+            order[n_order++] = (Ranked){sp->score[k], k};
+            for (size_t i = 0; i < n; i += len, n_splits++) {
+                uint32_t cp = char_of(s + i, n - i);
+                len = utf8_step(s + i, n - i);
+                if (char_slot(sp, cp)->id >= 0) continue;
+                char_add(sp, cp, sp->n_symbols++);
+                buf_add(&sp->past, &cp, 4);
+            }
+        }
+    if (n_order) qsort(order, (size_t)n_order, sizeof *order, by_score);
+    merges_reserve(&t->merges, n_splits + 1);
+    int32_t rank = -1;
+    for (int32_t k = 0; k < n_order; k++) {
+        if (!k || order[k].score != order[k - 1].score) rank++;
+        int32_t id = sp->first_id + order[k].piece;
+        const uint8_t *s = (const uint8_t *)vocab_str(&t->vocab, id);
+        size_t n = t->vocab.spelling[id].n, len;
+        for (size_t i = 0; i + (len = utf8_step(s + i, n - i)) < n; i += len) {
+            size_t cut = i + len;
+            int32_t left = symbol_of(t, s, cut), right = left < 0 ? -1 : symbol_of(t, s + cut, n - cut);
+            if (left < 0 || right < 0) continue;
+            *merge_slot(&t->merges, pair_of(left, right)) = (Merge){pair_of(left, right), rank, id};
+            joins_add(&t->joins, char_of(s + i, len), char_of(s + cut, n - cut));
+        }
+    }
+    free(order);
+    t->joins.usable = !sp->any_unused; /* how an unused piece falls apart depends on the whole text */
+    t->joins.fuse = !t->byte_fallback;
+    for (size_t i = 0; i < sp->char_slots && t->joins.fuse; i++)
+        if (sp->chars[i].id >= 0 && sp->chars[i].id < t->n_ids) joins_add(&t->joins, 0, sp->chars[i].cp);
+}
+
+/* [sp.unigram] the most probable pieces ------------------------------------------------------------------------------- *
+ * Each piece has a score, the logarithm of its probability; of all ways to cut the text the one with the highest sum
+ * wins. best[i] is the best way to the i-th byte, known before any piece that begins there is tried (Viterbi, 1967).
+ * Where no piece reaches across a place, what lies before it is decided and is written out: memory stays small. */
+typedef struct { double score; int32_t id; uint32_t from; } Best; /* id -1: not reached; -2: an unknown character */
+enum { NOT_REACHED = -1, UNKNOWN_CHAR = -2 };
+
+struct Unigram {
+    Trie trie;
+    double *score, unk_score, largest;           /* score [n_ids]; largest: of all scores, without sign */
+    int32_t unk;
+    bool single;                                 /* SentencePiece's arithmetic; Hugging Face's is in double precision */
+    bool cut_at_mark;                            /* no piece has U+2581 behind another character */
+    bool all_bytes;                              /* every byte has a token */
+};
+
+typedef struct { const Tokenizer *t; Ids *ids; size_t start; const uint8_t *run, *run_end; } Emit;
+
+/* Unknown characters in a row are one. */
+static void emit_run(Emit *e) {
+    if (e->run == e->run_end) return;
+    bool bytes = e->t->byte_fallback;
+    for (const uint8_t *p = e->run; p < e->run_end && bytes; p++) bytes = e->t->byte_id[*p] >= 0;
+    for (const uint8_t *p = e->run; p < e->run_end && bytes; p++) ids_add(e->ids, e->t->byte_id[*p]);
+    int32_t unk = e->t->unigram->unk;
+    if (!bytes && unk >= 0 && !(e->ids->n > e->start && e->ids->v[e->ids->n - 1] == unk)) ids_add(e->ids, unk);
+    e->run = e->run_end;
+}
+
+static void emit_path(Emit *e, const Best *best, size_t n, const uint8_t *s) { /* to best[n]; s: where best[0] is */
+    size_t n_ids = 0, to = n;
+    for (size_t i = n; i; i = best[i].from) n_ids++;
+    size_t bytes = n + (size_t)(e->run_end - e->run); /* no more ids than that come out: one for a byte at most */
+    ids_room(e->ids, bytes + n_ids);
+    int32_t *last = e->ids->v + e->ids->n + bytes + n_ids, *path = last; /* read behind them: from the end to here */
+    for (size_t i = n; i; i = best[i].from) *--path = best[i].id;
+    for (to = 0; path < last; path++) {
+        size_t from = to;
+        if (*path != UNKNOWN_CHAR) {
+            to += e->t->vocab.spelling[*path].n;
+            emit_run(e);
+            e->ids->v[e->ids->n++] = *path;
+        } else {
+            to += utf8_step(s + from, n - from);
+            if (e->run == e->run_end) e->run = s + from;
+            e->run_end = s + to;
+        }
+    }
+}
+
+static Best *best_room(Worker *w, size_t n) { /* the heap's memory, which only BPE needs otherwise */
+    size_t words = size_mul(n, sizeof(Best) / sizeof *w->heap);
+    if (words > w->heap_cap) {
+        w->heap_cap = words * 2;
+        w->heap = xrealloc(w->heap, size_mul(w->heap_cap, sizeof *w->heap));
+    }
+    return (Best *)(void *)w->heap;
+}
+
+/* The library starts its sums afresh beyond this, as single precision runs out. */
+static const double RESET = 100000;
+
+static void viterbi(Emit *e, Worker *w, const uint8_t *s, size_t n, double *sum) {
+    const Unigram *u = e->t->unigram;
+    size_t origin = 0, reached = 0, room = 64, at = 0; /* best[i] is that of byte origin + i, up to reached */
+    Best *best = best_room(w, room);
+    best[0] = (Best){*sum, 0, 0};
+    while (at < n) {
+        if (at > origin && at - origin == reached) {
+            emit_path(e, best, reached, s + origin);
+            best[0] = best[reached];
+            origin = at, reached = 0;
+        }
+        size_t i = at - origin, len = utf8_step(s + at, n - at);
+        if (u->single && (best[i].score > RESET || best[i].score < -RESET)) {
+            double offset = best[i].score;
+            for (size_t k = i; k <= reached; k++) best[k].score = (float)(best[k].score - offset);
+        }
+        double here = best[i].score;
+        bool one = false;
+        const TrieNode *node = u->trie.node;
+        for (size_t to = at; to <= n;) {
+            int32_t id;
+            double score;
+            if (to < n && (node = trie_step(&u->trie, node, s[to]))) {
+                to++;
+                if (node->id < 0) continue;
+                id = node->id, score = u->score[id];
+                one |= to - at == len;
+            } else if (!one) { /* a character that is no piece */
+                to = at + len, id = UNKNOWN_CHAR, score = u->unk_score;
+                one = true, node = NULL;
+            } else break;
+            score += here;
+            if (u->single) score = (float)score;
+            size_t k = to - origin;
+            if (k >= room) best = best_room(w, room = k * 2);
+            while (reached < k) best[++reached] = (Best){0, NOT_REACHED, 0};
+            if (best[k].id == NOT_REACHED || score > best[k].score) best[k] = (Best){score, id, (uint32_t)i};
+            if (!node) break;
+        }
+        at += len;
+    }
+    emit_path(e, best, n - origin, s + origin);
+    emit_run(e);
+    *sum = best[n - origin].score;
+}
+
+/* How large may the sum before a word become until rounding can change how the word is cut? Exact sums of the best and
+ * the second best way are d apart; m additions err by at most m * 2^-24 * (sum + m * largest) each way, so the order
+ * holds while twice that is below d. Half of it, to be on the safe side. */
+static float sum_limit(const Unigram *u, const uint8_t *s, size_t n) {
+    double first[CACHE_WORD + 1], second[CACHE_WORD + 1];
+    for (size_t i = 0; i <= n; i++) first[i] = second[i] = -INFINITY;
+    first[0] = 0;
+    int m = 0;
+    for (size_t at = 0, len; at < n; at += len, m++) {
+        len = utf8_step(s + at, n - at);
+        bool one = false;
+        const TrieNode *node = u->trie.node;
+        for (size_t to = at; to <= n;) {
+            double score;
+            if (to < n && node && (node = trie_step(&u->trie, node, s[to]))) {
+                to++;
+                if (node->id < 0) continue;
+                score = u->score[node->id];
+                one |= to - at == len;
+            } else if (!one) to = at + len, score = u->unk_score, one = true, node = NULL;
+            else break;
+            double a = first[at] + score, b = second[at] + score;
+            if (a > first[to]) second[to] = fmax(first[to], b), first[to] = a;
+            else second[to] = fmax(second[to], a);
+        }
+    }
+    double limit = fmin((first[n] - second[n]) * 0x1p22 / m, RESET) - m * u->largest;
+    return limit > 0 ? (float)limit : -1;
+}
+
+/* U+2581 begins a word, unless it stands behind another. */
+static const uint8_t *mark_word(const uint8_t *p, const uint8_t *end) {
+    while (end - p >= MARK_BYTES && !memcmp(p, MARK, MARK_BYTES)) p += MARK_BYTES;
+    while (p < end) {
+        p = memchr(p, (uint8_t)MARK[0], (size_t)(end - p));
+        if (!p) return end;
+        if (end - p >= MARK_BYTES && !memcmp(p, MARK, MARK_BYTES)) return p;
+        p++;
+    }
+    return end;
+}
+
+/* A word's slot in the cache: six ids, how many, and the limit of sum_limit. Byte 31 of the key keeps these slots
+ * apart from those of encode_cached. */
+enum { LIMIT = CACHE_IDS - 1 };
+
+void unigram_encode(const Tokenizer *t, Worker *w, const uint8_t *s, size_t n, Ids *ids) {
+    const Unigram *u = t->unigram;
+    Emit e = {.t = t, .ids = ids, .start = ids->n};
+    double sum = 0;
+    const uint8_t *end = s + n, *next;
+    if (!u->single || !u->cut_at_mark) {
+        viterbi(&e, w, s, n, &sum);
+        return;
+    }
+    for (const uint8_t *p = s; p < end; p = next) {
+        next = mark_word(p, end);
+        size_t n_word = (size_t)(next - p);
+        if (n_word > CACHE_WORD) {
+            viterbi(&e, w, p, n_word, &sum);
+            continue;
+        }
+        uint64_t key[4];
+        cache_key(p, n_word, end, key);
+        key[3] |= 1ull << 63;
+        CacheSlot *c = cache_slot(w, key);
+        float limit;
+        memcpy(&limit, &c->id[LIMIT], sizeof limit);
+        bool known = c->key[0] == key[0] && c->key[1] == key[1] && c->key[2] == key[2] && c->key[3] == key[3];
+        if (known && fabs(sum) <= limit) {
+            ids_room(ids, CACHE_IDS);
+            for (int32_t i = 0; i < c->n; i++) {
+                ids->v[ids->n++] = c->id[i];
+                sum = (float)(sum + u->score[c->id[i]]);
+            }
+            continue;
+        }
+        size_t before = ids->n;
+        double sum_before = sum;
+        viterbi(&e, w, p, n_word, &sum);
+        size_t n_ids = ids->n - before;
+        bool whole = n_ids <= LIMIT; /* its ids tell the sum: none of them stands for something unknown */
+        for (size_t i = before; i < ids->n && whole; i++) whole = !isnan(u->score[ids->v[i]]);
+        if (known || !whole) continue;
+        limit = sum_limit(u, p, n_word);
+        if (fabs(sum_before) > limit) continue; /* rounding may have had a part in it */
+        memcpy(c->key, key, sizeof c->key);
+        c->n = (int32_t)n_ids;
+        memcpy(c->id, ids->v + before, sizeof *c->id * n_ids);
+        memcpy(&c->id[LIMIT], &limit, sizeof limit);
+    }
+}
+
+/* score: NaN where an id is no piece. */
+static Unigram *unigram_build(const Tokenizer *t, const double *score, int32_t unk, double least, const char *path) {
+    Unigram *u = xcalloc(1, sizeof *u);
+    size_t n_ids = t->vocab.n_ids;
+    Key *keys = xmalloc(size_mul(n_ids + 1, sizeof *keys));
+    uint32_t n_keys = 0;
+    u->score = xmalloc(size_mul(n_ids + 1, sizeof *u->score));
+    u->unk = unk;
+    u->unk_score = least - 10;
+    u->largest = fabs(u->unk_score);
+    u->cut_at_mark = true;
+    for (size_t id = 0; id < n_ids; id++) {
+        const Spelling *spelling = &t->vocab.spelling[id];
+        u->score[id] = spelling->used && spelling->n ? score[id] : NAN;
+        if (isnan(u->score[id])) continue;
+        u->largest = fmax(u->largest, fabs(u->score[id]));
+        const uint8_t *s = (const uint8_t *)vocab_str(&t->vocab, (int32_t)id);
+        u->cut_at_mark &= mark_word(s, s + spelling->n) == s + spelling->n;
+        keys[n_keys++] = (Key){s, spelling->n, (int32_t)id};
+    }
+    u->trie = trie_build(keys, n_keys, path);
+    free(keys);
+    return u;
+}
+
+Unigram *unigram_new(const Tokenizer *t, const double *score, int32_t unk) {
+    double least = INFINITY;
+    for (size_t id = 0; id < t->vocab.n_ids; id++)
+        if (score[id] < least) least = score[id];
+    return unigram_build(t, score, unk, least, "the vocabulary");
+}
+
+void unigram_free(Unigram *u) {
+    if (!u) return;
+    free(u->trie.node);
+    free(u->score);
+    free(u);
+}
+
+/* [sp.load] the parts put together ------------------------------------------------------------------------------------ */
+
+/* ChatGLM-6B's tokenizer writes what its vocabulary cannot hold as words: the line break as <n>, the tab as <|tab|>, a
+ * run of 2 to 80 blanks as <|blank_N|>; and turns these words back into what they stand for after decoding. */
+enum { MAX_BLANKS = 80 };
+
+static void blanks_to_words(const uint8_t *s, size_t n, Buf *out) {
+    for (size_t i = 0; i < n;) {
+        size_t plain = i;
+        while (i < n && s[i] != '\n' && s[i] != '\t' && !(s[i] == ' ' && i + 1 < n && s[i + 1] == ' ')) i++;
+        put(out, s + plain, i - plain);
+        if (i == n) break;
+        if (s[i] != ' ') {
+            buf_str(out, s[i++] == '\n' ? "<n>" : "<|tab|>");
+            continue;
+        }
+        int run = 0;
+        while (i < n && s[i] == ' ' && run < MAX_BLANKS) i++, run++;
+        if (run > 1) buf_fmt(out, "<|blank_%d|>", run);
+        else buf_str(out, " ");
+    }
+}
+
+/* If s begins with such a word: its length, and what it stands for in *c, *times over. 0: it does not. */
+static size_t blank_word(const char *s, size_t n, char *c, int *times) {
+    *times = 1;
+    if (n >= 3 && !memcmp(s, "<n>", 3)) return *c = '\n', 3;
+    if (n >= 7 && !memcmp(s, "<|tab|>", 7)) return *c = '\t', 7;
+    if (n < 11 || memcmp(s, "<|blank_", 8)) return 0;
+    size_t i = 8;
+    for (*times = 0; i < n && i < 10 && s[i] >= '0' && s[i] <= '9'; i++) *times = *times * 10 + (s[i] - '0');
+    *c = ' ';
+    bool sound = *times >= 2 && *times <= MAX_BLANKS && s[8] != '0' && i + 2 <= n && s[i] == '|' && s[i + 1] == '>';
+    return sound ? i + 2 : 0;
+}
+
+static void words_to_blanks(const char *s, size_t n, Buf *out) {
+    for (size_t i = 0, len; i < n; i += len) {
+        char c = s[i];
+        int times = 1;
+        len = s[i] == '<' ? blank_word(s + i, n - i, &c, &times) : 0;
+        if (!len) c = s[i], times = 1, len = 1;
+        while (times-- > 0) put(out, &c, 1);
+    }
+}
+
+void sentencepiece_normalize(const Tokenizer *t, Worker *w, const uint8_t *s, size_t n, Buf *out) {
+    const SentencePiece *sp = t->sp;
+    if (sp->blanks_as_tokens) {
+        w->prefixed.len = 0;
+        blanks_to_words(s, n, &w->prefixed);
+        s = (const uint8_t *)w->prefixed.data, n = w->prefixed.len;
+    }
+    room_for(out, 1);
+    normalize_text(&sp->norm, &sp->user, s, n, out);
+}
+
+/* What the library does to a decoded text: everything in out from `from` on. */
+void sentencepiece_text(const Tokenizer *t, size_t from, Buf *out) {
+    static const UserPieces none;
+    const SentencePiece *sp = t->sp;
+    Buf text = {0};
+    if (out->len == from || !(sp->denormalizes || sp->blanks_as_tokens)) return;
+    buf_add(&text, out->data + from, out->len - from);
+    out->len = from;
+    if (sp->denormalizes) normalize_text(&sp->denorm, &none, (const uint8_t *)text.data, text.len, out);
+    else words_to_blanks(text.data, text.len, out);
+    buf_add(out, "", 0); /* its NUL */
+    buf_free(&text);
+}
+
+typedef struct { Proto in; uint64_t type; float score; } PieceField;
+
+static PieceField read_piece(Proto in, int32_t k) {
+    PieceField piece = {.in = {NULL, NULL, in.path}, .type = NORMAL};
+    Field f;
+    while (next_field(&in, &f)) {
+        if (is_bytes(&f, 1)) piece.in = f.in;
+        else if (f.number == 2 && f.wire == FIXED32) memcpy(&piece.score, f.in.p, 4);
+        else if (is_number(&f, 3)) piece.type = f.value;
+    }
+    if (piece.in.p == piece.in.end) die("%s: piece %d is empty", in.path, k);
+    if (piece.type < NORMAL || piece.type > BYTE)
+        die("%s: piece %d has the unknown type %llu", in.path, k, (unsigned long long)piece.type);
+    if (!isfinite(piece.score)) die("%s: the score of piece %d is not a number", in.path, k);
+    return piece;
+}
+
+/* Texts of the library are C++ strings, those in its tries end at a NUL: a piece with one is a mistake of whoever made
+ * the file. Known files have such a piece for the NUL itself, beside <0x00>; the library ignores it. */
+static bool is_null_piece(PieceField p) { return p.in.end - p.in.p == 1 && !*p.in.p; }
+
+static void check_text(PieceField p, int32_t k) {
+    uint32_t cp;
+    enum { MAX_PIECE = 8000 }; /* the library's own limit */
+    if (p.in.end - p.in.p >= MAX_PIECE) die("%s: piece %d has %zu bytes", p.in.path, k, (size_t)(p.in.end - p.in.p));
+    for (const uint8_t *s = p.in.p; s < p.in.end;) {
+        int len = utf8_char(s, (size_t)(p.in.end - s), &cp);
+        if (len <= 0 || !cp) die("%s: piece %d is not text in UTF-8", p.in.path, k);
+        s += len;
+    }
+}
+
+typedef struct { uint64_t model_type; bool byte_fallback, suffix, has_surface; Proto bos, eos, surface; } Trainer;
+
+static Trainer read_trainer(Proto in) {
+    static const char BOS[] = "<s>", EOS[] = "</s>";
+    Trainer trainer = {.model_type = 1, .bos = {(const uint8_t *)BOS, (const uint8_t *)BOS + 3, in.path},
+                       .eos = {(const uint8_t *)EOS, (const uint8_t *)EOS + 4, in.path}};
+    Field f;
+    while (next_field(&in, &f)) {
+        if (is_number(&f, 3)) trainer.model_type = f.value;
+        else if (is_number(&f, 24)) trainer.suffix = f.value;
+        else if (is_number(&f, 35)) trainer.byte_fallback = f.value;
+        else if (is_bytes(&f, 44)) trainer.surface = f.in, trainer.has_surface = true;
+        else if (is_bytes(&f, 46) && field_len(&f)) trainer.bos = f.in;
+        else if (is_bytes(&f, 47) && field_len(&f)) trainer.eos = f.in;
+    }
+    return trainer;
+}
+
+static void read_normalizer(Normalizer *z, Proto in) {
+    Field f;
+    while (next_field(&in, &f)) {
+        if (is_bytes(&f, 2)) {
+            charsmap_free(z->charsmap);
+            z->charsmap = field_len(&f) ? charsmap_new(f.in.p, field_len(&f), in.path) : NULL;
+        } else if (is_number(&f, 3)) z->dummy_prefix = f.value;
+        else if (is_number(&f, 4)) z->collapse = f.value;
+        else if (is_number(&f, 5)) z->escape = f.value;
+    }
+}
+
+static int32_t control_piece(const Tokenizer *t, Proto name) {
+    int32_t id = vocab_find(&t->vocab, (const char *)name.p, (size_t)(name.end - name.p));
+    return id >= 0 && type_of(t->sp, id) == CONTROL ? id : -1;
+}
+
+static void read_pieces(Loader *l, Proto in, int32_t n_pieces) {
+    Tokenizer *t = l->t;
+    SentencePiece *sp = t->sp;
+    sp->type = xcalloc((size_t)n_pieces + 1, 1);
+    sp->score = xcalloc((size_t)n_pieces + 1, sizeof *sp->score);
+    Field f;
+    t->unk = -1;
+    while (next_field(&in, &f)) {
+        if (!is_bytes(&f, 1)) continue;
+        int32_t k = sp->n_pieces++;
+        PieceField p = read_piece(f.in, k);
+        sp->type[k] = (uint8_t)p.type, sp->score[k] = p.score;
+        if (is_null_piece(p) && (t->byte_fallback || p.type == UNUSED)) {
+            sp->type[k] = CONTROL; /* written as nothing, found in no text */
+            continue;
+        }
+        check_text(p, k);
+        int32_t id = sp->first_id + k;
+        read_token(l, (const char *)p.in.p, (size_t)(p.in.end - p.in.p), (uint32_t)id);
+        sp->any_unused |= p.type == UNUSED;
+        sp->user.any |= p.type == USER_DEFINED;
+        if (p.type == BYTE && !t->byte_fallback) die("%s: piece %d is a byte, and there is no byte_fallback", l->path, k);
+        if (p.type != UNKNOWN) continue;
+        if (t->unk >= 0) die("%s: pieces %d and %d are both the unknown one", l->path, t->unk - sp->first_id, k);
+        t->unk = id;
+    }
+    if (t->unk < 0 && !t->byte_fallback) die("%s: no piece stands for what is unknown", l->path);
+    for (int b = 0; b < 256 && t->byte_fallback; b++) {
+        char name[8];
+        int32_t id = vocab_find(&t->vocab, name, (size_t)sprintf(name, "<0x%02X>", b));
+        if (id < 0 || type_of(sp, id) != BYTE) die("%s: byte_fallback, and no piece for the byte 0x%02X", l->path, b);
+    }
+}
+
+static void user_build(Loader *l) {
+    SentencePiece *sp = l->t->sp;
+    Key *keys = xmalloc(size_mul((size_t)sp->n_pieces + 1, sizeof *keys));
+    uint32_t n_keys = 0;
+    for (int32_t k = 0; k < sp->n_pieces && sp->user.any; k++) {
+        if (sp->type[k] != USER_DEFINED) continue;
+        int32_t id = sp->first_id + k;
+        const uint8_t *s = (const uint8_t *)vocab_str(&l->t->vocab, id);
+        keys[n_keys++] = (Key){s, l->t->vocab.spelling[id].n, id};
+        sp->user.first[*s] = true;
+        if (l->t->model == MODEL_BPE) join_neighbours(&l->t->joins, s, l->t->vocab.spelling[id].n);
+    }
+    if (sp->user.any) sp->user.trie = trie_build(keys, n_keys, l->path);
+    free(keys);
+}
+
+static void unigram_load(Loader *l) {
+    Tokenizer *t = l->t;
+    SentencePiece *sp = t->sp;
+    double *score = xmalloc(size_mul(t->vocab.n_ids + 1, sizeof *score)), least = 0x1.fffffep127;
+    for (size_t id = 0; id < t->vocab.n_ids; id++) score[id] = NAN;
+    for (int32_t k = 0; k < sp->n_pieces; k++) {
+        if (sp->type[k] == NORMAL) {
+            score[sp->first_id + k] = sp->score[k];
+            least = fmin(least, sp->score[k]);
+        } else if (sp->type[k] == USER_DEFINED) /* better than anything else that could stand there */
+            score[sp->first_id + k] = (float)(0.1 * ((double)t->vocab.spelling[sp->first_id + k].n - 1));
+    }
+    t->unigram = unigram_build(t, score, t->unk, least, l->path);
+    t->unigram->unk_score = (float)least - 10.0f;
+    t->unigram->single = true;
+    free(score);
+}
+
+typedef enum { PLAIN, CHATGLM_6B, CHATGLM_3 } Family; /* CHATGLM_3: 2 as well, which has no roles but room for them */
+
+static bool config_says(const char *dir, const char *file, const char *key, const char *value) {
+    char *path = path_join(dir, file);
+    cJSON *json = file_exists(path) ? json_read(path) : NULL;
+    const char *s = json_str(json, key);
+    bool yes = s && !strcmp(s, value);
+    cJSON_Delete(json);
+    free(path);
+    return yes;
+}
+
+static Family family_of(const Loader *l) {
+    size_t n = strlen(l->path), n_name = strlen("ice_text.model");
+    if (n >= n_name && !strcmp(l->path + n - n_name, "ice_text.model")) return CHATGLM_6B;
+    return config_says(l->dir, "tokenizer_config.json", "tokenizer_class", "ChatGLMTokenizer") ||
+           config_says(l->dir, "config.json", "model_type", "chatglm") ? CHATGLM_3 : PLAIN;
+}
+
+/* A key of tokenizer_config.json, or NULL where there is no such key or no such file. The caller deletes *json. */
+static const cJSON *config_get(const char *dir, const char *key, cJSON **json) {
+    char *path = path_join(dir, "tokenizer_config.json");
+    *json = file_exists(path) ? json_read(path) : NULL;
+    free(path);
+    return json_get(*json, key);
+}
+
+/* Older files of ChatGLM-6B put the tokens of images before those of text: 20,000 ids that no text uses. */
+static int32_t image_tokens(const Loader *l) {
+    cJSON *json;
+    const cJSON *number = config_get(l->dir, "num_image_tokens", &json);
+    double n = cJSON_IsNumber(number) ? number->valuedouble : 0;
+    if (!(n >= 0 && n < MAX_IDS / 2) || n != (double)(int32_t)n)
+        die("%s/tokenizer_config.json: num_image_tokens is %.17g", l->dir, n);
+    cJSON_Delete(json);
+    return (int32_t)n;
+}
+
+static const char *const CHATGLM_3_TOKENS[] = {"[MASK]", "[gMASK]", "[sMASK]", "sop", "eop", "<|system|>", "<|user|>",
+                                               "<|assistant|>", "<|observation|>"};
+enum { N_CHATGLM_3_TOKENS = 9, FIRST_ROLE = 5 };
+
+/* The special tokens and what stands around a text. Those that are found in a text, if the caller allows it, are added
+ * tokens; of ChatGLM3 only the roles are. */
+static void read_family(Loader *l, Family family) {
+    Tokenizer *t = l->t;
+    SentencePiece *sp = t->sp;
+    int32_t past = sp->first_id + sp->n_pieces;
+    for (int i = 0; i < N_CHATGLM_3_TOKENS && family == CHATGLM_3; i++) {
+        size_t n = strlen(CHATGLM_3_TOKENS[i]);
+        char *text = strf("%s", CHATGLM_3_TOKENS[i]);
+        if (i < FIRST_ROLE) read_token(l, text, n, (uint32_t)(past + i));
+        else add_token(l, (AddedToken){.text = text, .n = n, .id = past + i, .special = true});
+        free(text);
+    }
+    for (int32_t k = 0; k < sp->n_pieces && family != CHATGLM_3; k++) {
+        int32_t id = sp->first_id + k;
+        if ((sp->type[k] != CONTROL && sp->type[k] != UNKNOWN) || (size_t)id >= t->vocab.n_ids) continue;
+        if (!t->vocab.spelling[id].used) continue; /* the NUL's */
+        char *text = strf("%.*s", (int)t->vocab.spelling[id].n, vocab_str(&t->vocab, id));
+        add_token(l, (AddedToken){.text = text, .n = t->vocab.spelling[id].n, .id = id, .special = true});
+        free(text);
+    }
+    read_roles(l);
+    if (family == CHATGLM_3) {
+        wrap_add(&t->single, past + 1, 0); /* [gMASK] sop */
+        wrap_add(&t->single, past + 3, 0);
+        wrap_add(&t->single, WRAP_A, 0);
+    } else if (family == CHATGLM_6B) {
+        int32_t gmask = vocab_find(&t->vocab, "[gMASK]", 7), sop = vocab_find(&t->vocab, "<sop>", 5);
+        if (gmask < 0 || sop < 0) die("%s: there is no piece [gMASK] or <sop>: not ChatGLM-6B's vocabulary", l->path);
+        t->single.n = 0;
+        wrap_add(&t->single, WRAP_A, 0);
+        wrap_add(&t->single, gmask, 0);
+        wrap_add(&t->single, sop, 0);
+    } else if (!t->single.n && t->bos >= 0) {
+        cJSON *json;
+        bool silent = !config_get(l->dir, "add_bos_token", &json); /* the classes that read such files add it then */
+        cJSON_Delete(json);
+        if (silent) wrap_add(&t->single, t->bos, 0), wrap_add(&t->single, WRAP_A, 0);
+    }
+}
+
+/* How a token is written. The first blank of a text is the one that encoding put there. */
+static void write_piece(const Loader *l, int32_t id, bool first, const void *state, Buf *out) {
+    (void)state;
+    const SentencePiece *sp = l->t->sp;
+    const char *s = vocab_str(&l->t->vocab, id);
+    size_t n = l->t->vocab.spelling[id].n;
+    int byte, times;
+    char c;
+    switch (type_of(sp, id)) {
+    case CONTROL: return;
+    case UNKNOWN: buf_add(out, sp->unk_surface.data, sp->unk_surface.len); return;
+    case BYTE:
+        byte = (int)strtol(s + 3, NULL, 16);
+        buf_add(out, &(uint8_t){(uint8_t)byte}, 1);
+        return;
+    case 0: buf_add(out, s, n); return; /* added */
+    default: break;
+    }
+    if (sp->blanks_as_tokens && blank_word(s, n, &c, &times) == n) {
+        while (times-- > 0) buf_add(out, &c, 1);
+        return;
+    }
+    if (first && (sp->norm.dummy_prefix || sp->norm.collapse) && n >= MARK_BYTES && !memcmp(s, MARK, MARK_BYTES))
+        s += MARK_BYTES, n -= MARK_BYTES;
+    for (size_t i = 0, len; i < n; i += len) {
+        bool mark = n - i >= MARK_BYTES && !memcmp(s + i, MARK, MARK_BYTES);
+        len = mark ? MARK_BYTES : 1;
+        buf_add(out, mark ? " " : s + i, 1);
+    }
+}
+
+static void decoder_load(Loader *l) {
+    Tokenizer *t = l->t;
+    SentencePiece *sp = t->sp;
+    Decoder *d = &t->decoder;
+    decoder_build(l, true, write_piece, NULL);
+    d->bad = BAD_BYTE;
+    d->is_byte = xcalloc((size_t)t->n_ids, 1);
+    d->start = xcalloc((size_t)t->n_ids, 1);
+    for (int32_t id = 0; id < t->n_ids; id++) {
+        uint8_t type = type_of(sp, id);
+        d->is_byte[id] = type == BYTE;
+        bool empty = d->text[1].at[id] == d->text[1].at[id + 1];
+        bool took_blank = empty && in_text(type) && !sp->norm.collapse;
+        d->start[id] = !type && t->vocab.spelling[id].used ? START_OVER : empty && !took_blank ? START_STAYS : START_ENDS;
+    }
+}
+
+void sentencepiece_load(Loader *l) {
+    Tokenizer *t = l->t;
+    Mapped file = file_map(l->path);
+    Proto in = {file.data, file.data + file.bytes, l->path}, pass = in;
+    SentencePiece *sp = t->sp = xcalloc(1, sizeof *sp);
+    sp->norm = sp->denorm = (Normalizer){NULL, true, true, true, false};
+    Trainer trainer = read_trainer((Proto){in.p, in.p, l->path});
+    size_t n_pieces = 0;
+    Field f;
+    while (next_field(&pass, &f)) {
+        if (is_bytes(&f, 1)) n_pieces++;
+        else if (is_bytes(&f, 2)) trainer = read_trainer(f.in);
+        else if (is_bytes(&f, 3)) read_normalizer(&sp->norm, f.in);
+        else if (is_bytes(&f, 5)) read_normalizer(&sp->denorm, f.in);
+    }
+    if (!n_pieces) die("%s: no pieces: not a SentencePiece file", l->path);
+    if (n_pieces >= MAX_IDS / 2) die("%s: %zu pieces; at most %d are supported", l->path, n_pieces, MAX_IDS / 2 - 1);
+    if (trainer.model_type != 1 && trainer.model_type != 2)
+        die("%s: the model type %llu is not supported (1, unigram, and 2, BPE, are)", l->path,
+            (unsigned long long)trainer.model_type);
+    Family family = family_of(l);
+    t->model = trainer.model_type == 1 ? MODEL_UNIGRAM : MODEL_BPE;
+    t->byte_fallback = trainer.byte_fallback;
+    sp->norm.suffix = trainer.suffix;
+    sp->denormalizes = sp->denorm.charsmap;
+    sp->blanks_as_tokens = family == CHATGLM_6B;
+    sp->first_id = family == CHATGLM_6B ? image_tokens(l) : 0;
+    if (trainer.has_surface) buf_add(&sp->unk_surface, trainer.surface.p, (size_t)(trainer.surface.end - trainer.surface.p));
+    else buf_str(&sp->unk_surface, " \xE2\x81\x87 ");
+    read_pieces(l, in, (int32_t)n_pieces);
+    t->bos = control_piece(t, trainer.bos);
+    t->eos = control_piece(t, trainer.eos);
+    read_family(l, family);
+    norm_add(t, (NormStep){.kind = NORM_SENTENCEPIECE});
+    finish_tokens(l);
+    for (int32_t id = 0; id < t->n_ids; id++) {
+        uint8_t type = type_of(sp, id);
+        t->is_special[id] |= type == CONTROL || type == UNKNOWN || (!type && family == CHATGLM_3);
+    }
+    user_build(l);
+    if (t->model == MODEL_UNIGRAM) unigram_load(l);
+    else bpe_build(l);
+    t->note_splits = sp->any_unused && t->model == MODEL_BPE;
+    decoder_load(l);
+    file_unmap(&file);
+}
