@@ -16,6 +16,7 @@
  *   [infer.chat]      a conversation: only what is new goes through the network
  *   [infer.eval]      perplexity and bits per byte over a sliding window
  *   [infer.logits]    explicit ids in, logits or attention out: what tests and other programs compare with
+ *   [infer.encode]    what an encoder (BERT) is for: masked words, embeddings, classes
  *   [infer.bench]     tokens/s beside the machine's limits
  *   [infer.compare]   two devices or instruction sets in one process, layer by layer
  *
@@ -45,19 +46,20 @@
 /* ================================================================================================================= *
  * [infer.options] */
 static struct {
-    const char *model, *config, *prompt, *bos, *logits, *logits_out, *attention_out, *compare, *precision, *system,
+    const char *model, *adapter, *pooling, *embed_out, *pair, *config, *prompt, *bos, *logits, *logits_out, *attention_out, *compare, *precision, *system,
         *template, *messages, *history;
     int64_t n, samples, context, stride, top_k, layer;
     double temperature, top_p, min_p, repetition;
     bool ignore_eos, echo, bench, json, chat;
-    StrList eval;
-} o = {.model = "out", .bos = "auto", .precision = "auto", .n = 256, .samples = 1, .temperature = 0.8, .top_p = 0.95,
+    StrList eval, fill_mask, embed, classify;
+} o = {.model = "out", .bos = "auto", .pooling = "auto", .precision = "auto", .n = 256, .samples = 1, .temperature = 0.8, .top_p = 0.95,
        .repetition = 1, .echo = true};
 
 #define MANY (1 << 24)
 #define CHAT_CONTEXT 4096
 static Opt options[] = {
     TEXT("model", model, "model directory: config.json, model.safetensors, tokenizer.json"),
+    TEXT("adapter", adapter, "a LoRA adapter's directory, in PEFT's layout, to run the model with"),
     ONE_OF("precision", precision, "what matmuls multiply (sums are always f32); auto: bf16 for weights stored in BF16 "
            "where the device multiplies them natively, else f32", "auto|f32|bf16"),
     INT("context", context, "cache slots: prompt and answer together (0: all that the model knows); with --eval the "
@@ -87,6 +89,17 @@ static Opt options[] = {
     TEXT("messages", messages, "answer the last message of each line of this .jsonl, {\"messages\": [{\"role\", "
          "\"content\"}, ...]}, with a line of JSON; - reads stdin"),
     TEXT("history", history, "keep the lines typed in this file (none: nothing is kept)"),
+
+    SECTION("Encoders (BERT)"),
+    WORDS("fill-mask", fill_mask, "texts with [MASK]: the likeliest tokens in its place (--top-k of them, else 5); - reads "
+          "lines from stdin"),
+    WORDS("embed", embed, "texts to embed: a line of JSON for each; - reads lines from stdin"),
+    ONE_OF("pooling", pooling, "an embedding is the tokens' mean, the first token's state, their largest values, or the "
+           "pooler's output; auto: what 1_Pooling/config.json says, else the mean. It has length 1 where modules.json "
+           "normalises, and for mean and cls where there is no such file", "auto|mean|cls|max|pooler"),
+    TEXT("embed-out", embed_out, "write tensor \"embeddings\", F32 (texts, width), to this .safetensors instead"),
+    WORDS("classify", classify, "texts to classify, with a model that has classes; - reads lines from stdin"),
+    TEXT("pair", pair, "the second text of each pair, for --embed and --classify"),
 
     SECTION("Evaluate"),
     WORDS("eval", eval, "perplexity and bits per byte of this data: .txt, .jsonl, a folder of them, "
@@ -119,7 +132,8 @@ static const char about[] =
     "  ./infer --model gpt2 --eval test.txt                          perplexity and bits per byte\n"
     "  ./infer --model gpt2 --logits ids.json --logits-out l.safetensors\n"
     "  ./infer --model gpt2 --compare cpu,cuda --prompt Hello        both devices, per-layer differences\n"
-    "  ./infer --model gpt2 --bench                                  tokens/s beside the machine's limits";
+    "  ./infer --model gpt2 --bench                                  tokens/s beside the machine's limits\n"
+    "  ./infer --model bert --fill-mask \"A [MASK] day.\"              masked words; --embed, --classify";
 
 static size_t min_size(size_t a, size_t b) { return a < b ? a : b; }
 
@@ -168,7 +182,15 @@ static int threads(void) {
 static Model *start_model(void) {
     require_model_dir();
     select_kernels(!strcmp(o.precision, "auto") ? stored_dtype(o.model) : DT_F32);
-    return model_load(o.model, false);
+    Model *m = model_load(o.model, false);
+    if (o.adapter) model_lora_load(m, o.adapter);
+    return m;
+}
+static Model *start_decoder(void) {
+    Model *m = start_model();
+    if (m->cfg.head != HEAD_LM)
+        die("%s: a %s model does not continue texts: see --fill-mask, --embed, --classify", o.model, config_model_type(&m->cfg));
+    return m;
 }
 
 /* Slots that a row may fill. Learned positions end; rotary ones go on, only nobody trained there. */
@@ -296,6 +318,8 @@ static Ids prompt_ids(const Config *c, const Tokenizer *tok, size_t *n_opening) 
         if (!text.len) die("the prompt is empty; without --prompt a new document begins");
         tokenizer_encode(tok, text.data, text.len, true, &ids);
         buf_free(&text);
+        const Ids *suffix = tokenizer_suffix(tok);                 /* ChatGLM-6B: the blank to fill and where it starts */
+        for (size_t i = 0; c->mask == MASK_PREFIX && i < suffix->n; i++) ids_add(&ids, suffix->v[i]);
     }
     check_ids(c, &ids);
     return ids;
@@ -396,7 +420,7 @@ static void result_json(const Session *s, int64_t sample, size_t n_prompt, const
 }
 
 static void generate(void) {
-    Session s = {.m = start_model()};
+    Session s = {.m = start_decoder()};
     const Config *c = &s.m->cfg;
     s.tok = tokenizer_load(o.model);
     s.set = settings_read(s.m, s.tok);
@@ -719,7 +743,7 @@ static void talk_with_file(Talk *k, Session *s) {
 }
 
 static void chat(void) {
-    Session s = {.m = start_model()};
+    Session s = {.m = start_decoder()};
     const Config *c = &s.m->cfg;
     s.tok = tokenizer_load(o.model);
     s.set = settings_read(s.m, s.tok);
@@ -798,7 +822,7 @@ static void stream_read_shards(Stream *s, const Config *c, const Tokenizer *tok,
 }
 
 static void evaluate(void) {
-    Model *m = start_model();
+    Model *m = start_decoder();
     const Config *c = &m->cfg;
     int n_shards = 0;
     for (int i = 0; i < o.eval.n; i++) n_shards += ends_with(o.eval.v[i], ".bin");
@@ -960,7 +984,7 @@ static void logits_fill(void *ctx, size_t first, size_t n, void *out) {
 }
 static void write_logits(Model *m, const IdTable *ids, const char *path) {
     size_t V = (size_t)m->cfg.V;
-    Acts *a = acts_new(m, 1, min_size(ids->T, PREFILL_CHUNK), ids->T, false, false);
+    Acts *a = acts_new(m, 1, prefill_piece(&m->cfg, ids->T), ids->T, false, false);
     LogitsJob job = {.m = m, .a = a, .ids = ids, .host = xmalloc(size_mul(a->chunk, V * sizeof(float)))};
     TensorOut out = {.name = (char *)"logits", .dtype = DT_F32, .n_dims = 3, .shape = {ids->rows, ids->T, V},
                      .fill = logits_fill, .ctx = &job};
@@ -1014,6 +1038,284 @@ static void look_inside(void) {
 }
 
 /* ================================================================================================================= *
+ * [infer.encode] An encoder sees a text whole. Texts go through in batches of rows padded on the right, sorted by
+ * nothing: results come in the order of the texts. */
+enum { ENCODE_ROWS = 16 };
+typedef struct { Ids ids, types; } EncoderRow;
+
+static StrList texts_of(StrList given) {
+    if (given.n != 1 || strcmp(given.v[0], "-")) return given;
+    Buf all = stdin_read();
+    StrList lines = {0};
+    for (char *line = all.data, *end; line && *line; line = end) {
+        end = strchr(line, '\n');
+        if (end) *end++ = 0;
+        lines.v = xrealloc(lines.v, sizeof *lines.v * (size_t)(lines.n + 1));
+        lines.v[lines.n++] = line;                                 /* all.data lives as long as the program */
+        if (!end) break;
+    }
+    if (!lines.n) die("stdin: no text");
+    return lines;
+}
+/* Longest input: the model's positions, or what a sentence encoder's makers state. */
+static size_t encoder_limit(const Config *c) {
+    size_t limit = o.context ? (size_t)o.context : (size_t)c->max_pos;
+    if (limit > (size_t)c->max_pos) die("--context %zu: this model has %d positions", limit, c->max_pos);
+    char *path = path_join(o.model, "sentence_bert_config.json");
+    if (!o.context && file_exists(path)) {
+        char *text = file_read(path, NULL);
+        cJSON *json = cJSON_Parse(text);
+        const cJSON *n = cJSON_GetObjectItemCaseSensitive(json, "max_seq_length");
+        if (cJSON_IsNumber(n) && n->valuedouble >= 1 && n->valuedouble < (double)limit) limit = (size_t)n->valuedouble;
+        cJSON_Delete(json);
+        free(text);
+    }
+    free(path);
+    return limit;
+}
+static EncoderRow encoder_row(const Tokenizer *tok, const char *text, const char *pair, bool with_special, size_t limit) {
+    EncoderRow row = {0};
+    Ids a = {0}, b = {0};
+    tokenizer_encode(tok, text, strlen(text), with_special, &a);
+    if (pair) tokenizer_encode(tok, pair, strlen(pair), with_special, &b);
+    tokenizer_wrap(tok, &a, pair ? &b : NULL, limit, &row.ids, &row.types);
+    ids_free(&a);
+    ids_free(&b);
+    if (!row.ids.n) die("a text without a token cannot be encoded");
+    return row;
+}
+/* forward over rows[0 .. n), padded to the longest, whose length is returned; *len (n) are their lengths. */
+static size_t encode_rows(Model *m, Acts *a, const EncoderRow *rows, size_t n, int32_t *len) {
+    size_t T = 1;
+    for (size_t r = 0; r < n; r++) T = rows[r].ids.n > T ? rows[r].ids.n : T;
+    int32_t *tokens = xmalloc(n * T * 4), *types = xcalloc(n * T, 4);
+    for (size_t r = 0; r < n; r++) {
+        len[r] = (int32_t)rows[r].ids.n;
+        for (size_t t = 0; t < T; t++) {
+            bool inside = t < rows[r].ids.n;
+            tokens[r * T + t] = inside ? rows[r].ids.v[t] : m->cfg.pad >= 0 ? m->cfg.pad : 0;
+            if (inside) types[r * T + t] = rows[r].types.v[t];
+        }
+    }
+    forward(m, a, &(Batch){.B = n, .T = T, .tokens = tokens, .types = m->cfg.type_vocab ? types : NULL, .len = len});
+    free(tokens);
+    free(types);
+    return T;
+}
+typedef void (*EncodedFn)(Model *m, Acts *a, const char *const *texts, const EncoderRow *rows, size_t n, size_t T, const int32_t *len);
+static void encode_texts(Model *m, const Tokenizer *tok, StrList texts, bool with_special, EncodedFn each) {
+    size_t limit = encoder_limit(&m->cfg), longest = 1, n_texts = (size_t)texts.n;
+    EncoderRow *rows = xcalloc(n_texts, sizeof *rows);
+    for (size_t i = 0; i < n_texts; i++) {
+        rows[i] = encoder_row(tok, texts.v[i], o.pair, with_special, limit);
+        longest = rows[i].ids.n > longest ? rows[i].ids.n : longest;
+        for (size_t t = 0; t < rows[i].ids.n; t++)
+            if (rows[i].ids.v[t] >= m->cfg.V)
+                die("%s: the tokenizer gives id %d, the model has %d ids: do they fit together?", o.model, rows[i].ids.v[t], m->cfg.V);
+    }
+    Acts *a = acts_new(m, min_size(ENCODE_ROWS, n_texts), longest, longest, false, false);
+    int32_t len[ENCODE_ROWS];
+    for (size_t first = 0; first < n_texts; first += ENCODE_ROWS) {
+        size_t n = min_size(ENCODE_ROWS, n_texts - first), T = encode_rows(m, a, rows + first, n, len);
+        each(m, a, texts.v + first, rows + first, n, T, len);
+    }
+    for (size_t i = 0; i < n_texts; i++) ids_free(&rows[i].ids), ids_free(&rows[i].types);
+    free(rows);
+    acts_free(a);
+}
+static float *acts_to_host(const act *x, size_t n) {
+    float *host = xmalloc(size_mul(n, sizeof(float)));
+    op.act_to_host(host, x, n);
+    return host;
+}
+static void softmax(float *x, size_t n) {
+    float largest = -INFINITY;
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) largest = x[i] > largest ? x[i] : largest;
+    for (size_t i = 0; i < n; i++) sum += exp((double)(x[i] - largest));
+    for (size_t i = 0; i < n; i++) x[i] = (float)(exp((double)(x[i] - largest)) / sum);
+}
+
+static Tokenizer *encoder_tok;
+static void show_filled(Model *m, Acts *a, const char *const *texts, const EncoderRow *rows, size_t n, size_t T, const int32_t *len) {
+    int mask = tokenizer_id(encoder_tok, "[MASK]");
+    size_t V = min_size((size_t)m->cfg.V, (size_t)tokenizer_vocab(encoder_tok)), k = o.top_k ? (size_t)o.top_k : 5;
+    Buf line = {0}, text = {0};
+    for (size_t r = 0; r < n; r++) {
+        size_t n_masks = 0;
+        for (int32_t t = 0; t < len[r]; t++) {
+            if (rows[r].ids.v[t] != mask) continue;
+            n_masks++;
+            float *p = acts_to_host(model_logits(m, a, r * T + (size_t)t, 1), (size_t)m->cfg.V);
+            softmax(p, (size_t)m->cfg.V);
+            for (size_t i = 0; i < k && i < V; i++) {
+                size_t best = 0;
+                for (size_t j = 1; j < V; j++) if (p[j] > p[best]) best = j;
+                size_t n_token;
+                const char *token = tokenizer_token(encoder_tok, (int)best, &n_token);
+                int32_t *ids = xmalloc(rows[r].ids.n * 4);
+                memcpy(ids, rows[r].ids.v, rows[r].ids.n * 4);
+                ids[t] = (int32_t)best;
+                text.len = line.len = 0;
+                buf_add(&text, "", 0);
+                tokenizer_decode(encoder_tok, ids, rows[r].ids.n, true, &text);
+                free(ids);
+                if (o.json) {
+                    buf_fmt(&line, "{\"text\":%d,\"position\":%d,\"id\":%zu,\"token\":\"", (int)r, t, best);
+                    json_escape(&line, token, n_token);
+                    buf_fmt(&line, "\",\"probability\":%.6g,\"filled\":\"", (double)p[best]);
+                    json_escape(&line, text.data, text.len);
+                    buf_str(&line, "\"}\n");
+                } else buf_fmt(&line, "%.4f  %-14.*s %s\n", (double)p[best], (int)n_token, token, text.data);
+                show(&line);
+                p[best] = -1;
+            }
+            free(p);
+        }
+        if (!n_masks) die("\"%s\": no [MASK] in it", texts[r]);
+    }
+    buf_free(&line);
+    buf_free(&text);
+}
+static void fill_mask(void) {
+    Model *m = start_model();
+    if (m->cfg.head != HEAD_MASKED_LM) die("%s: --fill-mask wants a model for masked tokens (BertForMaskedLM)", o.model);
+    encoder_tok = tokenizer_load(o.model);
+    if (tokenizer_id(encoder_tok, "[MASK]") < 0) die("%s: the tokenizer has no [MASK]", o.model);
+    encode_texts(m, encoder_tok, texts_of(o.fill_mask), true, show_filled);
+    tokenizer_free(encoder_tok);
+    model_free(m);
+}
+
+/* [infer.encode] How a sentence encoder's makers pool, in the files of sentence-transformers. */
+static struct { const char *pooling; bool normalize; float *out; size_t n_out; } embed;
+static void embed_settings(const Config *c) {
+    char *path = path_join(o.model, "1_Pooling/config.json"), *modules = path_join(o.model, "modules.json");
+    embed.pooling = strcmp(o.pooling, "auto") ? o.pooling : "mean";
+    embed.normalize = strcmp(embed.pooling, "mean") == 0 || strcmp(embed.pooling, "cls") == 0;
+    if (file_exists(path)) {
+        char *text = file_read(path, NULL);
+        cJSON *json = cJSON_Parse(text);
+        if (!cJSON_IsObject(json)) die("%s: not a JSON object", path);
+        static const char *const keys[][2] = {{"pooling_mode_cls_token", "cls"}, {"pooling_mode_mean_tokens", "mean"},
+                                              {"pooling_mode_max_tokens", "max"}};
+        int n = 0;
+        for (const cJSON *e = json->child; e && !strcmp(o.pooling, "auto"); e = e->next) {
+            if (strncmp(e->string, "pooling_mode_", 13) || !cJSON_IsTrue(e)) continue;
+            const char *known = NULL;
+            for (int i = 0; i < 3; i++) if (!strcmp(e->string, keys[i][0])) known = keys[i][1];
+            if (!known || n++) die("%s: \"%s\" is not supported (one of cls, mean and max is)", path, e->string);
+            embed.pooling = known;
+        }
+        cJSON_Delete(json);
+        free(text);
+        text = file_exists(modules) ? file_read(modules, NULL) : NULL;
+        embed.normalize = text && strstr(text, ".Normalize\"");
+        free(text);
+    }
+    if (!strcmp(embed.pooling, "pooler") && !c->pooler) die("%s: the model has no pooler", o.model);
+    free(path);
+    free(modules);
+}
+static void pool(float *out, const float *hidden, size_t len, size_t C) {
+    bool mean = !strcmp(embed.pooling, "mean"), largest = !strcmp(embed.pooling, "max");
+    for (size_t i = 0; i < C; i++) {
+        double v = (double)hidden[i];
+        for (size_t t = 1; t < len && (mean || largest); t++) {
+            double x = (double)hidden[t * C + i];
+            v = mean ? v + x : fmax(v, x);
+        }
+        out[i] = (float)(mean ? v / (double)len : v);
+    }
+}
+static void show_embedded(Model *m, Acts *a, const char *const *texts, const EncoderRow *rows, size_t n, size_t T, const int32_t *len) {
+    size_t C = (size_t)m->cfg.C;
+    bool pooler = !strcmp(embed.pooling, "pooler");
+    float *hidden = pooler ? acts_to_host(model_pool(m, a, n), n * C) : acts_to_host(a->final, n * T * C), *v = xmalloc(C * sizeof *v);
+    Buf line = {0};
+    (void)rows;
+    for (size_t r = 0; r < n; r++) {
+        pool(v, hidden + r * (pooler ? 1 : T) * C, pooler ? 1 : (size_t)len[r], C);
+        double norm = 0;
+        for (size_t i = 0; i < C; i++) norm += (double)v[i] * (double)v[i];
+        for (size_t i = 0; i < C && embed.normalize; i++) v[i] = (float)((double)v[i] / fmax(sqrt(norm), 1e-12));
+        if (o.embed_out) {
+            embed.out = xrealloc(embed.out, (embed.n_out + 1) * C * sizeof *v);
+            memcpy(embed.out + embed.n_out++ * C, v, C * sizeof *v);
+            continue;
+        }
+        line.len = 0;
+        buf_str(&line, "{\"text\":\"");
+        json_escape(&line, texts[r], strlen(texts[r]));
+        buf_str(&line, "\",\"embedding\":[");
+        for (size_t i = 0; i < C; i++) buf_fmt(&line, "%s%.7g", i ? "," : "", (double)v[i]);
+        buf_str(&line, "]}\n");
+        show(&line);
+    }
+    buf_free(&line);
+    free(hidden);
+    free(v);
+}
+static void embed_texts(void) {
+    Model *m = start_model();
+    if (m->cfg.mask != MASK_BIDIRECTIONAL) die("%s: --embed wants an encoder (BERT)", o.model);
+    embed_settings(&m->cfg);
+    encoder_tok = tokenizer_load(o.model);
+    encode_texts(m, encoder_tok, texts_of(o.embed), false, show_embedded);
+    if (o.embed_out) {
+        TensorOut out = {.name = (char *)"embeddings", .dtype = DT_F32, .n_dims = 2, .shape = {embed.n_out, (size_t)m->cfg.C}, .ctx = embed.out};
+        tensors_save(o.embed_out, &out, 1, NULL);
+        free(embed.out);
+    }
+    tokenizer_free(encoder_tok);
+    model_free(m);
+}
+
+/* The names of the classes, in config.json's id2label; without one, LABEL_0, LABEL_1, ... */
+static cJSON *class_labels;
+static void show_classes(Model *m, Acts *a, const char *const *texts, const EncoderRow *rows, size_t n, size_t T, const int32_t *len) {
+    size_t n_classes = (size_t)m->cfg.n_classes;
+    float *p = acts_to_host(model_classify(m, a, n), n * n_classes);
+    Buf line = {0};
+    (void)rows, (void)T, (void)len;
+    for (size_t r = 0; r < n; r++) {
+        float *p_r = p + r * n_classes;
+        size_t best = 0;
+        softmax(p_r, n_classes);
+        for (size_t i = 1; i < n_classes; i++) if (p_r[i] > p_r[best]) best = i;
+        char id[24];
+        snprintf(id, sizeof id, "%zu", best);
+        const char *label = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(class_labels, id));
+        char *name = label ? xstrdup(label) : strf("LABEL_%zu", best);
+        line.len = 0;
+        if (o.json) {
+            buf_str(&line, "{\"text\":\"");
+            json_escape(&line, texts[r], strlen(texts[r]));
+            buf_str(&line, "\",\"label\":\"");
+            json_escape(&line, name, strlen(name));
+            buf_str(&line, "\",\"probabilities\":[");
+            for (size_t i = 0; i < n_classes; i++) buf_fmt(&line, "%s%.6g", i ? "," : "", (double)p_r[i]);
+            buf_str(&line, "]}\n");
+        } else buf_fmt(&line, "%.4f  %-14s %s\n", (double)p_r[best], name, texts[r]);
+        show(&line);
+        free(name);
+    }
+    buf_free(&line);
+    free(p);
+}
+static void classify(void) {
+    Model *m = start_model();
+    if (m->cfg.head != HEAD_CLASSIFY) die("%s: --classify wants a model with classes (BertForSequenceClassification)", o.model);
+    cJSON *config = cJSON_Parse(m->config_json);
+    class_labels = cJSON_GetObjectItemCaseSensitive(config, "id2label");
+    encoder_tok = tokenizer_load(o.model);
+    encode_texts(m, encoder_tok, texts_of(o.classify), false, show_classes);
+    cJSON_Delete(config);
+    tokenizer_free(encoder_tok);
+    model_free(m);
+}
+
+/* ================================================================================================================= *
  * [infer.bench] Speeds beside what this machine can do at best, so that a number says how much is left to gain. */
 static int32_t arbitrary_id(size_t i, int V) { return (int32_t)(rng_mix(1, i) % (uint64_t)V); }
 
@@ -1039,9 +1341,45 @@ static Model *bench_model(void) {
     return model_new(&c, (uint64_t)common.seed);
 }
 
+/* An encoder: 16 texts of 128 tokens at a time, as one would embed a collection. */
+static void bench_encoder(Model *m) {
+    const Config *c = &m->cfg;
+    size_t B = ENCODE_ROWS, T = min_size(128, (size_t)c->max_pos), runs = 0;
+    Acts *a = acts_new(m, B, T, T, false, false);
+    int32_t *ids = xmalloc(B * T * sizeof *ids);
+    for (size_t i = 0; i < B * T; i++) ids[i] = arbitrary_id(i, c->V);
+    double best_s = INFINITY, spent_s = 0;
+    for (; runs < 3 || (runs < 20 && spent_s < 5); runs++) {
+        double start = now_s();
+        forward(m, a, &(Batch){.B = B, .T = T, .tokens = ids});
+        op.sync();
+        double s = now_s() - start;
+        spent_s += s;
+        if (runs && s < best_s) best_s = s;
+    }
+    double head = c->head == HEAD_MASKED_LM ? 6.0 * c->V * c->C : 0;
+    double flops = (config_flops_per_token(c, T) - head) / 3 * (double)(B * T) / best_s, peak = op.peak_flops(precision);
+    const char *what = o.config ? o.config : o.model;
+    if (!common.quiet) {
+        fprintf(stderr, "%s %s, %s weights; ", what, config_model_type(c), human_count((double)config_weights(c)));
+        print_machine();
+        fprintf(stderr, "\n  %zu texts of %zu tokens: %.1f texts/s, %.1f%% of the measured %.1f GFLOP/s\n", B, T,
+                (double)B / best_s, 100 * flops / peak, peak / 1e9);
+    }
+    printf("{\"event\":\"bench\",\"weights\":%zu,\"device\":\"%s\",\"precision\":\"%s\",\"threads\":%d,\"texts\":%zu,"
+           "\"tokens\":%zu,\"texts_per_s\":%.6g,\"gflops\":%.6g,\"peak_gflops\":%.6g,\"share\":%.4g}\n", config_weights(c), op.name,
+           precision_name(), threads(), B, T, (double)B / best_s, flops / 1e9, peak / 1e9, flops / peak);
+    free(ids);
+    acts_free(a);
+    model_free(m);
+}
 static void bench(void) {
     Model *m = bench_model();
     const Config *c = &m->cfg;
+    if (c->mask == MASK_BIDIRECTIONAL) {
+        bench_encoder(m);
+        return;
+    }
     size_t context = context_limit(c), n_prefill = min_size(PREFILL_CHUNK, context), n_short = min_size(16, context);
     size_t n_decode = min_size(given("n") ? (size_t)o.n : 128, context - n_short);
     size_t S = n_prefill > n_short + n_decode ? n_prefill : n_short + n_decode;
@@ -1229,8 +1567,13 @@ static void compare(void) {
 int main(int argc, char **argv) {
     options_parse(argc, argv, 1, about, options, N_OPTIONS);
     bool looks = o.logits_out || o.attention_out;
-    int modes = (o.eval.n > 0) + looks + (o.compare != NULL) + o.bench + o.chat;
-    if (modes > 1) die_usage("--chat, --eval, --logits-out or --attention-out, --compare and --bench are one run each");
+    int modes = (o.eval.n > 0) + looks + (o.compare != NULL) + o.bench + o.chat + (o.fill_mask.n > 0) + (o.embed.n > 0) +
+                (o.classify.n > 0);
+    if (modes > 1)
+        die_usage("--chat, --eval, --fill-mask, --embed, --classify, --logits-out or --attention-out, --compare and --bench "
+                  "are one run each");
+    if ((given("pooling") || o.embed_out) && !o.embed.n) die_usage("--pooling and --embed-out go with --embed");
+    if (o.pair && !o.embed.n && !o.classify.n) die_usage("--pair goes with --embed or --classify");
     const char *const of_chat[] = {"system", "template", "messages", "history"};
     for (int i = 0; i < 4; i++) if (given(of_chat[i]) && !o.chat) die_usage("--%s goes with --chat", of_chat[i]);
     if (o.chat && o.prompt) die_usage("--chat asks you, or --messages FILE: --prompt is for a text");
@@ -1239,7 +1582,10 @@ int main(int argc, char **argv) {
     if (o.logits_out && !o.logits) die_usage("--logits-out wants --logits, a file of token ids");
     if (o.attention_out && !o.logits && !o.prompt) die_usage("--attention-out wants --logits or --prompt");
     if (given("stride") && !o.eval.n) die_usage("--stride goes with --eval");
-    if (o.chat) chat();
+    if (o.fill_mask.n) fill_mask();
+    else if (o.embed.n) embed_texts();
+    else if (o.classify.n) classify();
+    else if (o.chat) chat();
     else if (o.eval.n) evaluate();
     else if (looks) look_inside();
     else if (o.compare) compare();

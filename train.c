@@ -1,4 +1,4 @@
-/* train.c - stage 2: pre-training. A model learns to predict the next token.
+/* train.c - stage 2: pre-training. A model learns to predict the next token, or (BERT) the tokens that were masked.
  *
  *     ./train                                             the built-in corpus, a few minutes on two cores, into out/
  *     ./train --data shakespeare.txt --out play           your own text; the last tenth is held out
@@ -36,24 +36,25 @@ static struct {
     StrList data, valid_data, prompt;
     int64_t layers, width, heads, kv_heads, ffn, vocab, batch, seq, accum, steps, warmup, eval_steps, eval_tokens,
         sample_steps, sample_tokens, save_steps, keep, bench;
-    double init_std, valid_fraction, lr, min_lr, decay_part, weight_decay, beta1, beta2, eps, clip, dropout;
-    bool tie, untie, recompute, no_doc_mask, overwrite, load_best;
+    double init_std, valid_fraction, lr, min_lr, decay_part, weight_decay, beta1, beta2, eps, clip, dropout, mask_rate;
+    bool tie, untie, recompute, no_doc_mask, overwrite, load_best, whole_word;
 } o = {
     .arch = "llama", .split = "gpt2", .out = "out", .schedule = "cosine", .precision = "bf16",
     .layers = 3, .width = 192, .heads = 6, .batch = 8, .seq = 256, .accum = 1, .steps = 2000, .warmup = 100,
     .eval_steps = 200, .eval_tokens = 32768, .sample_steps = 500, .sample_tokens = 200, .save_steps = 500, .keep = 2,
     .valid_fraction = 0.1, .lr = 4e-3, .min_lr = 0.05, .decay_part = 0.25, .weight_decay = 0.1, .beta1 = 0.9, .beta2 = 0.99,
-    .eps = 1e-8, .clip = 1.0,
+    .eps = 1e-8, .clip = 1.0, .mask_rate = 0.15,
 };
 static Opt table[] = {
     SECTION("Model"),
-    ONE_OF("arch", arch, "family: RMSNorm, rotary, SwiGLU; or GPT-2's parts", "llama|gpt2"),
+    ONE_OF("arch", arch, "family: llama (RMSNorm, rotary, SwiGLU), gpt2, chatglm (as ChatGLM3-6B), bert (masked tokens)",
+           "llama|gpt2|chatglm|bert"),
     TEXT("config", config, "a config.json (or its directory) that gives family and sizes instead"),
     TEXT("init", init, "a model directory whose weights to start from (continued pre-training)"),
     INT("layers", layers, "blocks", 1, 4096),
     INT("width", width, "width of the residual stream", 1, 1 << 20),
     INT("heads", heads, "attention heads", 1, 4096),
-    INT("kv-heads", kv_heads, "key/value heads (0: as many as heads)", 0, 4096),
+    INT("kv-heads", kv_heads, "key/value heads (0: as many as heads; chatglm: 2)", 0, 4096),
     INT("ffn", ffn, "feed-forward width (0: 4 x width; 8/3 x width when gated)", 0, 1 << 22),
     REAL("init-std", init_std, "deviation of the first weights (0: 0.8 / sqrt(width))", 0, 10),
     FLAG("tie", tie, "share the token embedding with the head (gpt2 does)"),
@@ -65,7 +66,9 @@ static Opt table[] = {
     TEXT("tokenizer", tokenizer, "directory with a tokenizer (default: train one on the data)"),
     INT("vocab", vocab, "tokens of the tokenizer trained here (0: by the size of the data, 1024 to 4096)", 0, 1 << 20),
     ONE_OF("split", split, "its word-splitting rule", "gpt2|llama3"),
-    FLAG("no-doc-mask", no_doc_mask, "let documents packed into one window see each other"),
+    FLAG("no-doc-mask", no_doc_mask, "let documents packed into one window see each other (bert always does)"),
+    REAL("mask-rate", mask_rate, "bert: the share of tokens to predict", 0.001, 0.9),
+    FLAG("whole-word", whole_word, "bert: mask all pieces of a word, or none"),
     SECTION("Training"),
     INT("steps", steps, "optimiser steps", 1, 1000000000),
     INT("batch", batch, "windows in a forward pass", 1, 1 << 20),
@@ -100,8 +103,8 @@ static Opt table[] = {
     COMMON_OPTS,
 };
 enum { N_OPTS = sizeof table / sizeof *table };
-static const char about[] = "train: pre-training of a GPT-2 or LLaMA-style model.\n"
-                            "  ./train [--data FILE...] [--out DIR]\n";
+static const char about[] = "train: pre-training of a LLaMA-style, GPT-2, ChatGLM3 or BERT model.\n"
+                            "  ./train [--arch A] [--data FILE...] [--out DIR]\n";
 
 /* A run's options travel in its checkpoints, so that --resume needs no other; what a user gives again wins. */
 static bool travels(const Opt *t) {
@@ -146,11 +149,13 @@ static void options_from_json(const cJSON *j, const char *path) {
 
 static const char *builtin_data[] = {"corpus:16M"}, *builtin_valid[] = {"corpus-valid:400k"};
 static const char *builtin_prompts[] = {"Once upon a time", "从前", "Question:"};
+static const char *builtin_masked[] = {"Once upon a [MASK], there was a kind [MASK] who lived in a small village.",
+                                       "从前，[MASK]一座小村子里住[MASK]一个女孩。"};
 static void default_data(void) {
     if (o.data.n) return;
     o.data = (StrList){builtin_data, 1};
     if (!o.valid_data.n) o.valid_data = (StrList){builtin_valid, 1};
-    if (!o.prompt.n) o.prompt = (StrList){builtin_prompts, 3};
+    if (!o.prompt.n) o.prompt = !strcmp(o.arch, "bert") ? (StrList){builtin_masked, 2} : (StrList){builtin_prompts, 3};
 }
 
 static Config config_from_options(int vocab) {
@@ -166,14 +171,17 @@ static Config config_from_options(int vocab) {
     c.C = (int)o.width;
     c.L = (int)o.layers;
     c.H = (int)o.heads;
-    c.K = (int)(o.kv_heads ? o.kv_heads : o.heads);
+    bool chatglm = !strcmp(o.arch, "chatglm");
+    c.K = (int)(o.kv_heads ? o.kv_heads : chatglm && o.heads % 2 == 0 ? 2 : o.heads);
     if (c.C % c.H) die("--width %d cannot be shared by %d heads", c.C, c.H);
     c.D = c.C / c.H;
     c.rope_dims = (int)(c.rope_part * (float)c.D);
     c.F = (int)(o.ffn ? o.ffn : gated ? (o.width * 8 / 3 + 15) / 16 * 16 : o.width * 4);
     c.max_pos = (int)(o.seq > 1024 ? o.seq : 1024);
     c.init_std = (float)(o.init_std > 0 ? o.init_std : 0.8 / sqrt((double)c.C));
-    if (gated) c.tied = true;                                         /* a small model's embedding is worth sharing */
+    if (gated && !chatglm) c.tied = true;                             /* a small model's embedding is worth sharing */
+    if (o.tie && chatglm) die("--tie: ChatGLM's own code keeps a head of its own");
+    if (o.untie && c.head == HEAD_MASKED_LM) die("--untie: BERT's head is its token embedding");
     if (o.tie) c.tied = true;
     if (o.untie) c.tied = false;
     config_check(&c);
@@ -195,6 +203,27 @@ static double lr_at(int64_t step) {
 }
 
 /* ================================================================================================================= *
+ * [train.mask] BERT's task (Devlin et al. 2019, section 3.1): a share of the tokens is chosen, each by its own draw; of
+ * those, 80% become [MASK], 10% a random token, 10% stay, so that the model cannot rely on a mask being there. A window
+ * begins with [CLS]; neither it nor [SEP] is chosen. With whole words the draw is that of the word's first piece. */
+typedef struct { int mask, cls, n_ids; const uint8_t *special, *continues; } MaskRule;   /* (n_ids) twice */
+static void mask_tokens(const MaskRule *rule, uint64_t stream, size_t T, int32_t *tokens, int32_t *targets) {
+    if (rule->cls >= 0) tokens[0] = rule->cls;
+    size_t first = 0;                                                 /* of the word */
+    for (size_t t = 0; t < T; t++) {
+        int32_t id = tokens[t];
+        if (!o.whole_word || !rule->continues[id]) first = t;
+        Rng choice = {stream, 4 * first}, change = {stream, 4 * t + 1};
+        targets[t] = -1;
+        if (rule->special[id] || rng_uniform(&choice) >= o.mask_rate) continue;
+        targets[t] = id;
+        double way = rng_uniform(&change);
+        if (way < 0.8) tokens[t] = rule->mask;
+        else if (way < 0.9) tokens[t] = (int32_t)rng_below(&change, (uint64_t)rule->n_ids);
+    }
+}
+
+/* ================================================================================================================= *
  * The run                                                                                                             */
 typedef struct {
     Model *m;
@@ -202,6 +231,7 @@ typedef struct {
     Tokenizer *tok;
     Tokens *data, *valid;
     uint8_t *id_bytes;             /* (V) bytes of text behind each id; 0 for special ones */
+    MaskRule rule;                 /* of a masked-token model */
     int32_t *tokens, *targets, *start;   /* (accum, B, T) */
     int64_t step;                  /* steps done */
     double peak;                   /* FLOP/s of this machine */
@@ -210,6 +240,10 @@ typedef struct {
     int64_t best_step;             /* of a checkpoint that was kept for it; -1: none */
     char *tokenizer_dir;
 } Run;
+
+static bool masked(const Run *r) { return r->m->cfg.head == HEAD_MASKED_LM; }
+/* Where the first visible slots of the rows stand; NULL: documents see each other, as encoders' always do. */
+static int32_t *doc_start(const Run *r, size_t at) { return o.no_doc_mask || masked(r) ? NULL : r->start + at; }
 
 /* [train.eval] Mean loss over the held-out windows; bits per byte makes tokenizers comparable: the loss of all targets
  * divided by the bytes of text they stand for. */
@@ -223,16 +257,19 @@ static Eval evaluate(Run *r, size_t max_tokens) {
     a->dropout = 0;
     for (bool more = true; more && e.n_tok < max_tokens;) {
         size_t n_rows = 0;
-        for (; n_rows < B && more; n_rows++)
-            more = tokens_eval_window(r->valid, &at, T, r->tokens + n_rows * T, r->targets + n_rows * T,
-                                      o.no_doc_mask ? NULL : r->start + n_rows * T) > 0;
+        for (; n_rows < B && more; n_rows++) {
+            int32_t *tokens = r->tokens + n_rows * T, *targets = r->targets + n_rows * T;
+            uint64_t window = at;
+            more = tokens_eval_window(r->valid, &at, T, tokens, targets, doc_start(r, n_rows * T)) > 0;
+            if (more && masked(r)) mask_tokens(&r->rule, rng_mix(0xE7A1, window), T, tokens, targets);  /* the same each time */
+        }
         if (!more) n_rows--;
         if (!n_rows) break;
-        Batch b = {.B = n_rows, .T = T, .tokens = r->tokens, .targets = r->targets, .start = o.no_doc_mask ? NULL : r->start};
+        Batch b = {.B = n_rows, .T = T, .tokens = r->tokens, .targets = r->targets, .start = doc_start(r, 0)};
         forward(r->m, a, &b);
         sum += model_loss(r->m, a, &b, 0);
         e.n_tok += a->n_target;
-        for (size_t i = 0; i < n_rows * T; i++)
+        for (size_t i = 0; i < n_rows * T && !masked(r); i++)         /* of masked tokens, bits per byte say nothing */
             if (r->targets[i] >= 0) bytes += r->id_bytes ? r->id_bytes[r->targets[i]] : 0;
     }
     a->dropout = (float)dropout;
@@ -273,18 +310,35 @@ static void sample_text(Run *r, const char *prompt, Buf *out) {
     tokenizer_decode_stream(r->tok, &utf8, -1, out);
     ids_free(&ids);
 }
+/* A masked-token model's sample: the prompt with its likeliest tokens in place of the masks. */
+static void sample_fill(Run *r, const char *prompt, Buf *out) {
+    Ids text = {0}, ids = {0};
+    tokenizer_encode(r->tok, prompt, strlen(prompt), true, &text);
+    tokenizer_wrap(r->tok, &text, NULL, (size_t)r->m->cfg.max_pos, &ids, NULL);
+    Acts *a = acts_new(r->m, 1, ids.n, ids.n, false, false);
+    forward(r->m, a, &(Batch){.B = 1, .T = ids.n, .tokens = ids.v});
+    Sampler greedy = {.temperature = 0, .top_p = 1};
+    for (size_t t = 0; t < ids.n; t++)
+        if (ids.v[t] == r->rule.mask)
+            ids.v[t] = model_sample(a, model_logits(r->m, a, t, 1), (size_t)r->rule.n_ids, &greedy, NULL, 0, 0, 0);
+    tokenizer_decode(r->tok, ids.v, ids.n, true, out);
+    acts_free(a);
+    ids_free(&text);
+    ids_free(&ids);
+}
 static void show_samples(Run *r, bool aloud) {
     static const char *empty[] = {""};
     StrList prompts = o.prompt.n ? o.prompt : (StrList){empty, 1};
     if (!r->tok) return;
     for (int i = 0; i < prompts.n; i++) {
         Buf text = {0}, prompt_json = {0}, text_json = {0};
-        sample_text(r, prompts.v[i], &text);
+        if (masked(r)) sample_fill(r, prompts.v[i], &text);
+        else sample_text(r, prompts.v[i], &text);
         json_escape(&prompt_json, prompts.v[i], strlen(prompts.v[i]));
         json_escape(&text_json, text.data ? text.data : "", text.len);
         log_line("sample", r->step, "\"prompt\":\"%s\",\"text\":\"%s\"", prompt_json.data ? prompt_json.data : "",
                  text_json.data ? text_json.data : "");
-        if (aloud) printf("\n> %s%s\n", prompts.v[i], text.data ? text.data : ""), fflush(stdout);
+        if (aloud) printf(masked(r) ? "\n> %s\n  %s\n" : "\n> %s%s\n", prompts.v[i], text.data ? text.data : ""), fflush(stdout);
         buf_free(&text);
         buf_free(&prompt_json);
         buf_free(&text_json);
@@ -295,15 +349,16 @@ static void show_samples(Run *r, bool aloud) {
  * [train.save] A checkpoint is a model directory plus optimizer.safetensors and trainer_state.json.                   */
 static void write_model_card(Run *r, const char *dir, double val_loss) {
     Buf b = {0};
-    buf_fmt(&b, "---\nlibrary_name: transformers\npipeline_tag: text-generation\n---\n# A %s model trained with tea\n\n", config_model_type(&r->m->cfg));
+    buf_fmt(&b, "---\nlibrary_name: transformers\npipeline_tag: %s\n---\n# A %s model trained with tea\n\n", masked(r) ? "fill-mask" : "text-generation",
+            config_model_type(&r->m->cfg));
     buf_fmt(&b, "%s parameters, %d layers of width %d, vocabulary %d, trained for %lld steps of %lld tokens.\n\n",
             human_count((double)config_weights(&r->m->cfg)), r->m->cfg.L, r->m->cfg.C, r->m->cfg.V, (long long)r->step,
             (long long)(o.batch * o.seq * o.accum));
     buf_str(&b, "- Data: ");
     for (int i = 0; i < o.data.n; i++) buf_fmt(&b, "%s%s", i ? ", " : "", o.data.v[i]);
     buf_str(&b, "\n");
-    if (isfinite(val_loss)) buf_fmt(&b, "- Validation loss: %.4f nats per token\n", val_loss);
-    buf_str(&b, "- Limits: it continues text of the kind it was trained on; what it states is not checked by anyone. It holds what\n"
+    if (isfinite(val_loss)) buf_fmt(&b, "- Validation loss: %.4f nats per %stoken\n", val_loss, masked(r) ? "masked " : "");
+    buf_str(&b, "- Limits: it knows text of the kind it was trained on; what it states is not checked by anyone. It holds what\n"
                 "  its data held, personal data and prejudice included: look at the data before you publish the model.\n");
     char *path = path_join(dir, "README.md");
     file_write(path, b.data, b.len);
@@ -482,19 +537,20 @@ static double train_step(Run *r, double lr, double *norm) {
     for (int64_t i = 0; i < o.accum * o.batch; i++) {
         uint64_t sample = (uint64_t)r->step * (uint64_t)(o.accum * o.batch) + (uint64_t)i;
         size_t at = (size_t)i * T;
-        tokens_window(r->data, (uint64_t)common.seed, sample, T, r->tokens + at, r->targets + at, o.no_doc_mask ? NULL : r->start + at);
+        tokens_window(r->data, (uint64_t)common.seed, sample, T, r->tokens + at, r->targets + at, doc_start(r, at));
+        if (masked(r)) mask_tokens(&r->rule, rng_mix((uint64_t)common.seed ^ 0x3A5C, sample), T, r->tokens + at, r->targets + at);
     }
     for (size_t i = 0; i < N * (size_t)o.accum; i++) n_target += r->targets[i] >= 0;
     double sum = 0;
     for (int64_t k = 0; k < o.accum; k++) {
         size_t at = (size_t)k * N;
         Batch b = {.B = (size_t)o.batch, .T = T, .tokens = r->tokens + at, .targets = r->targets + at,
-                   .start = o.no_doc_mask ? NULL : r->start + at};
+                   .start = doc_start(r, at)};
         r->acts->drop_seed = rng_mix((uint64_t)common.seed ^ 0xD40F, (uint64_t)r->step * (uint64_t)o.accum + (uint64_t)k);
         forward(r->m, r->acts, &b);
-        sum += model_loss(r->m, r->acts, &b, 1.0f / (float)n_target);
+        sum += model_loss(r->m, r->acts, &b, n_target ? 1.0f / (float)n_target : 1);
     }
-    double loss = sum / (double)n_target;
+    double loss = n_target ? sum / (double)n_target : 0;              /* a short masked window may have chosen nothing */
     *norm = model_grad_norm(r->m);
     if (!isfinite(loss) || !isfinite(*norm)) return NAN;
     OptimOpts h = {lr, o.beta1, o.beta2, o.eps, o.weight_decay, o.clip};
@@ -581,10 +637,12 @@ static void train_loop(Run *r) {
     log_line("end", r->step, "\"reason\":\"%s\",\"val_loss\":%.6f,\"bits_per_byte\":%.6f", finished ? "finished" : "stopped", e.loss,
              e.bits_per_byte);
     report_write(o.out);
-    if (finished && isfinite(e.loss))
-        printf("\nvalidation: loss %.4f nats per token, perplexity %.2f, %.4f bits per byte (%s tokens)\n", e.loss, exp(e.loss),
-               e.bits_per_byte, human_count((double)e.n_tok));
-    if (finished) printf("model in %s, curves in %s/report.html; try ./infer --model %s --prompt \"…\"\n", o.out, o.out, o.out);
+    if (finished && isfinite(e.loss)) {
+        printf("\nvalidation: loss %.4f nats per %stoken, perplexity %.2f", e.loss, masked(r) ? "masked " : "", exp(e.loss));
+        if (isfinite(e.bits_per_byte)) printf(", %.4f bits per byte", e.bits_per_byte);
+        printf(" (%s tokens)\n", human_count((double)e.n_tok));
+    }
+    if (finished) printf("model in %s, curves in %s/report.html; try ./infer --model %s %s \"…\"\n", o.out, o.out, o.out, masked(r) ? "--fill-mask" : "--prompt");
     else printf("stopped at step %lld and saved; go on with ./train --resume last --out %s\n", (long long)r->step, o.out);
 }
 
@@ -657,6 +715,7 @@ static void alloc_batch(Run *r) {
 static int by_value(const void *a, const void *b) { return (*(const double *)a > *(const double *)b) - (*(const double *)a < *(const double *)b); }
 static void bench(Run *r) {
     Config c = config_from_options(o.vocab ? (int)o.vocab : 4096);
+    if (c.head == HEAD_NONE) die("%s: a model without a head has no loss to train", o.config);
     r->m = model_new(&c, (uint64_t)common.seed);
     model_train_begin(r->m);
     alloc_batch(r);
@@ -669,10 +728,14 @@ static void bench(Run *r) {
                 Rng g = {(uint64_t)common.seed, ((uint64_t)(i + 2) * (uint64_t)o.accum + (uint64_t)k) * N + j};
                 r->tokens[j] = (int32_t)rng_below(&g, (uint64_t)c.V);
             }
-            for (size_t j = 0; j < N; j++) r->targets[j] = r->tokens[(j + 1) % N];
+            for (size_t j = 0; j < N; j++) {                          /* next tokens; masked ones; or the rows' classes */
+                bool counted = !masked(r) || (double)(j % 100) < 100 * o.mask_rate;
+                r->targets[j] = c.head == HEAD_CLASSIFY ? (int32_t)(j % (size_t)c.n_classes) : counted ? r->tokens[(j + 1) % N] : -1;
+            }
             Batch b = {.B = (size_t)o.batch, .T = (size_t)o.seq, .tokens = r->tokens, .targets = r->targets};
             forward(r->m, r->acts, &b);
-            sum += model_loss(r->m, r->acts, &b, 1.0f / (float)(N * (size_t)o.accum));
+            size_t n_target = c.head == HEAD_CLASSIFY ? (size_t)o.batch : N;
+            sum += model_loss(r->m, r->acts, &b, 1.0f / (float)(n_target * (size_t)o.accum));
         }
         OptimOpts h = {1e-4, o.beta1, o.beta2, o.eps, o.weight_decay, o.clip};
         model_adamw(r->m, &h, i + 3, model_grad_norm(r->m));
