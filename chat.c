@@ -618,8 +618,11 @@ void chat_add_answer(const ChatTemplate *t, Chat *c, const char *text, size_t n)
     chat_words(t, text, n, true, &words, &call, &n_call);
     if (!t->form->calls) words = 0;                                         /* the template strips, if anybody does */
     size_t len = t->form->calls ? without_blanks_behind(text + words, n - words) : n;
-    char *content = strf("%.*s", (int)len, text + words), *metadata = n_call ? strf("%.*s", (int)n_call, call) : NULL;
-    chat_add(c, ROLE_ASSISTANT, content, metadata);
-    free(content);
+    char *metadata = n_call ? strf("%.*s", (int)n_call, call) : NULL;
+    Buf content = {0};
+    for (size_t i = words; i < words + len; i++)                            /* a message is a C string */
+        buf_add(&content, text[i] ? text + i : "\xEF\xBF\xBD", text[i] ? 1 : 3);
+    chat_add(c, ROLE_ASSISTANT, content.data ? content.data : "", metadata);
+    buf_free(&content);
     free(metadata);
 }
