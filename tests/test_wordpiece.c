@@ -10,8 +10,8 @@
 static const char VOCAB[] =
     "[PAD]\n[unused1]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n!\n'\n,\n.\n?\n#\n$\n-\n[\n]\n##s\n##ing\n##e\n##able\nun\n"
     "##believ\nbelieve\nthe\ndon\nt\ndo\nnot\nnaive\nna\xC3\xAFve\n\xC3\x80\nThe\ncafe\n##\xCC\x81\n"
-    "\xE4\xB8\xAD\n\xE6\x96\x87\n\xE4\xB8\xAD\xE6\x96\x87\n##\xE6\x96\x87\ni\ni\xCC\x87\n\xCF\x83\n##\xCF\x83\n##\xCF\x82\n\xE1\x84\x90\n"
-    "##\xE1\x85\xA1\n##\xE1\x86\xAB\na\n##a\n##aa\no\n##k\n"
+    "\xE4\xB8\xAD\n\xE6\x96\x87\n\xE4\xB8\xAD\xE6\x96\x87\n##\xE6\x96\x87\ni\ni\xCC\x87\n\xCF\x83\n##\xCF\x83\n"
+    "##\xCF\x82\n\xE1\x84\x90\n##\xE1\x85\xA1\n##\xE1\x86\xAB\na\n##a\n##aa\no\n##k\n"
     "\xE3\x80\x82\n\xF0\x9D\x85\x97\n##\xF0\x9D\x85\xA5\n##\nn\n's\nword\n";
 enum { UNK = 2, A = 46, AFTER_A = 47, AFTER_AA = 48 };
 
@@ -223,12 +223,15 @@ static void test_template_and_decode(void) {
     check_text(t, (int32_t[]){0, 16}, 2, false, "[PAD]s");
     check_text(t, (int32_t[]){0, 16}, 2, true, "##s"); /* the first that is left keeps its sign */
     check_text(t, (int32_t[]){57, 56}, 2, true, "word's");
+    check_text(t, (int32_t[]){26, 8, 27, 10, 6, 13}, 6, true, "do, not?! -");
     CHECK_DIES({ check_text(t, (int32_t[]){58}, 1, false, ""); }, "token id 58 is outside the vocabulary");
     tokenizer_free(t);
 
-    t = load("names", S("<u>\n<c>\n<s>\na\nb\n"),
+    t = load("names", S("<u>\n<c>\n<s>\na\nb\nmask\n"),
              "{\"tokenizer_class\": \"BertTokenizerFast\", \"unk_token\": \"<u>\", "
-             "\"cls_token\": {\"content\": \"<c>\"}, \"sep_token\": \"<s>\"}");
+             "\"cls_token\": {\"content\": \"<c>\"}, \"sep_token\": \"<s>\", \"mask_token\": \"mask\"}");
+    check_ids(t, "a word that is a special token's name", S("a mask"), false, "3 0");
+    check_ids(t, "the same where special tokens count", S("a mask"), true, "3 5");
     check_wrap(t, "a x", "b", 0, "1 3 0 2 4 2", "0 0 0 0 1 1");
     tokenizer_free(t);
     t = load("bare", S("[UNK]\na\n"), NULL);
