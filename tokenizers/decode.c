@@ -107,7 +107,11 @@ void tokenizer_decode_text(const Tokenizer *t, const int32_t *ids, size_t n, boo
 
 /* A token may end in the middle of a character: the bytes so far wait in pending until the next token completes them
  * or shows that nothing can. */
-static void stream_byte(Utf8Stream *s, uint8_t byte, Buf *out) {
+static void broken(int n_bytes, BadBytes bad, Buf *out) {
+    for (int i = 0; i < (bad == BAD_BYTE ? n_bytes : n_bytes > 0); i++) buf_str(out, "\xEF\xBF\xBD");
+}
+
+static void stream_byte(Utf8Stream *s, uint8_t byte, BadBytes bad, Buf *out) {
     s->pending[s->n++] = byte;
     uint32_t cp;
     int len = utf8_char(s->pending, (size_t)s->n, &cp);
@@ -118,19 +122,23 @@ static void stream_byte(Utf8Stream *s, uint8_t byte, Buf *out) {
         return;
     }
     bool byte_begins_anew = s->n > 1; /* it broke the character before it, but may itself begin one */
-    buf_str(out, "\xEF\xBF\xBD");
+    broken(s->n - byte_begins_anew, bad, out);
     s->n = 0;
-    if (byte_begins_anew) stream_byte(s, byte, out);
+    if (byte_begins_anew) stream_byte(s, byte, bad, out);
 }
 
 void tokenizer_decode_stream(const Tokenizer *t, Utf8Stream *s, int32_t id, Buf *out) {
     if (id == -1) {
-        if (s->n) buf_str(out, "\xEF\xBF\xBD");
+        broken(s->n, t->decoder.bad, out);
         *s = (Utf8Stream){0};
         return;
     }
     Buf bytes = {0};
     decode_one(t, s, id, &bytes);
-    for (size_t i = 0; i < bytes.len; i++) stream_byte(s, (uint8_t)bytes.data[i], out);
+    if (t->decoder.is_byte && !t->decoder.is_byte[id]) { /* it ends a row of bytes, whatever it is written as */
+        broken(s->n, t->decoder.bad, out);
+        s->n = 0;
+    }
+    for (size_t i = 0; i < bytes.len; i++) stream_byte(s, (uint8_t)bytes.data[i], t->decoder.bad, out);
     buf_free(&bytes);
 }
