@@ -330,8 +330,10 @@ static size_t piece_end(const char *s, size_t n, size_t want) {
     #undef LETTER
     return n;
 }
+/* What stands behind each document: the end-of-text token, or BERT's [SEP]. */
+static int32_t end_of_document(const Tokenizer *t) { return tokenizer_eos(t) >= 0 ? tokenizer_eos(t) : tokenizer_id(t, "[SEP]"); }
 static void cache_write(const char *path, Docs *docs, const Tokenizer *t) {
-    int eos = tokenizer_eos(t), width = tokenizer_vocab(t) <= 65536 ? 2 : 4;
+    int eos = end_of_document(t), width = tokenizer_vocab(t) <= 65536 ? 2 : 4;
     OutFile out = out_open(path);
     int32_t header[256] = {width == 2 ? MAGIC_U16 : MAGIC_U32, width == 2 ? 1 : 7};
     out_write(&out, header, sizeof header);
@@ -368,7 +370,7 @@ static void cache_write(const char *path, Docs *docs, const Tokenizer *t) {
 
 Tokens *tokens_open(const char **paths, int n, double from, double to, const Tokenizer *t, const char *cache_dir) {
     Tokens *d = xcalloc(1, sizeof *d);
-    d->eos = t ? tokenizer_eos(t) : -1;
+    d->eos = t ? end_of_document(t) : -1;
     Docs *docs = docs_open_range(paths, n, from, to);
     int n_bin = 0;
     for (int i = 0; i < docs->n_src; i++) n_bin += docs->src[i].kind == SRC_BIN;

@@ -37,7 +37,7 @@ static struct {
     int64_t layers, width, heads, kv_heads, ffn, vocab, batch, seq, accum, steps, warmup, eval_steps, eval_tokens,
         sample_steps, sample_tokens, save_steps, keep, bench;
     double init_std, valid_fraction, lr, min_lr, decay_part, weight_decay, beta1, beta2, eps, clip, dropout, mask_rate;
-    bool tie, untie, recompute, no_doc_mask, overwrite, load_best, whole_word;
+    bool tie, untie, recompute, no_doc_mask, overwrite, load_best, whole_word, cased;
 } o = {
     .arch = "llama", .split = "gpt2", .out = "out", .schedule = "cosine", .precision = "bf16",
     .layers = 3, .width = 192, .heads = 6, .batch = 8, .seq = 256, .accum = 1, .steps = 2000, .warmup = 100,
@@ -65,7 +65,8 @@ static Opt table[] = {
     REAL("valid-fraction", valid_fraction, "how much of --data is held out, from its end", 0, 0.9),
     TEXT("tokenizer", tokenizer, "directory with a tokenizer (default: train one on the data)"),
     INT("vocab", vocab, "tokens of the tokenizer trained here (0: by the size of the data, 1024 to 4096)", 0, 1 << 20),
-    ONE_OF("split", split, "its word-splitting rule", "gpt2|llama3"),
+    ONE_OF("split", split, "its word-splitting rule (bert: words are split as BERT does)", "gpt2|llama3"),
+    FLAG("cased", cased, "bert: its tokenizer keeps capitals and accents"),
     FLAG("no-doc-mask", no_doc_mask, "let documents packed into one window see each other (bert always does)"),
     REAL("mask-rate", mask_rate, "bert: the share of tokens to predict", 0.001, 0.9),
     FLAG("whole-word", whole_word, "bert: mask all pieces of a word, or none"),
@@ -661,11 +662,29 @@ static void prepare_tokenizer(Run *r, const char *resume_dir) {
         Docs *docs = docs_open_range(o.data.v, o.data.n, 0, o.valid_data.n ? 1 : 1 - o.valid_fraction);
         double bytes = docs_bytes(docs);
         if (!o.vocab) o.vocab = bytes < 4e6 ? 1024 : bytes < 8e6 ? 2048 : 4096;
-        tokenizer_train((TextSource){docs_next, docs, bytes}, o.split, (int)o.vocab, 2, specials, 1, o.out);
+        TextSource text = {docs_next, docs, bytes};
+        if (!strcmp(o.arch, "bert")) tokenizer_train_wordpiece(text, (int)o.vocab, 2, o.vocab / 2, !o.cased, true, NULL, 0, o.out);
+        else tokenizer_train(text, o.split, (int)o.vocab, 2, specials, 1, o.out);
         docs_close(docs);
         r->tokenizer_dir = xstrdup(o.out);
     }
     if (r->tokenizer_dir) r->tok = tokenizer_load(r->tokenizer_dir);
+}
+static int need_id(const Run *r, const char *token) {
+    int id = tokenizer_id(r->tok, token);
+    if (id < 0) die("%s: the tokenizer has no %s, which masked-token training needs", r->tokenizer_dir, token);
+    return id;
+}
+static void prepare_masking(Run *r) {
+    if (!r->tok) die("masked-token training needs text and a tokenizer: token shards do not say what a mask is");
+    int V = tokenizer_vocab(r->tok);
+    uint8_t *special = xcalloc((size_t)r->m->cfg.V, 1), *continues = xcalloc((size_t)r->m->cfg.V, 1);
+    for (int id = 0; id < V; id++) {
+        special[id] = tokenizer_is_special(r->tok, id);
+        size_t n;                                                     /* a token that begins a word has a blank before it */
+        continues[id] = !special[id] && tokenizer_token(r->tok, id, &n)[0] != ' ';
+    }
+    r->rule = (MaskRule){need_id(r, "[MASK]"), need_id(r, "[CLS]"), V, special, continues};
 }
 static void prepare_data(Run *r) {
     char *cache = path_join(o.out, "cache");
@@ -678,6 +697,7 @@ static void prepare_data(Run *r) {
     else if (o.valid_fraction > 0) r->valid = tokens_open(o.data.v, o.data.n, cut, 1, r->tok, cache);
     if (r->valid && r->valid->n < 2) warn("the held-out part has no text: no validation"), tokens_close(r->valid), r->valid = NULL;
     free(cache);
+    if (masked(r)) prepare_masking(r);
     if (!r->tok) return;
     int V = tokenizer_vocab(r->tok);
     r->id_bytes = xcalloc((size_t)(r->m ? r->m->cfg.V : V) + (size_t)V, 1);
@@ -792,6 +812,7 @@ int main(int argc, char **argv) {
     else {
         Config c = config_from_options(vocab);
         if (r.tok) c.bos = c.eos[0] = tokenizer_eos(r.tok), c.n_eos = c.bos >= 0;
+        if (r.tok) c.pad = tokenizer_id(r.tok, "[PAD]");
         r.m = model_new(&c, (uint64_t)common.seed);
     }
     if (vocab > r.m->cfg.V) die("the tokenizer has %d tokens, the model only %d", vocab, r.m->cfg.V);
