@@ -130,6 +130,14 @@ static const struct { uint32_t first, last; int32_t add; } young_capitals[] = {
     {0xA7D2, 0xA7D2, 1}, {0xA7D4, 0xA7D4, 1}, {0xA7DA, 0xA7DA, 1}, {0xA7DC, 0xA7DC, 0x19B - 0xA7DC},
     {0x10D50, 0x10D65, 0x20}, {0x16EA0, 0x16EB8, 0x1B}};
 
+int lower_case(uint32_t cp, uint32_t out[2]) {
+    if (cp == 0x130) return out[0] = 'i', out[1] = 0x307, 2; /* the one capital whose lower case is two characters */
+    for (size_t k = 0; k < sizeof young_capitals / sizeof *young_capitals; k++)
+        if (cp >= young_capitals[k].first && cp <= young_capitals[k].last)
+            return out[0] = (uint32_t)((int32_t)cp + young_capitals[k].add), 1;
+    return out[0] = (uint32_t)utf8proc_tolower((int32_t)cp), 1;
+}
+
 void lowercase(const uint8_t *s, size_t n, Buf *out) {
     for (size_t i = 0; i < n;) {
         size_t from = i;
@@ -146,12 +154,8 @@ void lowercase(const uint8_t *s, size_t n, Buf *out) {
         }
         i += (size_t)len;
         char c[4];
-        uint32_t low = (uint32_t)utf8proc_tolower((int32_t)cp);
-        for (size_t k = 0; k < sizeof young_capitals / sizeof *young_capitals; k++)
-            if (cp >= young_capitals[k].first && cp <= young_capitals[k].last)
-                low = (uint32_t)((int32_t)cp + young_capitals[k].add);
-        if (cp == 0x130) buf_str(out, "i\xCC\x87"); /* the one capital whose lower case is two characters */
-        else buf_add(out, c, (size_t)utf8_put(low, c));
+        uint32_t low[2];
+        for (int k = 0, n_low = lower_case(cp, low); k < n_low; k++) buf_add(out, c, (size_t)utf8_put(low[k], c));
     }
 }
 

@@ -64,7 +64,6 @@ enum { OTHER = 0, LETTER = 1, NUMBER = 2, SPACE = 4, NEWLINE = 8 | SPACE };
 extern uint8_t bmp_class[0x10000];              /* the plane that nearly all text lives in */
 uint8_t class_look_up(uint32_t cp);             /* any code point; slow */
 bool is_word_char(uint32_t cp);                 /* \w */
-bool is_punctuation(uint32_t cp);               /* general category P: ASCII's $+<=>^`|~ are not */
 const uint8_t *char_start_before(const uint8_t *start, const uint8_t *p); /* of the character that ends at p > start */
 void tables_once(void);                         /* fills the tables above; before anything else, from any thread */
 
@@ -313,6 +312,7 @@ void normalize(const Tokenizer *t, Worker *w, const uint8_t **s, size_t *n);
 bool norm_replace(const NormStep *step, Worker *w, const uint8_t *s, size_t n, Buf *out); /* false: no match */
 void norm_step_free(NormStep *step);
 void lowercase(const uint8_t *s, size_t n, Buf *out);                  /* appends; full mappings, no context */
+int lower_case(uint32_t cp, uint32_t out[2]);   /* of one character, as of Unicode 17: one or two; returns how many */
 
 /* Compiles a tokenizer.json's pattern; dies on one that PCRE2 does not take. */
 Regex *regex_new(const char *pattern, const char *path);

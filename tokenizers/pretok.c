@@ -111,7 +111,7 @@ static bool belongs(PreKind kind, uint32_t cp, int class) {
     switch (kind) {
     case PRE_DIGITS: return class == NUMBER;
     case PRE_WHITESPACE_SPLIT: return class & SPACE;
-    case PRE_PUNCTUATION: return cp < 0x80 ? cp > ' ' && cp < 0x7F && class == OTHER : is_punctuation(cp);
+    case PRE_PUNCTUATION: return bert_punctuation(cp);
     default: return false;
     }
 }

@@ -110,11 +110,3 @@ const uint8_t *char_start_before(const uint8_t *start, const uint8_t *p) {
     uint32_t cp;
     return utf8_char(q, (size_t)(p - q), &cp) == p - q ? q : p - 1;
 }
-
-bool is_punctuation(uint32_t cp) {
-    switch (utf8proc_category((int32_t)cp)) {
-    case UTF8PROC_CATEGORY_PC: case UTF8PROC_CATEGORY_PD: case UTF8PROC_CATEGORY_PS: case UTF8PROC_CATEGORY_PE:
-    case UTF8PROC_CATEGORY_PI: case UTF8PROC_CATEGORY_PF: case UTF8PROC_CATEGORY_PO: return true;
-    default: return false;
-    }
-}

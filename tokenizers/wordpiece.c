@@ -51,26 +51,12 @@ static const CharRange movable_chars[] = {
     {0x1E000, 0x1E006}, {0x1E008, 0x1E018}, {0x1E01B, 0x1E021}, {0x1E023, 0x1E024}, {0x1E026, 0x1E02A},
     {0x1E944, 0x1E94A}};
 
-/* Lower case of Unicode 16 and 17, which the distribution's utf8proc may not know. */
-static const struct { uint32_t first, last; int32_t to_lower; } young_capitals[] = {
-    {0x1C89, 0x1C89, 1},     {0xA7CB, 0xA7CB, 0x264 - 0xA7CB}, {0xA7CC, 0xA7CC, 1}, {0xA7CE, 0xA7CE, 1},
-    {0xA7D2, 0xA7D2, 1},     {0xA7D4, 0xA7D4, 1},              {0xA7DA, 0xA7DA, 1}, {0xA7DC, 0xA7DC, 0x19B - 0xA7DC},
-    {0x10D50, 0x10D65, 32},  {0x16EA0, 0x16EB8, 27}};
-
 #define IN_RANGES(table, cp) in_ranges(table, sizeof(table) / sizeof *(table), cp)
 
 static bool in_ranges(const CharRange *range, size_t n, uint32_t cp) {
     for (size_t i = 0; i < n; i++)
         if (cp >= range[i].first && cp <= range[i].last) return true;
     return false;
-}
-
-static int lower_case(uint32_t cp, uint32_t out[2]) {
-    if (cp == 0x130) return out[0] = 'i', out[1] = 0x307, 2; /* the one capital whose lower case is two characters */
-    for (size_t i = 0; i < sizeof young_capitals / sizeof *young_capitals; i++)
-        if (cp >= young_capitals[i].first && cp <= young_capitals[i].last)
-            return out[0] = (uint32_t)((int32_t)cp + young_capitals[i].to_lower), 1;
-    return out[0] = (uint32_t)utf8proc_tolower((int32_t)cp), 1;
 }
 
 /* ACCENT: a non-spacing mark; MOVABLE: any other that canonical order may move; COMPOUND: has a canonical
