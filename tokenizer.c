@@ -249,8 +249,8 @@ static void main_train(int argc, char **argv) {
         {"special", OPT_LIST, &specials, "special tokens; bpe: the first is the end of text", 0, 0, NULL, NULL, false},
         {"bytes", OPT_INT, &max_bytes, "read at most so much text (0: all)", 0, 9e15, NULL, NULL, false},
         {"cased", OPT_FLAG, &cased, "wordpiece: keep capitals and accents", 0, 0, NULL, NULL, false},
-        {"chinese-words", OPT_FLAG, &chinese_words, "wordpiece: a Chinese character is no word", 0, 0, NULL, NULL, false},
-        {"limit-alphabet", OPT_INT, &limit_alphabet, "wordpiece: so many characters at most (0: all)", 0, 1114112, NULL, NULL, false},
+        {"chinese-words", OPT_FLAG, &chinese_words, "wordpiece: Chinese as other text", 0, 0, NULL, NULL, false},
+        {"limit-alphabet", OPT_INT, &limit_alphabet, "wordpiece: characters (0: all)", 0, 1e6, NULL, NULL, false},
         COMMON_OPTS};
     options_parse(argc, argv, 2, "tokenizer train: learn a vocabulary", table, (int)(sizeof table / sizeof *table));
     if (!data.n) die_usage("--data is missing: the text to learn from");
