@@ -572,7 +572,7 @@ struct Unigram {
     bool all_bytes;                              /* every byte has a token */
 };
 
-typedef struct { const Tokenizer *t; Ids *ids; size_t start; const uint8_t *run, *run_end; } Emit;
+typedef struct { const Tokenizer *t; Ids *ids; size_t start; const uint8_t *run, *run_end; bool unknown; } Emit;
 
 /* Unknown characters in a row are one. */
 static void emit_run(Emit *e) {
@@ -600,6 +600,7 @@ static void emit_path(Emit *e, const Best *best, size_t n, const uint8_t *s) { /
             e->ids->v[e->ids->n++] = *path;
         } else {
             to += utf8_step(s + from, n - from);
+            e->unknown = true;
             if (e->run == e->run_end) e->run = s + from;
             e->run_end = s + to;
         }
@@ -743,11 +744,10 @@ void unigram_encode(const Tokenizer *t, Worker *w, const uint8_t *s, size_t n, I
         }
         size_t before = ids->n;
         double sum_before = sum;
+        e.unknown = false;
         viterbi(&e, w, p, n_word, &sum);
         size_t n_ids = ids->n - before;
-        bool whole = n_ids <= LIMIT; /* its ids tell the sum: none of them stands for something unknown */
-        for (size_t i = before; i < ids->n && whole; i++) whole = !isnan(u->score[ids->v[i]]);
-        if (known || !whole) continue;
+        if (known || n_ids > LIMIT || e.unknown) continue; /* unknown: the ids depend on what stands before */
         limit = sum_limit(u, p, n_word);
         if (fabs(sum_before) > limit) continue; /* rounding may have had a part in it */
         memcpy(c->key, key, sizeof c->key);
