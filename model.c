@@ -1161,11 +1161,12 @@ static char *lora_module(const char *tensor, const char *suffix) {
     size_t n = strlen(tensor), n_suffix = strlen(suffix);
     return n > n_suffix && !strcmp(tensor + n - n_suffix, suffix) ? strf("%.*s", (int)(n - n_suffix), tensor) : NULL;
 }
-/* The skeleton of an adapter of rank r on the module that h is the weight of. */
-static Lora lora_of(const HubTensor *h, int r, float scale) {
+/* The skeleton of an adapter on the module that h is the weight of. */
+static Lora lora_of(const HubTensor *h, const LoraOpts *opts) {
+    float scale = (float)(opts->alpha / (opts->rslora ? sqrt((double)opts->r) : opts->r));
     Lora lo = {.module = strf("%.*s", (int)(strlen(h->name) - strlen(".weight")), h->name), .layer = h->part[0]->layer,
                .n_parts = h->n_parts, .scale = scale};
-    size_t R = (size_t)r;
+    size_t R = (size_t)opts->r;
     lo.a = (Param){.role = h->part[0]->role, .layer = lo.layer, .kind = KIND_MATRIX, .rows = R, .cols = h->cols, .n = size_mul(R, h->cols)};
     for (int j = 0; j < h->n_parts; j++) {
         const Param *p = h->part[j];
@@ -1209,7 +1210,7 @@ void model_lora_load(Model *m, const char *dir) {
     lora_refuse(&f, "alpha_pattern"), lora_refuse(&f, "lora_bias"), lora_refuse(&f, "trainable_token_indices");
     int r = config_int(&f, "r", 1, 65536, 0);
     double alpha = config_number(&f, "lora_alpha", 8);
-    float scale = (float)(alpha / (config_bool(&f, "use_rslora", false) ? sqrt((double)r) : r));
+    m->lora_opts = (LoraOpts){.r = r, .alpha = alpha, .rslora = config_bool(&f, "use_rslora", false)};
     free(text);
 
     free(path);
@@ -1229,7 +1230,7 @@ void model_lora_load(Model *m, const char *dir) {
         if (h->vector || h->part[0]->layer < 0) die("%s: an adapter of %s is not supported (linear layers of blocks are)", path, module);
         of[m->n_lora] = h;
         a_name[m->n_lora] = files->v[i].name;
-        m->lora[m->n_lora++] = lora_of(h, r, scale);
+        m->lora[m->n_lora++] = lora_of(h, &m->lora_opts);
         free(module);
         free(weight);
     }
@@ -1266,6 +1267,112 @@ void model_lora_load(Model *m, const char *dir) {
     tensors_close(files);
     cJSON_Delete(json);
     free(path);
+}
+/* Does PEFT's rule take this module for this target? Its name ends with it, at a dot. */
+static bool lora_targets(const char *module, const char *target) {
+    size_t n = strlen(module), n_target = strlen(target);
+    if (!strcmp(target, "all-linear")) return true;
+    return n >= n_target && !strcmp(module + n - n_target, target) && (n == n_target || module[n - n_target - 1] == '.');
+}
+void model_lora_new(Model *m, const LoraOpts *opts, uint64_t seed) {
+    assert(!m->n_lora && opts->r > 0);
+    int n_hub;
+    HubTensor *hub = hub_tensors(m, &n_hub);
+    bool *used = xcalloc((size_t)opts->targets.n + 1, sizeof *used);
+    m->lora_opts = *opts;
+    m->lora_opts.targets = (StrList){0};
+    m->lora = xcalloc((size_t)n_hub, sizeof *m->lora);
+    for (int i = 0; i < n_hub; i++) {
+        const HubTensor *h = &hub[i];
+        if (h->vector || h->part[0]->layer < 0) continue;
+        Lora lo = lora_of(h, opts);
+        bool wanted = false;
+        for (int t = 0; t < opts->targets.n; t++)
+            if (lora_targets(lo.module, opts->targets.v[t])) wanted = used[t] = true;
+        if (wanted) m->lora[m->n_lora++] = lo;
+        else free(lo.module);
+    }
+    for (int t = 0; t < opts->targets.n; t++)
+        if (!used[t]) die("an adapter for \"%s\": this model has no such linear layer in its blocks", opts->targets.v[t]);
+    if (!m->n_lora) die("an adapter without a target");
+    lora_place(m);
+    for (int i = 0; i < m->n_lora; i++) {
+        Param *a = &m->lora[i].a;
+        float *host = xmalloc(a->n * sizeof *host);
+        double bound = 1 / sqrt((double)a->cols);
+        Rng r = {rng_mix(seed, (uint64_t)i), 0};
+        for (size_t j = 0; j < a->n; j++) host[j] = (float)((2 * rng_uniform(&r) - 1) * bound);
+        op.upload(a->master, host, a->n * sizeof *host);
+        master_to_mat(a);
+        for (int j = 0; j < m->lora[i].n_parts; j++) master_to_mat(&m->lora[i].b[j]);
+        free(host);
+    }
+    free(used);
+    hub_tensors_free(hub, n_hub);
+}
+/* The target that names this module and its like in the other layers ("self_attn.q_proj"); the module itself where that
+ * would take in modules without an adapter: BERT's "output.dense" ends "attention.output.dense" too. */
+static const char *lora_target(const Model *m, const HubTensor *hub, int n_hub, const char *module) {
+    const char *target = module;
+    for (const char *p = module; *p; p++)
+        if (p[0] == '.' && p[1] >= '0' && p[1] <= '9') target = strchr(p + 1, '.') ? strchr(p + 1, '.') + 1 : module;
+    int n = 0;
+    for (int i = 0; i < n_hub; i++) {
+        char *name = strf("%.*s", (int)(strlen(hub[i].name) - strlen(".weight")), hub[i].name);
+        n += !hub[i].vector && lora_targets(name, target);
+        free(name);
+    }
+    for (int i = 0; i < m->n_lora; i++) n -= lora_targets(m->lora[i].module, target);
+    return n ? module : target;
+}
+void model_lora_save(const Model *m, const char *dir, const char *base) {
+    const LoraOpts *opts = &m->lora_opts;
+    cJSON *j = cJSON_CreateObject(), *targets = cJSON_CreateArray();
+    cJSON_AddStringToObject(j, "peft_type", "LORA");
+    cJSON_AddStringToObject(j, "base_model_name_or_path", base);
+    cJSON_AddStringToObject(j, "task_type", m->cfg.head == HEAD_CLASSIFY ? "SEQ_CLS" : m->cfg.head == HEAD_LM ? "CAUSAL_LM" : "FEATURE_EXTRACTION");
+    cJSON_AddNumberToObject(j, "r", opts->r);
+    cJSON_AddNumberToObject(j, "lora_alpha", opts->alpha);
+    cJSON_AddNumberToObject(j, "lora_dropout", 0);
+    cJSON_AddStringToObject(j, "bias", "none");
+    cJSON_AddBoolToObject(j, "use_rslora", opts->rslora);
+    cJSON_AddBoolToObject(j, "inference_mode", true);
+    TensorOut *outs = xcalloc((size_t)m->n_lora * 2, sizeof *outs);
+    bool transposed = false;
+    int n_hub;
+    HubTensor *hub = hub_tensors(m, &n_hub);
+    for (int i = 0; i < m->n_lora; i++) {
+        const Lora *lo = &m->lora[i];
+        const char *name = lora_target(m, hub, n_hub, lo->module);
+        bool listed = false;
+        const cJSON *t;
+        cJSON_ArrayForEach(t, targets) listed |= !strcmp(t->valuestring, name);
+        if (!listed) cJSON_AddItemToArray(targets, cJSON_CreateString(name));
+        char *weight = strf("%s.weight", lo->module);
+        transposed |= hub_find(m, hub, n_hub, weight)->layout == IO;
+        free(weight);
+        for (int k = 0; k < 2; k++) {
+            size_t n;
+            TensorOut *o = &outs[2 * i + k];
+            *o = (TensorOut){.name = strf("base_model.model.%s.lora_%c.weight", lo->module, "AB"[k]), .dtype = DT_F32, .n_dims = 2};
+            o->ctx = model_lora_read(m, o->name, FIELD_WEIGHT, &n);
+            o->shape[0] = k ? n / lo->a.rows : lo->a.rows;
+            o->shape[1] = k ? lo->a.rows : lo->a.cols;
+        }
+    }
+    cJSON_AddItemToObject(j, "target_modules", targets);
+    cJSON_AddBoolToObject(j, "fan_in_fan_out", transposed);
+    char *path = path_join(dir, "adapter_model.safetensors"), *text = cJSON_Print(j);
+    tensors_save(path, outs, 2 * m->n_lora, NULL);
+    free(path);
+    path = path_join(dir, "adapter_config.json");
+    file_write(path, text, strlen(text));
+    for (int i = 0; i < 2 * m->n_lora; i++) free(outs[i].name), free(outs[i].ctx);
+    free(outs);
+    free(path);
+    free(text);
+    cJSON_Delete(j);
+    hub_tensors_free(hub, n_hub);
 }
 float *model_lora_read(const Model *m, const char *name, Field field, size_t *n) {
     char *a = lora_module(name, ".lora_A.weight"), *b = lora_module(name, ".lora_B.weight"), *weight = strf("%s.weight", a ? a : b ? b : "");

@@ -88,6 +88,13 @@ typedef struct Lora {
     float scale;                   /* alpha / R, or alpha / sqrt(R) (rsLoRA) */
 } Lora;
 
+typedef struct LoraOpts {
+    int r;
+    double alpha;
+    bool rslora;                   /* scale alpha / sqrt(r) instead of alpha / r (Kalajdzievski 2023) */
+    StrList targets;               /* ends of module names, "q_proj" or "attn.c_proj"; "all-linear": every linear layer */
+} LoraOpts;
+
 typedef struct Model {
     Config cfg;
     Param *params;                 /* in arena order */
@@ -98,6 +105,7 @@ typedef struct Model {
     size_t n_trained;              /* n_weights, or the values in the adapters */
     Lora *lora;
     int n_lora;
+    LoraOpts lora_opts;            /* what they were made with; targets is not kept */
     float *lora_master;            /* the adapters' arena */
     Lora *(*lora_at)[R_COUNT];     /* as `at`; NULL without adapters */
     Tensors *files;                /* the mmapped files that the weights live in, or NULL */
@@ -135,6 +143,10 @@ char *param_name(const Param *p);                                  /* "layers.3.
 /* ---- adapters, in PEFT's layout [model.lora] -------------------------------------------------------------------- */
 /* Reads DIR/adapter_config.json and adapter_model.safetensors onto a loaded model, once. Dies on what it does not know. */
 void model_lora_load(Model *m, const char *dir);
+/* New ones, which change nothing yet: A is uniform in +-1/sqrt(inputs), B zero. Dies when a target is no module. */
+void model_lora_new(Model *m, const LoraOpts *opts, uint64_t seed);
+/* Both files into dir (which exists); base is the model that they belong to, by name or path. */
+void model_lora_save(const Model *m, const char *dir, const char *base);
 /* One field of an adapter's tensor by its name in the file ("base_model.model....lora_A.weight"), as model_hub_read. */
 float *model_lora_read(const Model *m, const char *name, Field field, size_t *n);
 

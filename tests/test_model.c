@@ -216,6 +216,83 @@ static void check_derivatives(const Case *k, const char *isa) {
     free_data(&d);
 }
 
+static char *scratch_dir(const char *family, DType dtype, const char *what) {
+    char *dir = strf("%s/%s-%s-%s", test_tmpdir(), family, dtype_name(dtype), what);
+    make_dirs(dir);
+    return dir;
+}
+/* Adapters on every linear layer, in place of the weights: their derivatives along their gradients, by differences; then
+ * recomputed layers, and a round through the files. Dropout on the adapters' inputs too. */
+static void check_adapters(const Case *k) {
+    ops_select("cpu", "auto", PREC_F32);
+    Config c = small_config(k);
+    Model *m = wide_model(&c, 5);
+    static const char *all[] = {"all-linear"};
+    op.mem_free(m->grad), op.mem_free(m->m), op.mem_free(m->v);
+    for (int i = 0; i < m->n_params; i++) m->params[i].grad = NULL;
+    model_lora_new(m, &(LoraOpts){.r = 3, .alpha = 5, .rslora = true, .targets = {all, 1}}, 6);
+    model_train_begin(m);
+    Rng r = {9, 0};
+    for (int i = 0; i < m->n_lora; i++)                               /* B is zero at first: A would have no gradient */
+        for (int j = 0; j < m->lora[i].n_parts; j++) {
+            Param *b = &m->lora[i].b[j];
+            float *w = xmalloc(b->n * sizeof *w);
+            for (size_t e = 0; e < b->n; e++) w[e] = (float)(0.3 * rng_normal(&r));
+            op.upload(b->master, w, b->n * sizeof *w);
+            free(w);
+        }
+    Data d = make_data(&c, 3, 7, k->documents, 11);
+    Acts *a = acts_of(m, &d, k, false), *few = acts_of(m, &d, k, true);
+    a->lora_dropout = few->lora_dropout = k->dropout;
+    double worst = 0, loss = loss_of(m, a, &d, 1);
+    char *worst_name = NULL;
+    float *g = xmalloc(m->n_trained * sizeof *g), *g_few = xmalloc(m->n_trained * sizeof *g_few);
+    op.download(g, m->grad, m->n_trained * sizeof *g);
+    op.zero(m->grad, m->n_trained * sizeof *g);
+    double loss_few = loss_of(m, few, &d, 1);
+    op.download(g_few, m->grad, m->n_trained * sizeof *g);
+    CHECK(loss == loss_few && !memcmp(g, g_few, m->n_trained * sizeof *g), "recomputing layers with adapters, %s: the same bits", k->name);
+    for (int i = 0; i < m->n_lora; i++)
+        for (int j = -1; j < m->lora[i].n_parts; j++) {
+            Param *p = j < 0 ? &m->lora[i].a : &m->lora[i].b[j];
+            const float *g_p = g + (p->grad - m->grad);
+            float *w = xmalloc(p->n * sizeof *w);
+            double *u = xmalloc(p->n * sizeof *u), g_norm = 0, want = 0;
+            op.download(w, p->master, p->n * sizeof *w);
+            for (size_t e = 0; e < p->n; e++) g_norm += (double)g_p[e] * (double)g_p[e];
+            g_norm = sqrt(g_norm);
+            for (size_t e = 0; e < p->n; e++) {
+                u[e] = rng_normal(&r) / sqrt((double)p->n) + (g_norm > 0 ? (double)g_p[e] / g_norm : 0);
+                want += u[e] * (double)g_p[e];
+            }
+            double got = along(m, a, &d, p, w, u, 0.005), error = fabs(got - want) / (2e-3 * fabs(want) + 2e-3);
+            if (!(error <= worst)) {
+                worst = error;
+                free(worst_name);
+                worst_name = strf("%s, part %d: differences %.6f, gradient %.6f", m->lora[i].module, j, got, want);
+            }
+            free(w), free(u);
+        }
+    CHECK(m->n_lora > 0 && worst <= 1, "derivatives of %d adapters, %s: worst %.2f of the tolerance (%s)", m->n_lora, k->name, worst, worst_name);
+    free(worst_name), free(g), free(g_few);
+    if (k->dropout == 0 && !k->change) {                              /* files: the same loss from the adapter read back */
+        char *base = scratch_dir(k->family, DT_F32, "lora-base"), *dir = scratch_dir(k->family, DT_F32, "lora");
+        model_save(m, base, DT_F32);
+        model_lora_save(m, dir, base);
+        Model *again = model_load(base, false);
+        model_lora_load(again, dir);
+        Acts *b = acts_new(again, 3, 7, 7, true, false);
+        double loss_again = loss_of(again, b, &d, 0);
+        CHECK(again->n_lora == m->n_lora && loss_again == loss, "%s: adapters written and read give the loss %.8f, before %.8f", k->name, loss_again, loss);
+        acts_free(b);
+        model_free(again);
+        free(base), free(dir);
+    }
+    acts_free(a), acts_free(few);
+    model_free(m);
+    free_data(&d);
+}
+
 /* Keeping each layer's input only must change no bit: the same ops see the same numbers. */
 static void check_recompute(const Case *k) {
     Config c = small_config(k);
@@ -524,11 +601,6 @@ static float *masters(Model *m) {
     float *w = xmalloc(m->n_weights * sizeof *w);
     op.download(w, m->master, m->n_weights * sizeof *w);
     return w;
-}
-static char *scratch_dir(const char *family, DType dtype, const char *what) {
-    char *dir = strf("%s/%s-%s-%s", test_tmpdir(), family, dtype_name(dtype), what);
-    make_dirs(dir);
-    return dir;
 }
 /* Round to nearest even, written otherwise than the library's: half of the last place is added in double. */
 static float nearest_bf16(float x) {
@@ -875,6 +947,7 @@ int main(void) {
         check_derivatives(&cases[i], "plain");
         ops_select("cpu", "auto", PREC_F32);
         check_recompute(&cases[i]);
+        check_adapters(&cases[i]);
         Config c = small_config(&cases[i]);
         if (cases[i].dropout == 0 && c.mask != MASK_BIDIRECTIONAL) check_cache(&cases[i]);
         if (cases[i].dropout == 0 && c.mask == MASK_CAUSAL) check_documents(&cases[i]);
