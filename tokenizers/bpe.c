@@ -276,20 +276,20 @@ static inline bool joined(const Joins *j, uint32_t a, uint32_t b) {
            (j->fuse && !joins_find(j, a, &at) && !joins_find(j, b, &at));
 }
 
-void encode_joined(const Tokenizer *t, Worker *w, const uint8_t *s, size_t n, Ids *ids) {
-    const Joins *j = &t->joins;
-    const uint8_t *end = s + n;
-    if (!j->usable) {
-        encode_cached(t, w, s, n, end, ids);
-        return;
-    }
+const uint8_t *joined_end(const Joins *j, const uint8_t *p, const uint8_t *end) {
     uint32_t before, c;
-    const uint8_t *word = s, *p = s + char_at(s, end, &before);
+    p += char_at(p, end, &before);
     for (int len; p < end; p += len, before = c) {
         len = char_at(p, end, &c);
-        if (joined(j, before, c)) continue;
-        encode_cached(t, w, word, (size_t)(p - word), end, ids);
-        word = p;
+        if (!joined(j, before, c)) break;
     }
-    encode_cached(t, w, word, (size_t)(end - word), end, ids);
+    return p;
+}
+
+void encode_joined(const Tokenizer *t, Worker *w, const uint8_t *s, size_t n, Ids *ids) {
+    const uint8_t *end = s + n, *next;
+    for (const uint8_t *p = s; p < end; p = next) {
+        next = t->joins.usable ? joined_end(&t->joins, p, end) : end;
+        encode_cached(t, w, p, (size_t)(next - p), end, ids);
+    }
 }

@@ -98,7 +98,8 @@ enum { NO_BYTE = 0x100, TRIE_MAX = 1 << 23 };
 
 typedef struct { const uint8_t *s; uint32_t n; int32_t id; } Key;
 typedef struct { uint32_t from, to, depth, node; } TrieTask; /* keys[from .. to) share their first depth bytes */
-typedef struct { Trie trie; uint32_t cap, first_free; uint8_t *taken; const char *path; } TrieBuild; /* 1 node, 2 base */
+/* skip[i]: i where node i is free, otherwise a node behind it, from where to look on. */
+typedef struct { Trie trie; uint32_t cap, *skip; bool *is_base; const char *path; } TrieBuild;
 
 static int key_order(const void *a, const void *b) {
     const Key *x = a, *y = b;
@@ -107,28 +108,30 @@ static int key_order(const void *a, const void *b) {
 }
 
 static void trie_grow(TrieBuild *b, uint32_t n) {
-    if (n <= b->trie.n) return;
     if (n > TRIE_MAX) die("%s: the pieces need a tree of more than %d nodes", b->path, TRIE_MAX);
     if (n > b->cap) {
         b->cap = b->cap * 2 > n ? b->cap * 2 : n;
         b->trie.node = xrealloc(b->trie.node, size_mul(b->cap, sizeof *b->trie.node));
-        b->taken = xrealloc(b->taken, b->cap);
+        b->is_base = xrealloc(b->is_base, b->cap);
+        b->skip = xrealloc(b->skip, size_mul((size_t)b->cap + 1, sizeof *b->skip));
     }
-    for (uint32_t i = b->trie.n; i < n; i++) b->trie.node[i] = (TrieNode){NO_BYTE, -1}, b->taken[i] = 0;
+    for (uint32_t i = b->trie.n; i < n; i++) b->trie.node[i] = (TrieNode){NO_BYTE, -1}, b->is_base[i] = false;
+    for (uint32_t i = b->trie.n; i <= n; i++) b->skip[i] = i;
     b->trie.n = n;
+}
+
+static uint32_t next_free(TrieBuild *b, uint32_t i) { /* i or the first behind it; trie.n: none */
+    while (b->skip[i] != i) i = b->skip[i] = b->skip[b->skip[i]]; /* the way gets shorter with each look */
+    return i;
 }
 
 /* A base under which all these bytes are free. A few tries among the gaps, then a new block of 256. */
 static uint32_t trie_base(TrieBuild *b, const uint8_t *byte, int n) {
-    while (b->first_free < b->trie.n && b->taken[b->first_free] & 1) b->first_free++;
-    int tries = 0;
-    for (uint32_t f = b->first_free; f < b->trie.n && tries < 32; f++) {
-        if (b->taken[f] & 1) continue;
-        tries++;
+    uint32_t f = next_free(b, 256);
+    for (int tries = 0; f < b->trie.n && tries < 32; tries++, f = next_free(b, f + 1)) {
         uint32_t base = f ^ byte[0];
-        if (b->taken[base] & 2) continue;
-        int k = 1;
-        while (k < n && !(b->taken[base ^ byte[k]] & 1)) k++;
+        int k = b->is_base[base] ? 0 : 1;
+        while (k && k < n && b->skip[base ^ byte[k]] == (base ^ byte[k])) k++;
         if (k == n) return base;
     }
     uint32_t base = b->trie.n;
@@ -138,9 +141,9 @@ static uint32_t trie_base(TrieBuild *b, const uint8_t *byte, int n) {
 
 /* keys: no two alike, none empty. They are sorted here. */
 static Trie trie_build(Key *keys, uint32_t n_keys, const char *path) {
-    TrieBuild b = {.path = path, .first_free = 256};
-    trie_grow(&b, 512);                     /* the root, and the rest of its block for good: base 0 is "no children" */
-    memset(b.taken, 3, 256);
+    TrieBuild b = {.path = path};
+    trie_grow(&b, 512); /* the root; the rest of its block stays empty, as base 0 says "no children" */
+    for (uint32_t i = 0; i < 256; i++) b.skip[i] = 256, b.is_base[i] = true;
     if (n_keys) qsort(keys, n_keys, sizeof *keys, key_order);
     TrieTask *stack = xmalloc(sizeof *stack);
     size_t n_stack = n_keys != 0, cap = 1;
@@ -166,16 +169,17 @@ static Trie trie_build(Key *keys, uint32_t n_keys, const char *path) {
         at[n] = task.to;
         uint32_t base = trie_base(&b, byte, n);
         b.trie.node[task.node].next |= base << 9;
-        b.taken[base] |= 2;
+        b.is_base[base] = true;
         while (n_stack + (size_t)n > cap) stack = xrealloc(stack, size_mul(cap *= 2, sizeof *stack));
         for (int k = n; k-- > 0;) {
             b.trie.node[base ^ byte[k]].next = byte[k];
-            b.taken[base ^ byte[k]] |= 1;
+            b.skip[base ^ byte[k]] = (base ^ byte[k]) + 1;
             stack[n_stack++] = (TrieTask){at[k], at[k + 1], task.depth + 1, base ^ byte[k]};
         }
     }
     free(stack);
-    free(b.taken);
+    free(b.is_base);
+    free(b.skip);
     return b.trie;
 }
 
@@ -568,8 +572,6 @@ struct Unigram {
     double *score, unk_score, largest;           /* score [n_ids]; largest: of all scores, without sign */
     int32_t unk;
     bool single;                                 /* SentencePiece's arithmetic; Hugging Face's is in double precision */
-    bool cut_at_mark;                            /* no piece has U+2581 behind another character */
-    bool all_bytes;                              /* every byte has a token */
 };
 
 typedef struct { const Tokenizer *t; Ids *ids; size_t start; const uint8_t *run, *run_end; bool unknown; } Emit;
@@ -695,33 +697,37 @@ static float sum_limit(const Unigram *u, const uint8_t *s, size_t n) {
     return limit > 0 ? (float)limit : -1;
 }
 
-/* U+2581 begins a word, unless it stands behind another. */
-static const uint8_t *mark_word(const uint8_t *p, const uint8_t *end) {
-    while (end - p >= MARK_BYTES && !memcmp(p, MARK, MARK_BYTES)) p += MARK_BYTES;
-    while (p < end) {
-        p = memchr(p, (uint8_t)MARK[0], (size_t)(end - p));
-        if (!p) return end;
-        if (end - p >= MARK_BYTES && !memcmp(p, MARK, MARK_BYTES)) return p;
-        p++;
-    }
-    return end;
-}
-
-/* A word's slot in the cache: six ids, how many, and the limit of sum_limit. Byte 31 of the key keeps these slots
- * apart from those of encode_cached. */
+/* A word's slot in the cache: six ids as they are where nothing stands before it, how many, and the limit of sum_limit
+ * (-1: ask viterbi). The key's last bit keeps these slots apart from those of encode_cached. */
 enum { LIMIT = CACHE_IDS - 1 };
+
+static void slot_fill(Emit *e, Worker *w, CacheSlot *c, const uint64_t key[4], const uint8_t *s, size_t n) {
+    const Unigram *u = e->t->unigram;
+    size_t before = e->ids->n;
+    double sum = 0;
+    e->unknown = false;
+    viterbi(e, w, s, n, &sum);
+    size_t n_ids = e->ids->n - before;
+    bool sure = n_ids <= LIMIT && !e->unknown;
+    float limit = sure ? sum_limit(u, s, n) : -1;
+    memcpy(c->key, key, sizeof c->key);
+    c->n = sure ? (int32_t)n_ids : 0;
+    memcpy(c->id, e->ids->v + before, sizeof *c->id * (sure ? n_ids : 0));
+    memcpy(&c->id[LIMIT], &limit, sizeof limit);
+    e->ids->n = before;
+}
 
 void unigram_encode(const Tokenizer *t, Worker *w, const uint8_t *s, size_t n, Ids *ids) {
     const Unigram *u = t->unigram;
     Emit e = {.t = t, .ids = ids, .start = ids->n};
     double sum = 0;
     const uint8_t *end = s + n, *next;
-    if (!u->single || !u->cut_at_mark) {
+    if (!u->single) {
         viterbi(&e, w, s, n, &sum);
         return;
     }
     for (const uint8_t *p = s; p < end; p = next) {
-        next = mark_word(p, end);
+        next = joined_end(&t->joins, p, end);
         size_t n_word = (size_t)(next - p);
         if (n_word > CACHE_WORD) {
             viterbi(&e, w, p, n_word, &sum);
@@ -731,29 +737,18 @@ void unigram_encode(const Tokenizer *t, Worker *w, const uint8_t *s, size_t n, I
         cache_key(p, n_word, end, key);
         key[3] |= 1ull << 63;
         CacheSlot *c = cache_slot(w, key);
+        if (c->key[0] != key[0] || c->key[1] != key[1] || c->key[2] != key[2] || c->key[3] != key[3])
+            slot_fill(&e, w, c, key, p, n_word);
         float limit;
         memcpy(&limit, &c->id[LIMIT], sizeof limit);
-        bool known = c->key[0] == key[0] && c->key[1] == key[1] && c->key[2] == key[2] && c->key[3] == key[3];
-        if (known && fabs(sum) <= limit) {
-            ids_room(ids, CACHE_IDS);
-            for (int32_t i = 0; i < c->n; i++) {
-                ids->v[ids->n++] = c->id[i];
-                sum = (float)(sum + u->score[c->id[i]]);
-            }
+        if (fabs(sum) > limit) {
+            viterbi(&e, w, p, n_word, &sum);
             continue;
         }
-        size_t before = ids->n;
-        double sum_before = sum;
-        e.unknown = false;
-        viterbi(&e, w, p, n_word, &sum);
-        size_t n_ids = ids->n - before;
-        if (known || n_ids > LIMIT || e.unknown) continue; /* unknown: the ids depend on what stands before */
-        limit = sum_limit(u, p, n_word);
-        if (fabs(sum_before) > limit) continue; /* rounding may have had a part in it */
-        memcpy(c->key, key, sizeof c->key);
-        c->n = (int32_t)n_ids;
-        memcpy(c->id, ids->v + before, sizeof *c->id * n_ids);
-        memcpy(&c->id[LIMIT], &limit, sizeof limit);
+        ids_room(ids, CACHE_IDS);
+        memcpy(ids->v + ids->n, c->id, sizeof c->id); /* a copy of fixed size has no branch */
+        for (int32_t i = 0; i < c->n; i++) sum = (float)(sum + u->score[c->id[i]]);
+        ids->n += (size_t)c->n;
     }
 }
 
@@ -767,14 +762,12 @@ static Unigram *unigram_build(const Tokenizer *t, const double *score, int32_t u
     u->unk = unk;
     u->unk_score = least - 10;
     u->largest = fabs(u->unk_score);
-    u->cut_at_mark = true;
     for (size_t id = 0; id < n_ids; id++) {
         const Spelling *spelling = &t->vocab.spelling[id];
         u->score[id] = spelling->used && spelling->n ? score[id] : NAN;
         if (isnan(u->score[id])) continue;
         u->largest = fmax(u->largest, fabs(u->score[id]));
         const uint8_t *s = (const uint8_t *)vocab_str(&t->vocab, (int32_t)id);
-        u->cut_at_mark &= mark_word(s, s + spelling->n) == s + spelling->n;
         keys[n_keys++] = (Key){s, spelling->n, (int32_t)id};
     }
     u->trie = trie_build(keys, n_keys, path);
@@ -978,7 +971,7 @@ static void user_build(Loader *l) {
         const uint8_t *s = (const uint8_t *)vocab_str(&l->t->vocab, id);
         keys[n_keys++] = (Key){s, l->t->vocab.spelling[id].n, id};
         sp->user.first[*s] = true;
-        if (l->t->model == MODEL_BPE) join_neighbours(&l->t->joins, s, l->t->vocab.spelling[id].n);
+        join_neighbours(&l->t->joins, s, l->t->vocab.spelling[id].n);
     }
     if (sp->user.any) sp->user.trie = trie_build(keys, n_keys, l->path);
     free(keys);
@@ -991,7 +984,9 @@ static void unigram_load(Loader *l) {
     for (size_t id = 0; id < t->vocab.n_ids; id++) score[id] = NAN;
     for (int32_t k = 0; k < sp->n_pieces; k++) {
         if (sp->type[k] == NORMAL) {
-            score[sp->first_id + k] = sp->score[k];
+            int32_t id = sp->first_id + k;
+            join_neighbours(&t->joins, (const uint8_t *)vocab_str(&t->vocab, id), t->vocab.spelling[id].n);
+            score[id] = sp->score[k];
             least = fmin(least, sp->score[k]);
         } else if (sp->type[k] == USER_DEFINED) /* better than anything else that could stand there */
             score[sp->first_id + k] = (float)(0.1 * ((double)t->vocab.spelling[sp->first_id + k].n - 1));
@@ -999,6 +994,7 @@ static void unigram_load(Loader *l) {
     t->unigram = unigram_build(t, score, t->unk, least, l->path);
     t->unigram->unk_score = (float)least - 10.0f;
     t->unigram->single = true;
+    joins_add(&t->joins, 0, ' '); /* so that there is a table to look into */
     free(score);
 }
 
