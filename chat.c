@@ -333,8 +333,8 @@ static const struct { const char *has, *name; } telling[] = {
 static const struct { const char *token[3], *name; } telling_tokens[] = {
     {{"<|im_start|>", "<|im_end|>", NULL}, "chatml"},
     {{"<|start_header_id|>", "<|eot_id|>", NULL}, "llama3"},
-    {{"[gMASK]", "<sop>", "<|observation|>"}, "glm4"},
-    {{"[gMASK]", "sop", "<|observation|>"}, "chatglm3"},
+    {{"<sop>", "<|system|>", "<|observation|>"}, "glm4"},
+    {{"sop", "<|system|>", "<|observation|>"}, "chatglm3"},
     {{"[gMASK]", "<sop>", "<eop>"}, "chatglm1"},
     {{"[gMASK]", "sop", "eop"}, "chatglm2"},
 };

@@ -575,7 +575,7 @@ static const char *talk_answer(Talk *k, Session *s) {
         if (!n_answer && !strcmp(why, "interrupted")) why = NULL;
         if (!why) break;
         chat_add_answer(&k->template, &k->messages, s->text.data ? s->text.data : "", s->text.len);
-        if (!o.json && puts("") < 0) die("stdout: %s", strerror(errno));
+        if (!o.json) show(&(Buf){.data = (char[]){"\n"}, .len = 1});
         if (!o.json && !common.quiet)
             fprintf(stderr, "[%zu tokens, %zu of them from the cache, %.1f tokens/s; answer %zu, %.1f tokens/s%s%s]\n",
                     ids.n, kept, (double)(ids.n - kept) / prefill_s, n_answer,
