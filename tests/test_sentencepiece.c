@@ -1,0 +1,345 @@
+/* test_sentencepiece.c - tokenizer.model: two little files are made here, byte by byte, and read. The ids and texts
+ * wanted are those that the official library (sentencepiece 0.2.3) gives for the same files.
+ *
+ * Then what a file may do to its reader: cut short after any byte, or with any byte changed, it must end in one
+ * sentence or in a tokenizer that works. */
+#include "tokenizer.h"
+#include "test.h"
+
+/* ---- a writer of protocol buffers -------------------------------------------------------------------------------- */
+
+static void put_varint(Buf *b, uint64_t v) {
+    for (; v >= 0x80; v >>= 7) buf_add(b, &(uint8_t){(uint8_t)(v | 0x80)}, 1);
+    buf_add(b, &(uint8_t){(uint8_t)v}, 1);
+}
+
+static void put_number(Buf *b, int field, uint64_t v) {
+    put_varint(b, (uint64_t)field << 3);
+    put_varint(b, v);
+}
+
+static void put_bytes(Buf *b, int field, const void *bytes, size_t n) {
+    put_varint(b, (uint64_t)field << 3 | 2);
+    put_varint(b, n);
+    buf_add(b, bytes, n);
+}
+
+enum { NORMAL = 1, UNKNOWN, CONTROL, USER, UNUSED, BYTE };
+
+static void put_piece(Buf *b, const char *text, float score, int type) {
+    Buf p = {0};
+    put_bytes(&p, 1, text, strlen(text));
+    put_varint(&p, 2 << 3 | 5);
+    buf_add(&p, &score, 4);
+    if (type != NORMAL) put_number(&p, 3, (uint64_t)type);
+    put_bytes(b, 1, p.data, p.len);
+    buf_free(&p);
+}
+
+/* "A" -> "a", U+00A0 -> " ", "Z" -> nothing, as a double array of five blocks of 256 units. */
+static void put_charsmap(Buf *normalizer) {
+    enum { BLOCK = 256, ROOT = BLOCK, VALUE_A = 2 * BLOCK, AFTER_C2 = 3 * BLOCK, VALUE_A0 = 4 * BLOCK,
+           VALUE_Z = 5 * BLOCK, UNITS = 6 * BLOCK, HAS_VALUE = 1 << 8 };
+    static const char texts[] = "a\0 \0"; /* and the last NUL: the empty text */
+    uint32_t unit[1 + UNITS], *u = unit + 1;
+    for (uint32_t i = 0; i < UNITS; i++) u[i] = (i & 0xFF) ^ 1; /* the byte of no step that leads here */
+    unit[0] = UNITS * 4;
+    u[0] = ROOT << 10;
+    u[ROOT ^ 'A'] = (uint32_t)(ROOT ^ 'A' ^ VALUE_A) << 10 | HAS_VALUE | 'A';
+    u[ROOT ^ 0xC2] = (uint32_t)(ROOT ^ 0xC2 ^ AFTER_C2) << 10 | 0xC2;
+    u[AFTER_C2 ^ 0xA0] = (uint32_t)(AFTER_C2 ^ 0xA0 ^ VALUE_A0) << 10 | HAS_VALUE | 0xA0;
+    u[ROOT ^ 'Z'] = (uint32_t)(ROOT ^ 'Z' ^ VALUE_Z) << 10 | HAS_VALUE | 'Z';
+    u[VALUE_A] = 1u << 31 | 0;
+    u[VALUE_A0] = 1u << 31 | 2;
+    u[VALUE_Z] = 1u << 31 | 4;
+    Buf blob = {0};
+    buf_add(&blob, unit, sizeof unit);
+    buf_add(&blob, texts, sizeof texts);
+    put_bytes(normalizer, 2, blob.data, blob.len);
+    buf_free(&blob);
+}
+
+#define MARK "\xE2\x96\x81"
+
+/* BPE with byte_fallback, blanks kept. x and y have no piece, and "xy" has. */
+static void bpe_model(Buf *b, bool unused) {
+    Buf trainer = {0}, normalizer = {0};
+    put_piece(b, "<unk>", 0, UNKNOWN);
+    put_piece(b, "<s>", 0, CONTROL);
+    put_piece(b, "</s>", 0, CONTROL);
+    for (int i = 0; i < 256; i++) {
+        char name[8];
+        snprintf(name, sizeof name, "<0x%02X>", i);
+        put_piece(b, name, 0, BYTE);
+    }
+    static const struct { const char *text; float score; int type; } pieces[] = { /* from id 259 on */
+        {"ab", -1, NORMAL}, {"bc", -1, NORMAL}, {MARK "a", -2, NORMAL}, {MARK "ab", -3, NORMAL}, {"xy", -4, NORMAL},
+        {"aa", -5, NORMAL}, {MARK MARK, -6, NORMAL}, {"<u>", -7, USER}, {"<u>a", -7, USER}, {MARK, -10, NORMAL},
+        {"a", -11, NORMAL}, {"b", -12, NORMAL}, {"c", -13, NORMAL}, {"\xE4\xBD\xA0", -14, NORMAL}};
+    for (size_t i = 0; i < sizeof pieces / sizeof *pieces; i++)
+        put_piece(b, pieces[i].text, pieces[i].score, unused && i == 0 ? UNUSED : pieces[i].type);
+    put_number(&trainer, 3, 2);
+    put_number(&trainer, 35, 1);
+    put_number(&trainer, 43, (uint64_t)-1); /* pad_id, ten bytes */
+    put_bytes(b, 2, trainer.data, trainer.len);
+    put_number(&normalizer, 4, 0);
+    put_bytes(b, 3, normalizer.data, normalizer.len);
+    put_bytes(b, 99, "a field of the future", 21);
+    buf_free(&trainer);
+    buf_free(&normalizer);
+}
+
+/* Unigram with a character map; blanks are collapsed, which is what files mean that say nothing. */
+static void unigram_model(Buf *b, bool chatglm) {
+    static const struct { const char *text; float score; int type; } pieces[] = {
+        {"<unk>", 0, UNKNOWN}, {"<s>", 0, CONTROL}, {"</s>", 0, CONTROL}, {MARK, -2, NORMAL}, {"a", -3, NORMAL},
+        {"b", -3.5, NORMAL}, {"ab", -4, NORMAL}, {MARK "a", -3.25, NORMAL}, {"aa", -6, NORMAL}, {"<n>", 0, USER},
+        {"ba", -6.25, NORMAL}, {"bb", -7, UNUSED}, {"aba", -7.5, NORMAL}};
+    Buf normalizer = {0};
+    for (size_t i = 0; i < sizeof pieces / sizeof *pieces; i++)
+        put_piece(b, pieces[i].text, pieces[i].score, pieces[i].type);
+    if (chatglm) {
+        put_piece(b, "<|tab|>", 0, USER);
+        put_piece(b, "<|blank_2|>", 0, USER);
+        put_piece(b, "[gMASK]", 0, CONTROL);
+        put_piece(b, "<sop>", 0, CONTROL);
+    }
+    put_charsmap(&normalizer);
+    put_bytes(b, 3, normalizer.data, normalizer.len);
+    buf_free(&normalizer);
+}
+
+static char *write_dir(const char *name, const char *file, const Buf *b, size_t n) {
+    char *dir = path_join(test_tmpdir(), name), *path = path_join(dir, file);
+    make_dirs(dir);
+    file_write(path, b->data, n);
+    free(path);
+    return dir;
+}
+
+static void check_row(const Tokenizer *t, const char *text, size_t n, bool special, const char *want, const char *dec) {
+    Ids ids = {0};
+    Buf got = {0}, back = {0}, stream = {0};
+    tokenizer_encode(t, text, n, special, &ids);
+    buf_add(&got, "", 0);
+    for (size_t i = 0; i < ids.n; i++) buf_fmt(&got, "%s%d", i ? " " : "", ids.v[i]);
+    CHECK(!strcmp(got.data, want), "\"%.*s\" is %s, want %s", (int)n, text, got.data, want);
+    buf_add(&back, "", 0);
+    buf_add(&stream, "", 0);
+    tokenizer_decode_text(t, ids.v, ids.n, false, &back);
+    Utf8Stream s = {0};
+    for (size_t i = 0; i < ids.n; i++) tokenizer_decode_stream(t, &s, ids.v[i], &stream);
+    tokenizer_decode_stream(t, &s, -1, &stream);
+    CHECK(!strcmp(back.data, dec), "%s is \"%s\", want \"%s\"", want, back.data, dec);
+    CHECK(!strcmp(stream.data, dec), "%s, one by one, is \"%s\", want \"%s\"", want, stream.data, dec);
+    ids_free(&ids);
+    buf_free(&got);
+    buf_free(&back);
+    buf_free(&stream);
+}
+
+typedef struct { const char *text, *ids, *dec; } Row;
+
+static void check_rows(const Tokenizer *t, const Row *rows, size_t n) {
+    for (int again = 0; again < 2; again++) /* the second time from the cache */
+        for (size_t i = 0; i < n; i++) check_row(t, rows[i].text, strlen(rows[i].text), false, rows[i].ids, rows[i].dec);
+}
+
+#define ROWS(r) r, sizeof r / sizeof *r
+
+static void test_bpe(void) {
+    static const Row rows[] = {
+        {"", "", ""}, {"a", "261", "a"}, {"ab c", "262 268 271", "ab c"}, {"abc", "262 271", "abc"},
+        {"aabc", "261 259 271", "aabc"},             /* ab and bc score the same: the left one goes first */
+        {"xyx", "268 263 123", "xyx"},               /* two characters without a piece make one together */
+        {"a<u>ab", "261 267 270", "a<u>ab"}, {"<u", "268 63 120", "<u"}, {"  a b", "265 261 268 270", "  a b"},
+        {"   ", "265 265", "   "}, {" \xC3\xA9", "265 198 172", " \xC3\xA9"},
+        {"a\xFF\xE4\xBD", "261 242 194 192 242 194 192 242 194 192", "a\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD"},
+        {"\xE4\xBD\xA0\xE4\xBD\xA0", "268 272 272", "\xE4\xBD\xA0\xE4\xBD\xA0"}, {MARK "a", "268 261", " a"},
+        {"aaaaa", "261 264 264", "aaaaa"}, {"a\nb", "261 13 270", "a\nb"},
+        {"<s>", "268 63 118 65", "<s>"}};
+    static const Row unused[] = {{"ab", "262", "ab"}, {"abc", "262 271", "abc"}, {"aab", "261 269 270", "aab"},
+                                 {" ab ab", "268 262 262", " ab ab"}};
+    Buf b = {0}, long_text = {0}, want = {0}, u = {0};
+    bpe_model(&b, false);
+    char *dir = write_dir("bpe", "tokenizer.model", &b, b.len);
+    Tokenizer *t = tokenizer_load(dir);
+    CHECK(tokenizer_vocab(t) == 273 && tokenizer_bos(t) == 1 && tokenizer_eos(t) == 2, "vocabulary 273, <s>, </s>");
+    CHECK(tokenizer_adds_bos(t), "a directory that says nothing wants <s>, as Llama-2's own code does");
+    check_rows(t, ROWS(rows));
+    check_row(t, "a<s>a", 5, true, "261 1 261", "a a"); /* each part gets its blank */
+    buf_str(&want, "261");
+    for (int i = 0; i < 100; i++) buf_str(&long_text, "aa"), buf_str(&want, i ? " 264" : ""); /* too long for merge_short */
+    buf_str(&want, " 269");
+    check_row(t, long_text.data, long_text.len, false, want.data, long_text.data);
+    tokenizer_free(t);
+    free(dir);
+    bpe_model(&u, true);
+    t = tokenizer_load(dir = write_dir("unused", "tokenizer.model", &u, u.len));
+    check_rows(t, ROWS(unused));
+    tokenizer_free(t);
+    free(dir);
+    buf_free(&b);
+    buf_free(&u);
+    buf_free(&long_text);
+    buf_free(&want);
+}
+
+/* Ids that no text makes, in a row: where the text's first blank is, and what bytes that are no character look like. */
+static void test_decode(void) {
+    static const struct { const char *model; int32_t ids[5]; int n; const char *want; } rows[] = {
+        {"bpe", {1, 261, 2}, 3, "a"}, {"bpe", {0, 261}, 2, " \xE2\x81\x87  a"}, {"bpe", {268, 268, 269}, 3, " a"},
+        {"bpe", {231, 192, 261, 258}, 4, "\xEF\xBF\xBD\xEF\xBF\xBD a\xEF\xBF\xBD"}, {"bpe", {1, 268}, 2, ""},
+        {"bpe", {68, 261}, 2, "A a"}, {"unigram", {3, 3, 7, 4}, 4, "aa"}, {"unigram", {1, 7, 0, 2}, 4, "a \xE2\x81\x87 "},
+        {"unigram", {9, 7}, 2, "<n> a"}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        char *dir = path_join(test_tmpdir(), rows[i].model);
+        Tokenizer *t = tokenizer_load(dir);
+        Buf got = {0};
+        buf_add(&got, "", 0);
+        tokenizer_decode_text(t, rows[i].ids, (size_t)rows[i].n, false, &got);
+        CHECK(!strcmp(got.data, rows[i].want), "%s decodes %d ... to \"%s\", want \"%s\"", rows[i].model, rows[i].ids[0],
+              got.data, rows[i].want);
+        buf_free(&got);
+        tokenizer_free(t);
+        free(dir);
+    }
+}
+
+static void test_unigram(void) {
+    static const Row rows[] = {
+        {"", "", ""}, {"a", "7", "a"}, {"A", "7", "a"}, {"Zab  a ", "3 6 7", "ab a"}, {"aaa", "7 8", "aaa"},
+        {"aaaa", "7 4 8", "aaaa"}, {"abab", "3 6 6", "abab"}, {"baab", "3 10 6", "baab"},
+        {"\xC2\xA0\xC2\xA0" "a\xC2\xA0" "b", "7 3 5", "a b"}, {"bb", "3 5 5", "bb"},
+        {"xy\xC3\xA9z a", "3 0 7", " \xE2\x81\x87  a"}, {"a<n>Ab", "7 9 6", "a<n>ab"}, {"<n> a", "3 9 7", "<n> a"},
+        {"\xFF" "b", "3 0 5", " \xE2\x81\x87 b"}, {"ZZ", "", ""}, {" Z a", "7", "a"}, {"ababa", "3 6 6 4", "ababa"},
+        {MARK MARK "a", "3 3 7", "a"}};
+    Buf b = {0};
+    unigram_model(&b, false);
+    char *dir = write_dir("unigram", "tokenizer.model", &b, b.len);
+    Tokenizer *t = tokenizer_load(dir);
+    check_rows(t, ROWS(rows));
+    tokenizer_free(t);
+    free(dir);
+    buf_free(&b);
+}
+
+static void test_chatglm(void) {
+    static const char config[] = "{\"tokenizer_class\": \"ChatGLMTokenizer\"}", images[] = "{\"num_image_tokens\": 20}";
+    Buf b = {0}, u = {0};
+    bpe_model(&b, false);
+    char *dir = write_dir("chatglm3", "tokenizer.model", &b, b.len), *path = path_join(dir, "tokenizer_config.json");
+    file_write(path, config, strlen(config));
+    Tokenizer *t = tokenizer_load(dir);
+    const Ids *prefix = tokenizer_prefix(t);
+    CHECK(tokenizer_vocab(t) == 273 + 9 && tokenizer_id(t, "<|user|>") == 279, "nine tokens behind the pieces");
+    CHECK(prefix->n == 2 && prefix->v[0] == 274 && prefix->v[1] == 276, "[gMASK] sop before a text");
+    check_row(t, "<|user|>a</s>", 13, true, "279 261 63 50 118 65", "<|user|>a</s>"); /* roles, and nothing else */
+    check_row(t, "a<|user|>a", 10, true, "261 279 261", "a<|user|>a");
+    CHECK(tokenizer_is_special(t, 276) && tokenizer_is_special(t, 279) && !tokenizer_is_special(t, 261), "special ones");
+    tokenizer_free(t);
+    free(path);
+    free(dir);
+    unigram_model(&u, true);
+    dir = write_dir("chatglm1", "ice_text.model", &u, u.len), path = path_join(dir, "tokenizer_config.json");
+    file_write(path, images, strlen(images));
+    t = tokenizer_load(dir);
+    const Ids *suffix = tokenizer_suffix(t);
+    CHECK(tokenizer_vocab(t) == 17 + 20 && !tokenizer_prefix(t)->n, "17 pieces behind 20 tokens of images");
+    CHECK(suffix->n == 2 && suffix->v[0] == 35 && suffix->v[1] == 36, "[gMASK] <sop> behind a text");
+    check_row(t, "a\n\tb  b", 7, false, "27 29 33 25 34 25", "a\n\tb  b");
+    check_row(t, "a b   b", 7, false, "27 23 25 20 25 20 24 20 25",
+              "a b \xE2\x81\x87 b \xE2\x81\x87 a \xE2\x81\x87 b"); /* no piece for three blanks */
+    tokenizer_free(t);
+    free(path);
+    free(dir);
+    buf_free(&b);
+    buf_free(&u);
+}
+
+/* Loads dir and uses the tokenizer, in a child; true: it was well, or died with one sentence. */
+static bool survives(const char *dir) {
+    FILE *capture = tmpfile();
+    if (!capture) return false;
+    pid_t pid = test_fork(capture);
+    if (!pid) {
+        Tokenizer *t = tokenizer_load(dir);
+        Ids ids = {0};
+        Buf out = {0};
+        for (int special = 0; special < 2; special++) tokenizer_encode(t, "Zab xy<n>\xC2\xA0\xFF<s>abc", 19, special, &ids);
+        tokenizer_decode_text(t, ids.v, ids.n, false, &out);
+        _exit(0);
+    }
+    int status = 0;
+    char text[4096];
+    if (pid < 0 || waitpid(pid, &status, 0) != pid) return false;
+    rewind(capture);
+    size_t n = fread(text, 1, sizeof text - 1, capture);
+    fclose(capture);
+    text[n] = 0;
+    char *newline = strchr(text, '\n');
+    bool clean = WIFEXITED(status) && !strstr(text, "Sanitizer") && !strstr(text, "runtime error:");
+    return clean && (!WEXITSTATUS(status) || (WEXITSTATUS(status) == 1 && newline && !newline[1]));
+}
+
+/* Every byte of the fields that tell the parts apart; of long rows of the same (256 pieces for bytes, the tree's 6 KiB)
+ * every few, in steps that reach all places of a piece and of a unit. */
+static bool worth_trying(size_t i, size_t n, bool unigram) {
+    return i < 280 || i + 330 > n || i % (unigram ? 29 : 9) == 0;
+}
+
+static void test_hostile(void) {
+    for (int unigram = 0; unigram < 2; unigram++) {
+        Buf b = {0};
+        if (unigram) unigram_model(&b, false);
+        else bpe_model(&b, false);
+        size_t cut_ok = 0, cut_n = 0, changed_ok = 0, changed_n = 0;
+        for (size_t i = 0; i < b.len; i++) {
+            if (!worth_trying(i, b.len, unigram)) continue;
+            char *dir = write_dir("hostile", "tokenizer.model", &b, i);
+            cut_ok += survives(dir), cut_n++;
+            free(dir);
+            uint8_t was = (uint8_t)b.data[i];
+            b.data[i] = (char)(was ^ (i % 2 ? 0xFF : 0x10));
+            dir = write_dir("hostile", "tokenizer.model", &b, b.len);
+            changed_ok += survives(dir), changed_n++;
+            b.data[i] = (char)was;
+            free(dir);
+        }
+        CHECK(cut_n && cut_ok == cut_n, "%s cut short: %zu of %zu end well", unigram ? "unigram" : "BPE", cut_ok, cut_n);
+        CHECK(changed_n && changed_ok == changed_n, "%s with a byte changed: %zu of %zu end well",
+              unigram ? "unigram" : "BPE", changed_ok, changed_n);
+        buf_free(&b);
+    }
+    static const struct { const char *bytes; size_t n; const char *want; } files[] = {
+        {"\n\x05", 2, "truncated"},
+        {"\n\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\x01", 11, "truncated"},
+        {"\n\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\x01", 12, "more than ten bytes"},
+        {"\n\x03\n\x01" "a", 5, "no piece stands for what is unknown"},
+        {"\n\x05\n\x01" "a\x18\x07", 7, "unknown type 7"},
+        {"\n\x05\n\x01" "a\x18\x02\n\x05\n\x01" "b\x18\x02", 14, "both the unknown one"},
+        {"\n\x05\n\x01" "a\x18\x02\n\x03\n\x01" "a", 12, "two ids"},
+        {"\n\x05\n\x01" "a\x18\x02\n\x03\n\x01\xFF", 12, "not text in UTF-8"},
+        {"\n\x05\n\x01" "a\x18\x02\n\x00", 9, "is empty"},
+        {"\n\x08\n\x01" "a\x15\x00\x00\xC0\x7F", 10, "not a number"},
+        {"\n\x05\n\x01" "a\x18\x02\x12\x02\x18\x03", 11, "model type 3"},
+        {"\n\x05\n\x01" "a\x18\x02\x12\x03\x98\x02\x01", 12, "no piece for the byte 0x00"},
+        {"\n\x05\n\x01" "a\x18\x02\x1A\x07\x12\x05\x00\x04\x00\x00x", 16, "character map"}};
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        Buf b = {0};
+        buf_add(&b, files[i].bytes, files[i].n);
+        char *dir = write_dir("hostile", "tokenizer.model", &b, b.len);
+        CHECK_DIES({ tokenizer_load(dir); }, files[i].want);
+        free(dir);
+        buf_free(&b);
+    }
+}
+
+int main(void) {
+    test_bpe();
+    test_unigram();
+    test_decode();
+    test_chatglm();
+    test_hostile();
+    return test_end();
+}
