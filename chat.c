@@ -33,13 +33,14 @@ void chat_add(Chat *c, ChatRole role, const char *content, const char *metadata)
 }
 
 void chat_cut(Chat *c, size_t first, size_t n) {
+    if (!n) return;
     for (size_t i = first; i < first + n; i++) free(c->v[i].content), free(c->v[i].metadata), free(c->v[i].tools);
     memmove(c->v + first, c->v + first + n, (c->n - first - n) * sizeof *c->v);
     c->n -= n;
 }
 
 void chat_free(Chat *c) {
-    if (c->n) chat_cut(c, 0, c->n);
+    chat_cut(c, 0, c->n);
     free(c->v);
     *c = (Chat){0};
 }

@@ -1187,7 +1187,7 @@ static void fill_mask(void) {
     model_free(m);
 }
 
-/* [infer.encode] How a sentence encoder's makers pool, in the files of sentence-transformers. */
+/* How a sentence encoder's makers pool, in the files of sentence-transformers. */
 static struct { const char *pooling; bool normalize; float *out; size_t n_out; } embed;
 static void embed_settings(const Config *c) {
     char *path = path_join(o.model, "1_Pooling/config.json"), *modules = path_join(o.model, "modules.json");

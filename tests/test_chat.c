@@ -416,7 +416,7 @@ static void test_talk(void) {
     free(said), free(err), buf_free(&text), ids_free(&prompt), cJSON_Delete(first);
 
     /* Plain output; --system; lines without an answer. */
-    said = talk("--n 5 --system 'Be bad.' --quiet", "/help\n/foo\nHello\n/reset\n/retry\n/exit\nnot read\n", &code,
+    said = talk("--n 5 --system 'Be bad.' --quiet", "/reset\n/help\n/foo\nHello\n/reset\n/retry\n/exit\nnot read\n", &code,
                 &err);
     CHECK(!code && strstr(err, "/foo is no command") && strstr(err, "/save FILE") &&
           strstr(err, "no message to answer yet"), "commands answer on stderr");
