@@ -36,11 +36,11 @@ static void put_piece(Buf *b, const char *text, float score, int type) {
     buf_free(&p);
 }
 
-/* "A" -> "a", U+00A0 -> " ", "Z" -> nothing, as a double array of five blocks of 256 units. */
+/* "A" -> "a", "AZ" -> "b", "Z" -> nothing, U+00A0 -> " ": a double array of seven blocks of 256 units. */
 static void put_charsmap(Buf *normalizer) {
     enum { BLOCK = 256, ROOT = BLOCK, VALUE_A = 2 * BLOCK, AFTER_C2 = 3 * BLOCK, VALUE_A0 = 4 * BLOCK,
-           VALUE_Z = 5 * BLOCK, UNITS = 6 * BLOCK, HAS_VALUE = 1 << 8 };
-    static const char texts[] = "a\0 \0"; /* and the last NUL: the empty text */
+           VALUE_Z = 5 * BLOCK, VALUE_AZ = 6 * BLOCK, UNITS = 7 * BLOCK, HAS_VALUE = 1 << 8 };
+    static const char texts[] = "a\0 \0\0b";
     uint32_t unit[1 + UNITS], *u = unit + 1;
     for (uint32_t i = 0; i < UNITS; i++) u[i] = (i & 0xFF) ^ 1; /* the byte of no step that leads here */
     unit[0] = UNITS * 4;
@@ -49,6 +49,8 @@ static void put_charsmap(Buf *normalizer) {
     u[ROOT ^ 0xC2] = (uint32_t)(ROOT ^ 0xC2 ^ AFTER_C2) << 10 | 0xC2;
     u[AFTER_C2 ^ 0xA0] = (uint32_t)(AFTER_C2 ^ 0xA0 ^ VALUE_A0) << 10 | HAS_VALUE | 0xA0;
     u[ROOT ^ 'Z'] = (uint32_t)(ROOT ^ 'Z' ^ VALUE_Z) << 10 | HAS_VALUE | 'Z';
+    u[VALUE_A ^ 'Z'] = (uint32_t)(VALUE_A ^ 'Z' ^ VALUE_AZ) << 10 | HAS_VALUE | 'Z';
+    u[VALUE_AZ] = 1u << 31 | 5;
     u[VALUE_A] = 1u << 31 | 0;
     u[VALUE_A0] = 1u << 31 | 2;
     u[VALUE_Z] = 1u << 31 | 4;
@@ -73,11 +75,11 @@ static void bpe_model(Buf *b, bool unused) {
         put_piece(b, name, 0, BYTE);
     }
     static const struct { const char *text; float score; int type; } pieces[] = { /* from id 259 on */
-        {"ab", -1, NORMAL}, {"bc", -1, NORMAL}, {MARK "a", -2, NORMAL}, {MARK "ab", -3, NORMAL}, {"xy", -4, NORMAL},
+        {"bc", -1, NORMAL}, {"ab", -1, NORMAL}, {MARK "a", -2, NORMAL}, {MARK "ab", -3, NORMAL}, {"xy", -4, NORMAL},
         {"aa", -5, NORMAL}, {MARK MARK, -6, NORMAL}, {"<u>", -7, USER}, {"<u>a", -7, USER}, {MARK, -10, NORMAL},
         {"a", -11, NORMAL}, {"b", -12, NORMAL}, {"c", -13, NORMAL}, {"\xE4\xBD\xA0", -14, NORMAL}};
     for (size_t i = 0; i < sizeof pieces / sizeof *pieces; i++)
-        put_piece(b, pieces[i].text, pieces[i].score, unused && i == 0 ? UNUSED : pieces[i].type);
+        put_piece(b, pieces[i].text, pieces[i].score, unused && i == 1 ? UNUSED : pieces[i].type);
     put_number(&trainer, 3, 2);
     put_number(&trainer, 35, 1);
     put_number(&trainer, 43, (uint64_t)-1); /* pad_id, ten bytes */
@@ -150,7 +152,7 @@ static void check_rows(const Tokenizer *t, const Row *rows, size_t n) {
 static void test_bpe(void) {
     static const Row rows[] = {
         {"", "", ""}, {"a", "261", "a"}, {"ab c", "262 268 271", "ab c"}, {"abc", "262 271", "abc"},
-        {"aabc", "261 259 271", "aabc"},             /* ab and bc score the same: the left one goes first */
+        {"aabc", "261 260 271", "aabc"},             /* ab and bc score the same: the left one goes first */
         {"xyx", "268 263 123", "xyx"},               /* two characters without a piece make one together */
         {"a<u>ab", "261 267 270", "a<u>ab"}, {"<u", "268 63 120", "<u"}, {"  a b", "265 261 268 270", "  a b"},
         {"   ", "265 265", "   "}, {" \xC3\xA9", "265 198 172", " \xC3\xA9"},
@@ -208,7 +210,7 @@ static void test_decode(void) {
 
 static void test_unigram(void) {
     static const Row rows[] = {
-        {"", "", ""}, {"a", "7", "a"}, {"A", "7", "a"}, {"Zab  a ", "3 6 7", "ab a"}, {"aaa", "7 8", "aaa"},
+        {"", "", ""}, {"a", "7", "a"}, {"A", "7", "a"}, {"AZaA", "3 10 4", "baa"}, {"Zab  a ", "3 6 7", "ab a"}, {"aaa", "7 8", "aaa"},
         {"aaaa", "7 4 8", "aaaa"}, {"abab", "3 6 6", "abab"}, {"baab", "3 10 6", "baab"},
         {"\xC2\xA0\xC2\xA0" "a\xC2\xA0" "b", "7 3 5", "a b"}, {"bb", "3 5 5", "bb"},
         {"xy\xC3\xA9z a", "3 0 7", " \xE2\x81\x87  a"}, {"a<n>Ab", "7 9 6", "a<n>ab"}, {"<n> a", "3 9 7", "<n> a"},
@@ -311,6 +313,16 @@ static void test_hostile(void) {
               unigram ? "unigram" : "BPE", changed_ok, changed_n);
         buf_free(&b);
     }
+    static const uint32_t root[] = {7 * 1024, 256 << 10};
+    Buf outside = {0};
+    unigram_model(&outside, false);
+    char *at = memmem(outside.data, outside.len, root, sizeof root);
+    CHECK(at, "the tree's root is found");
+    if (at) at[6] = at[7] = 0x7F;
+    char *dir_outside = write_dir("hostile", "tokenizer.model", &outside, outside.len);
+    CHECK_DIES({ tokenizer_load(dir_outside); }, "tree points outside itself");
+    free(dir_outside);
+    buf_free(&outside);
     static const struct { const char *bytes; size_t n; const char *want; } files[] = {
         {"\n\x05", 2, "truncated"},
         {"\n\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\x01", 11, "truncated"},

@@ -328,7 +328,7 @@ static void normalize_text(const Normalizer *z, const UserPieces *user, const ui
     if (s == end) return;
     room_for(out, (size_t)(end - s) + (size_t)(end - s) / 4);
     if (z->dummy_prefix && !z->suffix) put(out, blank, n_blank);
-    bool after_blank = z->collapse;
+    bool after_blank = z->collapse, plain_blank = !user->first[' '] && (!z->charsmap || z->charsmap->plain[' ']);
     while (s < end) {
         const uint8_t *plain = s; /* ASCII that nothing applies to goes over in runs */
         while (s < end && *s < 0x80 && *s != ' ' && !user->first[*s] &&
@@ -337,6 +337,12 @@ static void normalize_text(const Normalizer *z, const UserPieces *user, const ui
         if (s > plain) {
             put(out, plain, (size_t)(s - plain));
             after_blank = false;
+            continue;
+        }
+        if (*s == ' ' && plain_blank && (!z->charsmap || end - s == 1 || s[1] < 0x80)) { /* the commonest of all */
+            if (!after_blank) put(out, blank, n_blank);
+            after_blank = z->collapse;
+            s++;
             continue;
         }
         Rewritten r = rewrite(z, user, s, (size_t)(end - s));
@@ -570,6 +576,7 @@ enum { NOT_REACHED = -1, UNKNOWN_CHAR = -2 };
 struct Unigram {
     Trie trie;
     double *score, unk_score, largest;           /* score [n_ids]; largest: of all scores, without sign */
+    float *score_f;                              /* the same where single: half the memory to look into */
     int32_t unk;
     bool single;                                 /* SentencePiece's arithmetic; Hugging Face's is in double precision */
 };
@@ -747,7 +754,9 @@ void unigram_encode(const Tokenizer *t, Worker *w, const uint8_t *s, size_t n, I
         }
         ids_room(ids, CACHE_IDS);
         memcpy(ids->v + ids->n, c->id, sizeof c->id); /* a copy of fixed size has no branch */
-        for (int32_t i = 0; i < c->n; i++) sum = (float)(sum + u->score[c->id[i]]);
+        float sum_f = (float)sum;
+        for (int32_t i = 0; i < c->n; i++) sum_f += u->score_f[c->id[i]];
+        sum = sum_f;
         ids->n += (size_t)c->n;
     }
 }
@@ -786,6 +795,7 @@ void unigram_free(Unigram *u) {
     if (!u) return;
     free(u->trie.node);
     free(u->score);
+    free(u->score_f);
     free(u);
 }
 
@@ -994,6 +1004,8 @@ static void unigram_load(Loader *l) {
     t->unigram = unigram_build(t, score, t->unk, least, l->path);
     t->unigram->unk_score = (float)least - 10.0f;
     t->unigram->single = true;
+    t->unigram->score_f = xmalloc(size_mul(t->vocab.n_ids, sizeof *t->unigram->score_f));
+    for (size_t id = 0; id < t->vocab.n_ids; id++) t->unigram->score_f[id] = (float)t->unigram->score[id];
     joins_add(&t->joins, 0, ' '); /* so that there is a table to look into */
     free(score);
 }
