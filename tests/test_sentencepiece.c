@@ -144,7 +144,8 @@ typedef struct { const char *text, *ids, *dec; } Row;
 
 static void check_rows(const Tokenizer *t, const Row *rows, size_t n) {
     for (int again = 0; again < 2; again++) /* the second time from the cache */
-        for (size_t i = 0; i < n; i++) check_row(t, rows[i].text, strlen(rows[i].text), false, rows[i].ids, rows[i].dec);
+        for (size_t i = 0; i < n; i++)
+            check_row(t, rows[i].text, strlen(rows[i].text), false, rows[i].ids, rows[i].dec);
 }
 
 #define ROWS(r) r, sizeof r / sizeof *r
@@ -171,7 +172,8 @@ static void test_bpe(void) {
     check_rows(t, ROWS(rows));
     check_row(t, "a<s>a", 5, true, "261 1 261", "a a"); /* each part gets its blank */
     buf_str(&want, "261");
-    for (int i = 0; i < 100; i++) buf_str(&long_text, "aa"), buf_str(&want, i ? " 264" : ""); /* too long for merge_short */
+    for (int i = 0; i < 100; i++) /* too long for merge_short */
+        buf_str(&long_text, "aa"), buf_str(&want, i ? " 264" : "");
     buf_str(&want, " 269");
     check_row(t, long_text.data, long_text.len, false, want.data, long_text.data);
     tokenizer_free(t);
@@ -192,7 +194,8 @@ static void test_decode(void) {
     static const struct { const char *model; int32_t ids[5]; int n; const char *want; } rows[] = {
         {"bpe", {1, 261, 2}, 3, "a"}, {"bpe", {0, 261}, 2, " \xE2\x81\x87  a"}, {"bpe", {268, 268, 269}, 3, " a"},
         {"bpe", {231, 192, 261, 258}, 4, "\xEF\xBF\xBD\xEF\xBF\xBD a\xEF\xBF\xBD"}, {"bpe", {1, 268}, 2, ""},
-        {"bpe", {68, 261}, 2, "A a"}, {"unigram", {3, 3, 7, 4}, 4, "aa"}, {"unigram", {1, 7, 0, 2}, 4, "a \xE2\x81\x87 "},
+        {"bpe", {68, 261}, 2, "A a"}, {"unigram", {3, 3, 7, 4}, 4, "aa"},
+        {"unigram", {1, 7, 0, 2}, 4, "a \xE2\x81\x87 "},
         {"unigram", {9, 7}, 2, "<n> a"}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         char *dir = path_join(test_tmpdir(), rows[i].model);
@@ -200,8 +203,8 @@ static void test_decode(void) {
         Buf got = {0};
         buf_add(&got, "", 0);
         tokenizer_decode_text(t, rows[i].ids, (size_t)rows[i].n, false, &got);
-        CHECK(!strcmp(got.data, rows[i].want), "%s decodes %d ... to \"%s\", want \"%s\"", rows[i].model, rows[i].ids[0],
-              got.data, rows[i].want);
+        CHECK(!strcmp(got.data, rows[i].want), "%s decodes %d ... to \"%s\", want \"%s\"", rows[i].model,
+              rows[i].ids[0], got.data, rows[i].want);
         buf_free(&got);
         tokenizer_free(t);
         free(dir);
@@ -210,7 +213,8 @@ static void test_decode(void) {
 
 static void test_unigram(void) {
     static const Row rows[] = {
-        {"", "", ""}, {"a", "7", "a"}, {"A", "7", "a"}, {"AZaA", "3 10 4", "baa"}, {"Zab  a ", "3 6 7", "ab a"}, {"aaa", "7 8", "aaa"},
+        {"", "", ""}, {"a", "7", "a"}, {"A", "7", "a"}, {"AZaA", "3 10 4", "baa"}, {"Zab  a ", "3 6 7", "ab a"},
+        {"aaa", "7 8", "aaa"},
         {"aaaa", "7 4 8", "aaaa"}, {"abab", "3 6 6", "abab"}, {"baab", "3 10 6", "baab"},
         {"\xC2\xA0\xC2\xA0" "a\xC2\xA0" "b", "7 3 5", "a b"}, {"bb", "3 5 5", "bb"},
         {"xy\xC3\xA9z a", "3 0 7", " \xE2\x81\x87  a"}, {"a<n>Ab", "7 9 6", "a<n>ab"}, {"<n> a", "3 9 7", "<n> a"},
@@ -238,7 +242,8 @@ static void test_chatglm(void) {
     CHECK(prefix->n == 2 && prefix->v[0] == 274 && prefix->v[1] == 276, "[gMASK] sop before a text");
     check_row(t, "<|user|>a</s>", 13, true, "279 261 63 50 118 65", "<|user|>a</s>"); /* roles, and nothing else */
     check_row(t, "a<|user|>a", 10, true, "261 279 261", "a<|user|>a");
-    CHECK(tokenizer_is_special(t, 276) && tokenizer_is_special(t, 279) && !tokenizer_is_special(t, 261), "special ones");
+    CHECK(tokenizer_is_special(t, 276) && tokenizer_is_special(t, 279) && !tokenizer_is_special(t, 261),
+          "special ones");
     tokenizer_free(t);
     free(path);
     free(dir);
@@ -268,7 +273,8 @@ static bool survives(const char *dir) {
         Tokenizer *t = tokenizer_load(dir);
         Ids ids = {0};
         Buf out = {0};
-        for (int special = 0; special < 2; special++) tokenizer_encode(t, "Zab xy<n>\xC2\xA0\xFF<s>abc", 19, special, &ids);
+        for (int special = 0; special < 2; special++)
+            tokenizer_encode(t, "Zab xy<n>\xC2\xA0\xFF<s>abc", 19, special, &ids);
         tokenizer_decode_text(t, ids.v, ids.n, false, &out);
         _exit(0);
     }
@@ -308,7 +314,8 @@ static void test_hostile(void) {
             b.data[i] = (char)was;
             free(dir);
         }
-        CHECK(cut_n && cut_ok == cut_n, "%s cut short: %zu of %zu end well", unigram ? "unigram" : "BPE", cut_ok, cut_n);
+        CHECK(cut_n && cut_ok == cut_n, "%s cut short: %zu of %zu end well", unigram ? "unigram" : "BPE", cut_ok,
+              cut_n);
         CHECK(changed_n && changed_ok == changed_n, "%s with a byte changed: %zu of %zu end well",
               unigram ? "unigram" : "BPE", changed_ok, changed_n);
         buf_free(&b);

@@ -47,7 +47,7 @@ static inline void put(Buf *b, const void *bytes, size_t n) { /* buf_add without
     b->len += n;
 }
 
-/* [sp.proto] the file ------------------------------------------------------------------------------------------------ */
+/* [sp.proto] the file ---------------------------------------------------------------------------------------------- */
 
 typedef struct { const uint8_t *p, *end; const char *path; } Proto;
 typedef enum { VARINT = 0, FIXED64 = 1, BYTES = 2, FIXED32 = 5 } Wire;
@@ -88,11 +88,11 @@ static bool is_bytes(const Field *f, uint64_t number) { return f->number == numb
 static bool is_number(const Field *f, uint64_t number) { return f->number == number && f->wire == VARINT; }
 static size_t field_len(const Field *f) { return (size_t)(f->in.end - f->in.p); }
 
-/* [sp.trie] which pieces begin here ---------------------------------------------------------------------------------- *
+/* [sp.trie] which pieces begin here --------------------------------------------------------------------------------- *
  * A node's children stand at its base XOR their byte, and each knows its own byte: a step down is one load and one
  * comparison (Aoe's double array). No two nodes share a base, so the byte alone proves whose child it is. A chain is
  * laid out in a row: most nodes have one child. */
-typedef struct { uint32_t next; int32_t id; } TrieNode; /* next: base << 9 | the node's own byte; id -1: no piece's end */
+typedef struct { uint32_t next; int32_t id; } TrieNode; /* next: base << 9 | the node's own byte; id -1: no end */
 typedef struct { TrieNode *node; uint32_t n; } Trie;
 enum { NO_BYTE = 0x100, TRIE_MAX = 1 << 23 };
 
@@ -196,7 +196,7 @@ static int32_t trie_longest(const Trie *t, const uint8_t *s, size_t n, size_t *l
     return id;
 }
 
-/* [sp.charsmap] one sequence for another ------------------------------------------------------------------------------ *
+/* [sp.charsmap] one sequence for another ---------------------------------------------------------------------------- *
  * The file brings a double array in Darts-clone's layout. A unit: bit 31 set, a value (where in the texts its
  * replacement begins); otherwise bits 0 to 7 its own byte, bit 8 whether a value hangs at its offset, bits 10 on the
  * offset, to be shifted by 8 more when bit 9 is set. */
@@ -211,7 +211,7 @@ struct Charsmap {
 static inline uint32_t unit_offset(uint32_t u) { return (u >> 10) << ((u & 1u << 9) >> 6); }
 static inline bool unit_is_value(uint32_t u) { return u >> 31; }
 
-/* The value for the first n bytes of s, longest or shortest match; -1: none. The library looks at 32 matches at most. */
+/* The value for the first n bytes of s, longest or shortest match; -1: none. The library looks at 32 matches. */
 static inline int64_t charsmap_find(const Charsmap *c, const uint8_t *s, size_t n, bool longest, size_t *len) {
     int64_t value = -1;
     uint32_t at = unit_offset(c->unit[0]);
@@ -290,7 +290,7 @@ size_t charsmap_shortest(const Charsmap *c, const uint8_t *s, size_t n, const ch
     return len;
 }
 
-/* [sp.norm] text -> text with U+2581 for blanks ----------------------------------------------------------------------- */
+/* [sp.norm] text -> text with U+2581 for blanks -------------------------------------------------------------------- */
 
 typedef struct {
     Charsmap *charsmap;
@@ -359,7 +359,7 @@ static void normalize_text(const Normalizer *z, const UserPieces *user, const ui
     if (z->dummy_prefix && z->suffix) put(out, blank, n_blank);
 }
 
-/* ---- what a tokenizer.model needs --------------------------------------------------------------------------------- */
+/* ---- what a tokenizer.model needs -------------------------------------------------------------------------------- */
 
 typedef struct { uint32_t cp; int32_t id; } CharSlot; /* id -1: empty */
 
@@ -397,7 +397,7 @@ static uint8_t type_of(const SentencePiece *sp, int32_t id) { /* 0: no piece of 
     return id >= sp->first_id && id - sp->first_id < sp->n_pieces ? sp->type[id - sp->first_id] : 0;
 }
 
-/* [sp.bpe] merges from scores ----------------------------------------------------------------------------------------- */
+/* [sp.bpe] merges from scores -------------------------------------------------------------------------------------- */
 
 static CharSlot *char_slot(const SentencePiece *sp, uint32_t cp) {
     size_t i = mix(cp) & (sp->char_slots - 1);
@@ -531,7 +531,8 @@ static void bpe_build(Loader *l) {
             const uint8_t *s = (const uint8_t *)vocab_str(&t->vocab, sp->first_id + k);
             size_t n = t->vocab.spelling[sp->first_id + k].n, len;
             bool one = utf8_step(s, n) == n;
-            if (n > MAX_BPE_PIECE) die("%s: piece %d has %zu bytes; at most %d are supported", l->path, k, n, MAX_BPE_PIECE);
+            if (n > MAX_BPE_PIECE)
+                die("%s: piece %d has %zu bytes; at most %d are supported", l->path, k, n, MAX_BPE_PIECE);
             if (one && !pass) char_add(sp, char_of(s, n), sp->first_id + k);
             if (one || !pass) continue;
             order[n_order++] = (Ranked){sp->score[k], k};
@@ -566,7 +567,7 @@ static void bpe_build(Loader *l) {
         if (sp->chars[i].id >= 0 && sp->chars[i].id < t->n_ids) joins_add(&t->joins, 0, sp->chars[i].cp);
 }
 
-/* [sp.unigram] the most probable pieces ------------------------------------------------------------------------------- *
+/* [sp.unigram] the most probable pieces ----------------------------------------------------------------------------- *
  * Each piece has a score, the logarithm of its probability; of all ways to cut the text the one with the highest sum
  * wins. best[i] is the best way to the i-th byte, known before any piece that begins there is tried (Viterbi, 1967).
  * Where no piece reaches across a place, what lies before it is decided and is written out: memory stays small. */
@@ -799,7 +800,7 @@ void unigram_free(Unigram *u) {
     free(u);
 }
 
-/* [sp.load] the parts put together ------------------------------------------------------------------------------------ */
+/* [sp.load] the parts put together --------------------------------------------------------------------------------- */
 
 /* ChatGLM-6B's tokenizer writes what its vocabulary cannot hold as words: the line break as <n>, the tab as <|tab|>, a
  * run of 2 to 80 blanks as <|blank_N|>; and turns these words back into what they stand for after decoding. */
@@ -958,7 +959,8 @@ static void read_pieces(Loader *l, Proto in, int32_t n_pieces) {
         read_token(l, (const char *)p.in.p, (size_t)(p.in.end - p.in.p), (uint32_t)id);
         sp->any_unused |= p.type == UNUSED;
         sp->user.any |= p.type == USER_DEFINED;
-        if (p.type == BYTE && !t->byte_fallback) die("%s: piece %d is a byte, and there is no byte_fallback", l->path, k);
+        if (p.type == BYTE && !t->byte_fallback)
+            die("%s: piece %d is a byte, and there is no byte_fallback", l->path, k);
         if (p.type != UNKNOWN) continue;
         if (t->unk >= 0) die("%s: pieces %d and %d are both the unknown one", l->path, t->unk - sp->first_id, k);
         t->unk = id;
@@ -1137,7 +1139,8 @@ static void decoder_load(Loader *l) {
         d->is_byte[id] = type == BYTE;
         bool empty = d->text[1].at[id] == d->text[1].at[id + 1];
         bool took_blank = empty && in_text(type) && !sp->norm.collapse;
-        d->start[id] = !type && t->vocab.spelling[id].used ? START_OVER : empty && !took_blank ? START_STAYS : START_ENDS;
+        bool added = !type && t->vocab.spelling[id].used;
+        d->start[id] = added ? START_OVER : empty && !took_blank ? START_STAYS : START_ENDS;
     }
 }
 
@@ -1168,7 +1171,8 @@ void sentencepiece_load(Loader *l) {
     sp->denormalizes = sp->denorm.charsmap;
     sp->blanks_as_tokens = family == CHATGLM_6B;
     sp->first_id = family == CHATGLM_6B ? image_tokens(l) : 0;
-    if (trainer.has_surface) buf_add(&sp->unk_surface, trainer.surface.p, (size_t)(trainer.surface.end - trainer.surface.p));
+    Proto surface = trainer.surface;
+    if (trainer.has_surface) buf_add(&sp->unk_surface, surface.p, (size_t)(surface.end - surface.p));
     else buf_str(&sp->unk_surface, " \xE2\x81\x87 ");
     read_pieces(l, in, (int32_t)n_pieces);
     t->bos = control_piece(t, trainer.bos);
