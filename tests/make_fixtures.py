@@ -47,8 +47,8 @@ LLAMA = dict(model_type="llama", architectures=["LlamaForCausalLM"], vocab_size=
              num_attention_heads=2, intermediate_size=24, max_position_embeddings=64, hidden_act="silu",
              rms_norm_eps=1e-5, bos_token_id=1, eos_token_id=2, tie_word_embeddings=False)
 BERT = dict(model_type="bert", vocab_size=64, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
-            intermediate_size=24, max_position_embeddings=12, type_vocab_size=2, hidden_act="gelu", layer_norm_eps=1e-12,
-            pad_token_id=0, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1, torch_dtype="float32")
+            intermediate_size=24, max_position_embeddings=12, type_vocab_size=2, hidden_act="gelu",
+            layer_norm_eps=1e-12, pad_token_id=0, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1, torch_dtype="float32")
 CHATGLM3 = dict(_name_or_path="THUDM/chatglm3-6b", model_type="chatglm", architectures=["ChatGLMModel"],
                 padded_vocab_size=64, hidden_size=16, ffn_hidden_size=24, kv_channels=8, num_attention_heads=4,
                 multi_query_attention=True, multi_query_group_num=2, num_layers=2, seq_length=32,
@@ -63,7 +63,8 @@ CHATGLM1 = dict(_name_or_path="THUDM/chatglm-6b", model_type="chatglm", architec
                 bos_token_id=62, eos_token_id=63, pad_token_id=3, torch_dtype="float16")
 ROW1 = 7                                                                 # BERT: tokens of the padded row
 
-# name -> config, stored dtype, options of write_model and write_goldens. A dtype key of the old generation is torch_dtype, of the new one dtype.
+# name -> config, stored dtype, options of write_model and write_goldens. A dtype key of the old generation is
+# torch_dtype, of the new one dtype.
 MODELS = {
     "gpt2": (GPT2 | dict(torch_dtype="float32"), torch.float32, dict(lora=("c_attn", "attn.c_proj"), rslora=True)),
     "gpt2_hub": (GPT2 | dict(n_inner=40), torch.float32, dict(prefix="", buffers=True)),    # as openai-community/gpt2
@@ -123,8 +124,8 @@ def file_name(name, options):
 
 
 def auto_class(config):
-    return {"BertForMaskedLM": AutoModelForMaskedLM, "BertForSequenceClassification": AutoModelForSequenceClassification,
-            "BertModel": AutoModel}.get(config["architectures"][0], AutoModelForCausalLM)
+    return {"BertForMaskedLM": AutoModelForMaskedLM, "BertModel": AutoModel,
+            "BertForSequenceClassification": AutoModelForSequenceClassification}.get(config["architectures"][0], AutoModelForCausalLM)
 
 
 def chatglm_new(config, code):
@@ -164,7 +165,7 @@ def write_model(path, config, dtype, seed, options, code):
             weights[f"h.{i}.attn.masked_bias"] = torch.tensor(-1e4)
     if code:                                                             # the released files hold the frequencies
         weights |= {n: b.detach().to(dtype) for n, b in model.named_buffers()}
-    if options.get("old_bert"):                                          # a second pre-training task's, which nobody uses
+    if options.get("old_bert"):                                          # of a second pre-training task
         width = config["hidden_size"]
         for name, rows in ("bert.pooler.dense", width), ("cls.seq_relationship", 2):
             weights |= {name + ".weight": torch.randn(rows, width), name + ".bias": torch.randn(rows)}
@@ -254,8 +255,8 @@ def greedy(model, config, prompt):
 
 
 class Training:
-    """Three AdamW steps on one batch. parameters: file's name -> parameter; keep: parts of names of tensors that are kept
-    whole. Tensors go to tensors[grad.NAME], where there is grad, and to tensors[step + NAME]."""
+    """Three AdamW steps on one batch. parameters: file's name -> parameter; keep: parts of names of tensors that are
+    kept whole. Tensors go to tensors[grad.NAME], where there is grad, and to tensors[step + NAME]."""
 
     def __init__(self, parameters, loss, keep, tensors, grad, step):
         first = {n: p.detach().clone() for n, p in parameters.items()}
@@ -299,8 +300,8 @@ class Training:
 
 
 def write_adapter(path, model, seed, options):
-    """An adapter in PEFT's layout, on the modules whose names end in one of options["lora"]; hooks make the model use it.
-    Returns the scale's alpha and {file's name: parameter}."""
+    """An adapter in PEFT's layout, on the modules whose names end in one of options["lora"]; hooks make the model use
+    it. Returns the scale's alpha and {file's name: parameter}."""
     alpha, parameters = 2 * RANK, {}
     scale = alpha / (RANK**0.5 if options.get("rslora") else RANK)
     generator = torch.Generator().manual_seed(seed)
@@ -381,7 +382,8 @@ def write_goldens(path, config, dtype, seed, options, code):
     if options.get("no_greedy"):
         del golden["greedy"]
     if "lora" in options:
-        check_adapter(path, config, code, seed + 2, options, run, lambda m: loss_of(m, config, ids, ids), tensors, golden)
+        check_adapter(path, config, code, seed + 2, options, run, lambda m: loss_of(m, config, ids, ids), tensors,
+                      golden)
     save_goldens(path, golden, tensors)
     return margin
 
@@ -405,7 +407,8 @@ def write_encoder_goldens(path, config, dtype, seed, options):
             labels = torch.tensor([2, 0])
         if kind == "BertModel":
             mean = (hidden * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)
-            tensors |= {"batch.mean_pooled": mean, "batch.mean_pooled_normalized": mean / mean.norm(dim=1, keepdim=True),
+            tensors |= {"batch.mean_pooled": mean,
+                        "batch.mean_pooled_normalized": mean / mean.norm(dim=1, keepdim=True),
                         "batch.cls_normalized": hidden[:, 0] / hidden[:, 0].norm(dim=1, keepdim=True)}
     golden = golden_head(path, config, dtype, model) | {
         "batch": {k: v.tolist() for k, v in batch.items()}, "unstable_elements": {}}
