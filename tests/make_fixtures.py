@@ -48,7 +48,8 @@ LLAMA = dict(model_type="llama", architectures=["LlamaForCausalLM"], vocab_size=
              rms_norm_eps=1e-5, bos_token_id=1, eos_token_id=2, tie_word_embeddings=False)
 BERT = dict(model_type="bert", vocab_size=64, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
             intermediate_size=24, max_position_embeddings=12, type_vocab_size=2, hidden_act="gelu",
-            layer_norm_eps=1e-12, pad_token_id=0, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1, torch_dtype="float32")
+            layer_norm_eps=1e-12, pad_token_id=0, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1,
+            torch_dtype="float32")
 CHATGLM3 = dict(_name_or_path="THUDM/chatglm3-6b", model_type="chatglm", architectures=["ChatGLMModel"],
                 padded_vocab_size=64, hidden_size=16, ffn_hidden_size=24, kv_channels=8, num_attention_heads=4,
                 multi_query_attention=True, multi_query_group_num=2, num_layers=2, seq_length=32,
@@ -124,8 +125,9 @@ def file_name(name, options):
 
 
 def auto_class(config):
-    return {"BertForMaskedLM": AutoModelForMaskedLM, "BertModel": AutoModel,
-            "BertForSequenceClassification": AutoModelForSequenceClassification}.get(config["architectures"][0], AutoModelForCausalLM)
+    kinds = {"BertForMaskedLM": AutoModelForMaskedLM, "BertModel": AutoModel,
+             "BertForSequenceClassification": AutoModelForSequenceClassification}
+    return kinds.get(config["architectures"][0], AutoModelForCausalLM)
 
 
 def chatglm_new(config, code):
