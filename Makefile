@@ -127,8 +127,9 @@ $(BUILD)/corpus: data/corpus.c $(BUILD)/libtea.a
 	$(CC) $(CFLAGS) -DCORPUS_MAIN data/corpus.c $(BUILD)/libtea.a -o $@ $(LIBS)
 $(TESTS): $(BUILD)/%: tests/%.c $(BUILD)/libtea.a tests/test.h
 	$(CC) $(CFLAGS) -Wno-shadow -I. $< $(BUILD)/libtea.a -o $@ $(LIBS)
-$(BUILD)/conformance: tests/conformance.c $(BUILD)/libtea.a
-	$(CC) $(CFLAGS) -Wno-shadow -I. $< $(BUILD)/libtea.a -o $@ $(LIBS)
+CONFORMANCE := $(wildcard tests/conformance*.c)
+$(BUILD)/conformance: $(CONFORMANCE) tests/conformance.h $(BUILD)/libtea.a
+	$(CC) $(CFLAGS) -Wno-shadow -I. $(CONFORMANCE) $(BUILD)/libtea.a -o $@ $(LIBS)
 $(BENCHES): $(BUILD)/bench_%: bench/%.c $(BUILD)/libtea.a
 	$(CC) $(CFLAGS) -Wno-shadow -I. $< $(BUILD)/libtea.a -o $@ $(LIBS)
 -include $(wildcard $(BUILD)/*.d)

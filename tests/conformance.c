@@ -22,7 +22,8 @@
  *   [conf.encoder]    the checks of an encoder
  *   [conf.main]       folders, families, one process per model
  *
- * Not here yet: token ids. */
+ * Beside the models: token ids and text (conformance_tokenizer.c), conversations (conformance_chat.c). */
+#include "conformance.h"
 #include "model.h"
 #include <assert.h>
 #include <cjson/cJSON.h>
@@ -68,7 +69,7 @@ static struct { int passed, failed; } *count;
 static const char *model_name;                                        /* stands at the head of each line */
 static bool quiet_passes;
 
-PRINTF_LIKE(2, 3) static void check(bool ok, const char *fmt, ...) {
+void check(bool ok, const char *fmt, ...) {
     char text[1024];
     va_list args;
     va_start(args, fmt);
@@ -682,7 +683,45 @@ static char *golden_model_type(const char *dir) {
     free(config);
     return type;
 }
-/* One process per model. The parent has started no thread and no device, which would not survive the fork. */
+/* The parent has started no thread and no device, which would not survive the fork. */
+void check_apart(const char *name, void (*fn)(const char *dir), const char *dir) {
+    model_name = name;
+    fflush(NULL);
+    pid_t pid = fork();
+    if (pid < 0) die("cannot start a process");
+    if (!pid) {
+        fn(dir);
+        exit(0);
+    }
+    int status = 0;
+    if (waitpid(pid, &status, 0) != pid) die("lost a process");
+    if (WIFSIGNALED(status)) check(false, "ended by signal %d (%s)", WTERMSIG(status), strsignal(WTERMSIG(status)));
+    else if (WEXITSTATUS(status)) check(false, "ended with exit code %d, see above", WEXITSTATUS(status));
+}
+char *unpacked(const char *dir, const char *leave_out) {
+    const char *base = getenv("TMPDIR");
+    char *out = strf("%s/tea-golden-XXXXXX", base && *base ? base : "/tmp");
+    DIR *d = opendir(dir);
+    if (!d || !mkdtemp(out)) die("%s: cannot be unpacked", dir);
+    for (struct dirent *e; (e = readdir(d));) {
+        size_t n = strlen(e->d_name);
+        bool gz = n > 3 && !strcmp(e->d_name + n - 3, ".gz");
+        char *from = path_join(dir, e->d_name), *name = strf("%.*s", (int)(gz ? n - 3 : n), e->d_name);
+        char *to = path_join(out, name), *command = strf("gzip -dc '%s' >'%s'", from, to);
+        if (e->d_name[0] != '.' && !is_dir(from) && !(leave_out && !strcmp(name, leave_out))) {
+            if (gz && system(command)) die("%s: gzip cannot unpack it", from);
+            if (!gz) {
+                size_t n_bytes;
+                char *bytes = file_read(from, &n_bytes);
+                file_write(to, bytes, n_bytes);
+                free(bytes);
+            }
+        }
+        free(from), free(name), free(to), free(command);
+    }
+    closedir(d);
+    return out;
+}
 static void run_model(const char *dir, const char *name) {
     char *type = golden_model_type(dir);
     if (!type) return;
@@ -693,24 +732,14 @@ static void run_model(const char *dir, const char *name) {
         return;
     }
     free(type);
-    fflush(NULL);
-    pid_t pid = fork();
-    if (pid < 0) die("cannot start a process");
-    if (!pid) {
-        check_model(dir);
-        exit(0);
-    }
-    int status = 0;
-    if (waitpid(pid, &status, 0) != pid) die("lost a process");
-    if (WIFSIGNALED(status)) check(false, "ended by signal %d (%s)", WTERMSIG(status), strsignal(WTERMSIG(status)));
-    else if (WEXITSTATUS(status)) check(false, "ended with exit code %d, see above", WEXITSTATUS(status));
+    check_apart(name, check_model, dir);
 }
 static int by_name(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
 
 int main(int argc, char **argv) {
     const char *only = "", *root = argc > 1 && argv[1][0] != '-' ? argv[1] : NULL;
     Opt table[] = {
-        {"only", OPT_STR, &only, "one model's folder name", 0, 0, NULL, NULL, false},
+        {"only", OPT_STR, &only, "one model's folder name, or tokenizers, or chat", 0, 0, NULL, NULL, false},
         {"precision", OPT_STR, &precision_name, "of products; the tolerances follow it", 0, 0, "f32|bf16", NULL, false},
         COMMON_OPTS,
     };
@@ -746,6 +775,8 @@ int main(int argc, char **argv) {
         }
         free(names);
     }
+    if (!single && (!*only || !strcmp(only, "tokenizers"))) conformance_tokenizers(root);
+    if (!single && (!*only || !strcmp(only, "chat"))) check_apart("chat", conformance_chat, root);
     free(single);
     free(models);
     if (!count->passed && !count->failed) die("%s: no model with a golden.json that we support", root);

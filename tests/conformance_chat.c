@@ -3,61 +3,16 @@
  * A folder of goldens has tokenizer_goldens/chat.jsonl, one conversation a line: "template", "messages",
  * "add_generation_prompt" and the "ids" that the official code gives; and tokenizers/NAME with the files, as they are
  * or as .gz. Each template is recognised by its directory: a wrong guess gives wrong ids. Beside the ids it is checked
- * that every answer, and nothing else, is to be learnt: what a conversation's ids are does not depend on being asked.
- *
- * Until the conformance program calls it, it is a program of its own:
- *     gcc -DCONFORMANCE_ALONE -I. tests/conformance_chat.c build/gcc/libtea.a ... && ./a.out DIR */
+ * that every answer, and nothing else, is to be learnt: what a conversation's ids are does not depend on being asked. */
 #include "chat.h"
+#include "conformance.h"
 #include <cjson/cJSON.h>
-#include <dirent.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
-
-void conformance_chat(const char *dir);
-#ifdef CONFORMANCE_ALONE
-static int n_passed, n_failed;
-PRINTF_LIKE(2, 3) static void check(bool ok, const char *fmt, ...) {
-    va_list args;
-    va_start(args, fmt);
-    printf(ok ? "ok    " : "FAIL  ");
-    vprintf(fmt, args);
-    printf("\n");
-    va_end(args);
-    *(ok ? &n_passed : &n_failed) += 1;
-}
-int main(int argc, char **argv) {
-    if (argc != 2) die_usage("which folder of golden data?");
-    conformance_chat(argv[1]);
-    printf("%d passed, %d failed\n", n_passed, n_failed);
-    return n_failed || !n_passed;
-}
-#else
-#include "conformance.h"
-#endif
 
 /* The template's tokenizer by its folder's name, where the two differ. */
 static const char *tokenizer_name(const char *template) {
     return !strcmp(template, "chatml") ? "qwen2" : template;
-}
-
-/* A directory with the files of dir, each .gz unpacked: a new name. */
-static char *unpacked(const char *dir) {
-    char *out = xstrdup("/tmp/tea-chat-XXXXXX");
-    DIR *d = opendir(dir);
-    if (!d || !mkdtemp(out)) die("%s: cannot be unpacked", dir);
-    for (struct dirent *e; (e = readdir(d));) {
-        size_t n = strlen(e->d_name);
-        bool gz = n > 3 && !strcmp(e->d_name + n - 3, ".gz");
-        if (e->d_name[0] == '.') continue;
-        char *from = path_join(dir, e->d_name), *name = strf("%.*s", (int)(gz ? n - 3 : n), e->d_name);
-        char *to = path_join(out, name), *real = realpath(from, NULL);
-        char *command = strf("gzip -dc '%s' >'%s'", from, to);
-        if (gz ? system(command) != 0 : !real || symlink(real, to)) die("%s: cannot be unpacked into %s", from, to);
-        free(from), free(name), free(to), free(real), free(command);
-    }
-    closedir(d);
-    return out;
 }
 
 static void check_row(const ChatTemplate *t, const Tokenizer *tok, const char *line, const cJSON *row, size_t n_line) {
@@ -101,7 +56,7 @@ void conformance_chat(const char *dir) {
                 const cJSON *template = cJSON_GetObjectItem(row, "template");
                 if (cJSON_IsString(template) && !strcmp(template->valuestring, names[k])) {
                     if (strcmp(loaded, names[k])) {
-                        char *from = path_join(tokenizers, tokenizer_name(names[k])), *files = unpacked(from);
+                        char *from = path_join(tokenizers, tokenizer_name(names[k])), *files = unpacked(from, NULL);
                         tok = tokenizer_load(files);
                         t = chat_template(files, tok, NULL);
                         check(!strcmp(chat_template_name(&t), names[k]), "%s: recognised by %s", names[k], t.found_by);
