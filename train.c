@@ -12,18 +12,16 @@
  *
  * MAP
  *   [train.options]   every choice, one line each
- *   [train.schedule]  the learning rate over time
  *   [train.eval]      loss and bits per byte on text never trained on
  *   [train.sample]    what the model would write now
- *   [train.save]      checkpoints: whole or not at all
+ *   [train.save]      the model that a checkpoint holds
  *   [train.loop]      the loop
  *   [train.bench]     the same step on random tokens, timed
+ * Learning rates, checkpoints and going on are trainer.c's, which fine-tuning shares.
  *
  * Refused here: conversations and instructions (finetune.c), and anything that would make two runs of one command differ. */
 #include "dataset.h"
-#include "model.h"
-#include <cjson/cJSON.h>
-#include <dirent.h>
+#include "trainer.h"
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
@@ -107,46 +105,7 @@ enum { N_OPTS = sizeof table / sizeof *table };
 static const char about[] = "train: pre-training of a LLaMA-style, GPT-2, ChatGLM3 or BERT model.\n"
                             "  ./train [--arch A] [--data FILE...] [--out DIR]\n";
 
-/* A run's options travel in its checkpoints, so that --resume needs no other; what a user gives again wins. */
-static bool travels(const Opt *t) {
-    static const char *stay[] = {"resume", "overwrite", "bench", "device", "threads", "isa", "quiet"};
-    if (t->kind == OPT_SECTION) return false;
-    for (size_t i = 0; i < sizeof stay / sizeof *stay; i++)
-        if (!strcmp(t->name, stay[i])) return false;
-    return true;
-}
-static cJSON *options_to_json(void) {
-    cJSON *j = cJSON_CreateObject();
-    for (int i = 0; i < N_OPTS; i++) {
-        Opt *t = &table[i];
-        if (!travels(t)) continue;
-        if (t->kind == OPT_FLAG) cJSON_AddBoolToObject(j, t->name, *(bool *)t->value);
-        else if (t->kind == OPT_INT) cJSON_AddNumberToObject(j, t->name, (double)*(int64_t *)t->value);
-        else if (t->kind == OPT_FLOAT) cJSON_AddNumberToObject(j, t->name, *(double *)t->value);
-        else if (t->kind == OPT_STR && *(const char **)t->value) cJSON_AddStringToObject(j, t->name, *(const char **)t->value);
-        else if (t->kind == OPT_LIST) {
-            StrList *l = t->value;
-            cJSON_AddItemToObject(j, t->name, cJSON_CreateStringArray(l->v, l->n));
-        }
-    }
-    return j;
-}
-static void options_from_json(const cJSON *j, const char *path) {
-    for (int i = 0; i < N_OPTS; i++) {
-        Opt *t = &table[i];
-        const cJSON *v = cJSON_GetObjectItemCaseSensitive(j, t->name), *s;
-        if (!travels(t) || t->given || !v) continue;
-        if (t->kind == OPT_FLAG) *(bool *)t->value = cJSON_IsTrue(v);
-        else if (t->kind == OPT_INT && cJSON_IsNumber(v)) *(int64_t *)t->value = (int64_t)v->valuedouble;
-        else if (t->kind == OPT_FLOAT && cJSON_IsNumber(v)) *(double *)t->value = v->valuedouble;
-        else if (t->kind == OPT_STR && cJSON_IsString(v)) *(const char **)t->value = xstrdup(v->valuestring);
-        else if (t->kind == OPT_LIST && cJSON_IsArray(v)) {
-            StrList *l = t->value;
-            *l = (StrList){xcalloc((size_t)cJSON_GetArraySize(v) + 1, sizeof(char *)), 0};
-            cJSON_ArrayForEach(s, v) if (cJSON_IsString(s)) l->v[l->n++] = xstrdup(s->valuestring);
-        } else die("%s: option \"%s\" has the wrong type", path, t->name);
-    }
-}
+static const char *const stay[] = {"resume", "overwrite", "bench", "device", "threads", "isa", "quiet", NULL};
 
 static const char *builtin_data[] = {"corpus:16M"}, *builtin_valid[] = {"corpus-valid:400k"};
 static const char *builtin_prompts[] = {"Once upon a time", "从前", "Question:"};
@@ -190,20 +149,6 @@ static Config config_from_options(int vocab) {
 }
 
 /* ================================================================================================================= *
- * [train.schedule] Linear warm-up, then one of three ways down; step counts from 1.                                   */
-static double lr_at(int64_t step) {
-    if (step <= o.warmup) return o.lr * (double)step / (double)(o.warmup + (o.warmup == 0));
-    double floor_lr = o.lr * o.min_lr, span = (double)(o.steps - o.warmup), done = (double)(step - o.warmup) / (span > 0 ? span : 1);
-    if (done > 1) done = 1;
-    if (!strcmp(o.schedule, "cosine")) return floor_lr + (o.lr - floor_lr) * 0.5 * (1 + cos(M_PI * done));
-    if (!strcmp(o.schedule, "wsd")) {
-        double left = (1 - done) / (o.decay_part > 0 ? o.decay_part : 1e-9);
-        return left >= 1 ? o.lr : floor_lr + (o.lr - floor_lr) * left;
-    }
-    return o.lr;
-}
-
-/* ================================================================================================================= *
  * [train.mask] BERT's task (Devlin et al. 2019, section 3.1): a share of the tokens is chosen, each by its own draw; of
  * those, 80% become [MASK], 10% a random token, 10% stay, so that the model cannot rely on a mask being there. A window
  * begins with [CLS]; neither it nor [SEP] is chosen. With whole words the draw is that of the word's first piece. */
@@ -234,11 +179,8 @@ typedef struct {
     uint8_t *id_bytes;             /* (V) bytes of text behind each id; 0 for special ones */
     MaskRule rule;                 /* of a masked-token model */
     int32_t *tokens, *targets, *start;   /* (accum, B, T) */
-    int64_t step;                  /* steps done */
+    Trainer t;
     double peak;                   /* FLOP/s of this machine */
-    double loss_smooth, loss_low;
-    double best_loss;
-    int64_t best_step;             /* of a checkpoint that was kept for it; -1: none */
     char *tokenizer_dir;
 } Run;
 
@@ -337,7 +279,7 @@ static void show_samples(Run *r, bool aloud) {
         else sample_text(r, prompts.v[i], &text);
         json_escape(&prompt_json, prompts.v[i], strlen(prompts.v[i]));
         json_escape(&text_json, text.data ? text.data : "", text.len);
-        log_line("sample", r->step, "\"prompt\":\"%s\",\"text\":\"%s\"", prompt_json.data ? prompt_json.data : "",
+        log_line("sample", r->t.step, "\"prompt\":\"%s\",\"text\":\"%s\"", prompt_json.data ? prompt_json.data : "",
                  text_json.data ? text_json.data : "");
         if (aloud) printf(masked(r) ? "\n> %s\n  %s\n" : "\n> %s%s\n", prompts.v[i], text.data ? text.data : ""), fflush(stdout);
         buf_free(&text);
@@ -347,13 +289,13 @@ static void show_samples(Run *r, bool aloud) {
 }
 
 /* ================================================================================================================= *
- * [train.save] A checkpoint is a model directory plus optimizer.safetensors and trainer_state.json.                   */
+ * [train.save]                                                                                                        */
 static void write_model_card(Run *r, const char *dir, double val_loss) {
     Buf b = {0};
     buf_fmt(&b, "---\nlibrary_name: transformers\npipeline_tag: %s\n---\n# A %s model trained with tea\n\n", masked(r) ? "fill-mask" : "text-generation",
             config_model_type(&r->m->cfg));
     buf_fmt(&b, "%s parameters, %d layers of width %d, vocabulary %d, trained for %lld steps of %lld tokens.\n\n",
-            human_count((double)config_weights(&r->m->cfg)), r->m->cfg.L, r->m->cfg.C, r->m->cfg.V, (long long)r->step,
+            human_count((double)config_weights(&r->m->cfg)), r->m->cfg.L, r->m->cfg.C, r->m->cfg.V, (long long)r->t.step,
             (long long)(o.batch * o.seq * o.accum));
     buf_str(&b, "- Data: ");
     for (int i = 0; i < o.data.n; i++) buf_fmt(&b, "%s%s", i ? ", " : "", o.data.v[i]);
@@ -366,167 +308,11 @@ static void write_model_card(Run *r, const char *dir, double val_loss) {
     free(path);
     buf_free(&b);
 }
-static void write_model(Run *r, const char *dir, double val_loss) {
+static void write_model(void *run, const char *dir, double val_loss) {
+    Run *r = run;
     model_save(r->m, dir, DT_F32);
     if (r->tokenizer_dir && strcmp(r->tokenizer_dir, dir)) tokenizer_copy_files(r->tokenizer_dir, dir);
     write_model_card(r, dir, val_loss);
-}
-
-/* The moments, by parameter. */
-static TensorOut *moment_tensors(Run *r, float **host, int *n) {
-    TensorOut *v = xcalloc((size_t)r->m->n_params * 2, sizeof *v);
-    *n = 0;
-    for (int k = 0; k < 2; k++)
-        for (int i = 0; i < r->m->n_params; i++) {
-            Param *p = &r->m->params[i];
-            char *name = param_name(p);
-            v[*n] = (TensorOut){.name = strf("%s.%s", k ? "exp_avg_sq" : "exp_avg", name), .dtype = DT_F32, .n_dims = 1,
-                                .shape = {p->n}, .ctx = host[k] + (k ? p->v - r->m->v : p->m - r->m->m)};
-            (*n)++;
-            free(name);
-        }
-    return v;
-}
-static char *checkpoint_path(int64_t step) { return strf("%s/checkpoint-%lld", o.out, (long long)step); }
-
-/* Renamed first: a run killed in the middle leaves no half of a checkpoint under a checkpoint's name. */
-static void checkpoint_remove(int64_t step) {
-    char *path = checkpoint_path(step), *tmp = strf("%s.tmp", path);
-    dir_remove(tmp);
-    if (rename(path, tmp)) die("cannot rename %s to %s: %s", path, tmp, strerror(errno));
-    dir_remove(tmp);
-    free(path);
-    free(tmp);
-}
-
-/* Steps of the checkpoints in --out, ascending. */
-static int by_step(const void *a, const void *b) { return (*(const int64_t *)a > *(const int64_t *)b) - (*(const int64_t *)a < *(const int64_t *)b); }
-static int64_t *checkpoints(int *n) {
-    int64_t *v = NULL;
-    *n = 0;
-    DIR *dir = opendir(o.out);
-    for (struct dirent *e; dir && (e = readdir(dir));) {
-        long long step;
-        int end = 0;
-        if (sscanf(e->d_name, "checkpoint-%lld%n", &step, &end) != 1 || e->d_name[end]) continue;
-        v = xrealloc(v, (size_t)(*n + 1) * sizeof *v);
-        v[(*n)++] = step;
-    }
-    if (dir) closedir(dir);
-    if (*n) qsort(v, (size_t)*n, sizeof *v, by_step);
-    return v;
-}
-/* What a killed run left half written, or half removed. */
-static void checkpoints_sweep(void) {
-    DIR *dir = opendir(o.out);
-    for (struct dirent *e; dir && (e = readdir(dir));) {
-        long long step;
-        int end = 0;
-        if (sscanf(e->d_name, "checkpoint-%lld.tmp%n", &step, &end) != 1 || !end || e->d_name[end]) continue;
-        char *path = path_join(o.out, e->d_name);
-        dir_remove(path);
-        free(path);
-    }
-    if (dir) closedir(dir);
-}
-static void save_checkpoint(Run *r, double val_loss) {
-    char *path = checkpoint_path(r->step), *tmp = dir_begin(path);
-    bool best = isfinite(val_loss) && val_loss < r->best_loss;
-    if (best) r->best_loss = val_loss, r->best_step = r->step;
-    write_model(r, tmp, val_loss);
-    size_t bytes = r->m->n_weights * sizeof(float);
-    float *host[2] = {r->m->m, r->m->v};
-    if (!op.host_memory)
-        for (int k = 0; k < 2; k++) op.download(host[k] = xmalloc(bytes), k ? r->m->v : r->m->m, bytes);
-    int n;
-    TensorOut *moments = moment_tensors(r, host, &n);
-    char *file = path_join(tmp, "optimizer.safetensors");
-    tensors_save(file, moments, n, NULL);
-    free(file);
-    for (int i = 0; i < n; i++) free(moments[i].name);
-    free(moments);
-    if (!op.host_memory) free(host[0]), free(host[1]);
-    cJSON *j = cJSON_CreateObject();
-    cJSON_AddNumberToObject(j, "global_step", (double)r->step);
-    cJSON_AddNumberToObject(j, "loss_smooth", r->loss_smooth);
-    cJSON_AddNumberToObject(j, "loss_low", r->loss_low);
-    if (r->best_step >= 0) {
-        cJSON_AddNumberToObject(j, "best_val_loss", r->best_loss);
-        cJSON_AddNumberToObject(j, "best_step", (double)r->best_step);
-    }
-    cJSON_AddItemToObject(j, "options", options_to_json());
-    char *text = cJSON_Print(j);
-    file = path_join(tmp, "trainer_state.json");
-    file_write(file, text, strlen(text));
-    free(file);
-    free(text);
-    cJSON_Delete(j);
-    dir_commit(tmp, path);
-    log_line("save", r->step, "\"path\":\"checkpoint-%lld\"", (long long)r->step);
-    free(path);
-    if (!o.keep) return;
-    int n_saved;
-    int64_t *saved = checkpoints(&n_saved);
-    for (int i = 0; i + o.keep < n_saved; i++) {
-        if (saved[i] == r->best_step) continue;
-        checkpoint_remove(saved[i]);
-    }
-    free(saved);
-}
-
-/* A run killed after its last checkpoint but before its end has still to write its model: the log tells. */
-static bool has_finished(int64_t step) {
-    char *path = path_join(o.out, "log.jsonl"), *text = file_exists(path) ? file_read(path, NULL) : NULL;
-    char *line = strf("{\"event\":\"end\",\"step\":%lld,\"reason\":\"finished\"", (long long)step);
-    bool found = text && strstr(text, line);
-    free(path);
-    free(text);
-    free(line);
-    return found;
-}
-
-/* --resume: the directory, its options, and later (the model exists by then) its moments. */
-static cJSON *resume_state(char **dir) {
-    if (!strcmp(o.resume, "last")) {
-        int n;
-        int64_t *v = checkpoints(&n);
-        if (!n) die("--resume last: %s holds no checkpoint", o.out);
-        *dir = checkpoint_path(v[n - 1]);
-        free(v);
-    } else *dir = xstrdup(o.resume);
-    char *path = path_join(*dir, "trainer_state.json"), *text = file_read(path, NULL);
-    cJSON *j = cJSON_Parse(text);
-    const cJSON *step = cJSON_GetObjectItemCaseSensitive(j, "global_step");
-    if (!cJSON_IsNumber(step) || !(step->valuedouble >= 0 && step->valuedouble < 1e15)) die("%s: not a trainer's state", path);
-    options_from_json(cJSON_GetObjectItemCaseSensitive(j, "options"), path);
-    free(path);
-    free(text);
-    return j;
-}
-static void resume_moments(Run *r, const char *dir, const cJSON *j) {
-    char *path = path_join(dir, "optimizer.safetensors");
-    Tensors *files = tensors_open(path);
-    for (int k = 0; k < 2; k++)
-        for (int i = 0; i < r->m->n_params; i++) {
-            Param *p = &r->m->params[i];
-            char *short_name = param_name(p), *name = strf("%s.%s", k ? "exp_avg_sq" : "exp_avg", short_name);
-            const Tensor *t = tensors_get(files, name, 1, &p->n);
-            if (t->dtype != DT_F32) die("%s: tensor %s is %s, not F32", path, name, dtype_name(t->dtype));
-            op.upload(k ? p->v : p->m, t->data, t->bytes);
-            free(name);
-            free(short_name);
-        }
-    tensors_close(files);
-    free(path);
-    const cJSON *v;
-    r->step = (int64_t)cJSON_GetObjectItemCaseSensitive(j, "global_step")->valuedouble;
-    if (cJSON_IsNumber(v = cJSON_GetObjectItemCaseSensitive(j, "loss_smooth"))) r->loss_smooth = v->valuedouble;
-    if (cJSON_IsNumber(v = cJSON_GetObjectItemCaseSensitive(j, "loss_low"))) r->loss_low = v->valuedouble;
-    if (cJSON_IsNumber(v = cJSON_GetObjectItemCaseSensitive(j, "best_val_loss"))) r->best_loss = v->valuedouble;
-    if (cJSON_IsNumber(v = cJSON_GetObjectItemCaseSensitive(j, "best_step"))) r->best_step = (int64_t)v->valuedouble;
-    char *best = checkpoint_path(r->best_step);
-    if (r->best_step >= 0 && !is_dir(best)) r->best_step = -1, r->best_loss = INFINITY;   /* resumed into another --out */
-    free(best);
 }
 
 /* ================================================================================================================= *
@@ -536,7 +322,7 @@ static void resume_moments(Run *r, const char *dir, const cJSON *j) {
 static double train_step(Run *r, double lr, double *norm) {
     size_t T = (size_t)o.seq, N = (size_t)o.batch * T, n_target = 0;
     for (int64_t i = 0; i < o.accum * o.batch; i++) {
-        uint64_t sample = (uint64_t)r->step * (uint64_t)(o.accum * o.batch) + (uint64_t)i;
+        uint64_t sample = (uint64_t)r->t.step * (uint64_t)(o.accum * o.batch) + (uint64_t)i;
         size_t at = (size_t)i * T;
         tokens_window(r->data, (uint64_t)common.seed, sample, T, r->tokens + at, r->targets + at, doc_start(r, at));
         if (masked(r)) mask_tokens(&r->rule, rng_mix((uint64_t)common.seed ^ 0x3A5C, sample), T, r->tokens + at, r->targets + at);
@@ -547,7 +333,7 @@ static double train_step(Run *r, double lr, double *norm) {
         size_t at = (size_t)k * N;
         Batch b = {.B = (size_t)o.batch, .T = T, .tokens = r->tokens + at, .targets = r->targets + at,
                    .start = doc_start(r, at)};
-        r->acts->drop_seed = rng_mix((uint64_t)common.seed ^ 0xD40F, (uint64_t)r->step * (uint64_t)o.accum + (uint64_t)k);
+        r->acts->drop_seed = rng_mix((uint64_t)common.seed ^ 0xD40F, (uint64_t)r->t.step * (uint64_t)o.accum + (uint64_t)k);
         forward(r->m, r->acts, &b);
         sum += model_loss(r->m, r->acts, &b, n_target ? 1.0f / (float)n_target : 1);
     }
@@ -555,30 +341,15 @@ static double train_step(Run *r, double lr, double *norm) {
     *norm = model_grad_norm(r->m);
     if (!isfinite(loss) || !isfinite(*norm)) return NAN;
     OptimOpts h = {lr, o.beta1, o.beta2, o.eps, o.weight_decay, o.clip};
-    model_adamw(r->m, &h, r->step + 1, *norm);
-    r->step++;
+    model_adamw(r->m, &h, r->t.step + 1, *norm);
+    r->t.step++;
     return loss;
 }
 
-/* The smoothed loss has risen far above its lowest point: the run is lost, and every further step harms. */
-static bool exploded(Run *r, double loss) {
-    r->loss_smooth = r->step <= 1 ? loss : 0.95 * r->loss_smooth + 0.05 * loss;
-    if (r->step <= 1 || r->loss_smooth < r->loss_low) r->loss_low = r->loss_smooth;
-    return r->loss_smooth > r->loss_low + (r->loss_low > 2 ? r->loss_low / 2 : 1);
-}
-static const char *last_good(Run *r) {
-    int n;
-    int64_t *v = checkpoints(&n);
-    static char text[4200];
-    if (n) snprintf(text, sizeof text, "the last good checkpoint is %s/checkpoint-%lld", o.out, (long long)v[n - 1]);
-    else snprintf(text, sizeof text, "no checkpoint had been saved before step %lld", (long long)r->step);
-    free(v);
-    return text;
-}
 static Eval eval_and_log(Run *r, size_t max_tokens) {
     if (!r->valid) return (Eval){.loss = NAN, .bits_per_byte = NAN};
     Eval e = evaluate(r, max_tokens);
-    log_line("eval", r->step, "\"val_loss\":%.6f,\"perplexity\":%.6g,\"bits_per_byte\":%.6f,\"n_tok\":%zu", e.loss, exp(e.loss),
+    log_line("eval", r->t.step, "\"val_loss\":%.6f,\"perplexity\":%.6g,\"bits_per_byte\":%.6f,\"n_tok\":%zu", e.loss, exp(e.loss),
              e.bits_per_byte, e.n_tok);
     return e;
 }
@@ -589,53 +360,48 @@ static void train_loop(Run *r) {
     Progress bar = progress_begin("train", (double)o.steps);
     double smooth_s = 0;
     Eval e = {.loss = NAN, .bits_per_byte = NAN};
-    char *here = checkpoint_path(r->step);
-    int64_t saved_at = is_dir(here) ? r->step : -1;                  /* resumed: it is saved already */
-    free(here);
-    while (r->step < o.steps && !stop_requested) {
-        double start = now_s(), lr = lr_at(r->step + 1), norm = 0;
+    int64_t saved_at = trainer_saved(&r->t) ? r->t.step : -1;        /* resumed: it is saved already */
+    Schedule rate = {o.schedule, o.lr, o.min_lr, o.decay_part, o.warmup, o.steps};
+    while (r->t.step < o.steps && !stop_requested) {
+        double start = now_s(), lr = schedule_lr(&rate, r->t.step + 1), norm = 0;
         double loss = train_step(r, lr, &norm);
         double seconds = now_s() - start;
-        if (isnan(loss) || exploded(r, loss)) {
-            log_line("end", r->step, "\"reason\":\"%s\"", isnan(loss) ? "loss not finite" : "loss exploded");
+        if (isnan(loss) || trainer_exploded(&r->t, loss)) {
+            log_line("end", r->t.step, "\"reason\":\"%s\"", isnan(loss) ? "loss not finite" : "loss exploded");
             report_write(o.out);
-            die("step %lld: the loss %s (learning rate %g, gradient norm %g): stopped; %s", (long long)r->step + isnan(loss),
-                isnan(loss) ? "is not finite" : "has exploded", lr, norm, last_good(r));
+            die("step %lld: the loss %s (learning rate %g, gradient norm %g): stopped; %s", (long long)r->t.step + isnan(loss),
+                isnan(loss) ? "is not finite" : "has exploded", lr, norm, trainer_last_good(&r->t));
         }
         smooth_s = smooth_s == 0 ? seconds : 0.9 * smooth_s + 0.1 * seconds;
         double tok_s = (double)step_tokens / smooth_s;
-        log_line("step", r->step, "\"loss\":%.8g,\"lr\":%.6g,\"grad_norm\":%.6g,\"tok_s\":%.1f,\"peak_share\":%.4f", loss, lr, norm,
+        log_line("step", r->t.step, "\"loss\":%.8g,\"lr\":%.6g,\"grad_norm\":%.6g,\"tok_s\":%.1f,\"peak_share\":%.4f", loss, lr, norm,
                  (double)step_tokens / seconds, tok_s * flops / r->peak);
-        bool last = r->step == o.steps, save = o.save_steps && r->step % o.save_steps == 0;
-        bool eval = !last && r->valid && ((o.eval_steps && r->step % o.eval_steps == 0) || save);
+        bool last = r->t.step == o.steps, save = o.save_steps && r->t.step % o.save_steps == 0;
+        bool eval = !last && r->valid && ((o.eval_steps && r->t.step % o.eval_steps == 0) || save);
         if (eval) e = eval_and_log(r, (size_t)o.eval_tokens);
-        if (!last && o.sample_steps && r->step % o.sample_steps == 0) show_samples(r, false);
+        if (!last && o.sample_steps && r->t.step % o.sample_steps == 0) show_samples(r, false);
         char valid_text[64] = "";
         if (isfinite(e.loss)) snprintf(valid_text, sizeof valid_text, "  valid %.3f", e.loss);
-        progress_at(&bar, (double)r->step, "loss %.3f%s  %s tok/s  %.0f%% of peak", r->loss_smooth, valid_text, human_count(tok_s),
+        progress_at(&bar, (double)r->t.step, "loss %.3f%s  %s tok/s  %.0f%% of peak", r->t.loss_smooth, valid_text, human_count(tok_s),
                     100 * tok_s * flops / r->peak);
-        if (save && !last) save_checkpoint(r, eval ? e.loss : NAN), saved_at = r->step;
+        if (save && !last) trainer_save(&r->t, r->m, eval ? e.loss : NAN), saved_at = r->t.step;
         if (eval) report_write(o.out);
     }
-    bool finished = r->step >= o.steps;
+    bool finished = r->t.step >= o.steps;
     if (finished) e = eval_and_log(r, SIZE_MAX);
-    progress_end(&bar, "step %lld  loss %.4f", (long long)r->step, r->loss_smooth);
-    if (saved_at != r->step) save_checkpoint(r, finished ? e.loss : NAN);
-    if (finished && o.load_best && r->best_step >= 0 && r->best_step != r->step) {
-        char *path = checkpoint_path(r->best_step);
+    progress_end(&bar, "step %lld  loss %.4f", (long long)r->t.step, r->t.loss_smooth);
+    if (saved_at != r->t.step) trainer_save(&r->t, r->m, finished ? e.loss : NAN);
+    if (finished && o.load_best && r->t.best_step >= 0 && r->t.best_step != r->t.step) {
+        char *path = checkpoint_path(&r->t, r->t.best_step);
         Model *best = model_load(path, true);
-        op.copy(r->m->master, best->master, best->n_weights * sizeof(float));
+        model_copy_weights(r->m, best);
         model_free(best);
         free(path);
-        for (int i = 0; i < r->m->n_params; i++) {
-            Param *p = &r->m->params[i];
-            if (p->w.data != (void *)p->master) op.mat_from_f32(&p->w, p->master);
-        }
         e = eval_and_log(r, SIZE_MAX);
     }
     write_model(r, o.out, e.loss);
     if (finished) show_samples(r, true);
-    log_line("end", r->step, "\"reason\":\"%s\",\"val_loss\":%.6f,\"bits_per_byte\":%.6f", finished ? "finished" : "stopped", e.loss,
+    log_line("end", r->t.step, "\"reason\":\"%s\",\"val_loss\":%.6f,\"bits_per_byte\":%.6f", finished ? "finished" : "stopped", e.loss,
              e.bits_per_byte);
     report_write(o.out);
     if (finished && isfinite(e.loss)) {
@@ -644,7 +410,7 @@ static void train_loop(Run *r) {
         printf(" (%s tokens)\n", human_count((double)e.n_tok));
     }
     if (finished) printf("model in %s, curves in %s/report.html; try ./infer --model %s %s \"…\"\n", o.out, o.out, o.out, masked(r) ? "--fill-mask" : "--prompt");
-    else printf("stopped at step %lld and saved; go on with ./train --resume last --out %s\n", (long long)r->step, o.out);
+    else printf("stopped at step %lld and saved; go on with ./train --resume last --out %s\n", (long long)r->t.step, o.out);
 }
 
 /* ================================================================================================================= *
@@ -775,11 +541,13 @@ static void bench(Run *r) {
 int main(int argc, char **argv) {
     common.seed = 1;
     options_parse(argc, argv, 1, about, table, N_OPTS);
-    Precision precision = strcmp(o.precision, "bf16") ? PREC_F32 : PREC_BF16;
-    Run r = {.best_loss = INFINITY, .best_step = -1};
+    Run r = {.t = {.out = o.out, .options = {table, N_OPTS, stay}, .best_name = "val_loss", .write = write_model,
+                   .best = INFINITY, .best_step = -1}};
+    r.t.stage = &r;
     char *resume_dir = NULL;
-    cJSON *state = o.resume ? resume_state(&resume_dir) : NULL;
-    if (state) precision = strcmp(o.precision, "bf16") ? PREC_F32 : PREC_BF16;
+    int64_t from_step = o.resume ? trainer_resume(&r.t, o.resume, &resume_dir) : -1;
+    r.t.out = o.out, r.t.keep = o.keep;                               /* the checkpoint's own, unless given again */
+    Precision precision = strcmp(o.precision, "bf16") ? PREC_F32 : PREC_BF16;
     if (o.tie && o.untie) die_usage("--tie and --untie exclude each other");
     if (o.config && o.init) die_usage("--config and --init exclude each other: --init brings its own config");
     ops_select(common.device, common.isa, precision);
@@ -787,24 +555,7 @@ int main(int argc, char **argv) {
     if (o.bench) { bench(&r); return 0; }
 
     default_data();
-    int64_t from_step = state ? (int64_t)cJSON_GetObjectItemCaseSensitive(state, "global_step")->valuedouble : -1;
-    int n_old;
-    int64_t *old = checkpoints(&n_old), last = n_old ? old[n_old - 1] : -1;
-    char *config = path_join(o.out, "config.json");
-    if (!o.overwrite && state && last > from_step)
-        die("%s holds checkpoint-%lld, later than step %lld to go on from: --overwrite drops the later ones, or choose another --out",
-            o.out, (long long)last, (long long)from_step);
-    if (!o.overwrite && !state && n_old)
-        die("%s holds a run already (checkpoint-%lld): go on with --resume last, start anew with --overwrite, or choose another --out",
-            o.out, (long long)last);
-    if (!o.overwrite && !state && file_exists(config))
-        die("%s holds a model already: replace it with --overwrite, or choose another --out", o.out);
-    make_dirs(o.out);
-    checkpoints_sweep();
-    for (int i = 0; i < n_old; i++)
-        if (old[i] > from_step) checkpoint_remove(old[i]);            /* only with --overwrite is there any */
-    free(config);
-    free(old);
+    trainer_claim(&r.t, from_step, o.overwrite);
     prepare_tokenizer(&r, resume_dir);
     int vocab = r.tok ? tokenizer_vocab(r.tok) : o.vocab ? (int)o.vocab : 50304; /* shards: GPT-2's ids, rounded up */
     if (resume_dir) r.m = model_load(resume_dir, true);
@@ -820,17 +571,17 @@ int main(int argc, char **argv) {
     prepare_data(&r);
     model_train_begin(r.m);
     alloc_batch(&r);
-    if (state) resume_moments(&r, resume_dir, state);
-    if (r.step > o.steps || (r.step == o.steps && has_finished(r.step)))
-        die("%s is at step %lld already: nothing to do up to --steps %lld", resume_dir, (long long)r.step, (long long)o.steps);
+    if (resume_dir) trainer_moments(&r.t, r.m, resume_dir, from_step);
+    if (r.t.step > o.steps || (r.t.step == o.steps && trainer_has_finished(&r.t, r.t.step)))
+        die("%s is at step %lld already: nothing to do up to --steps %lld", resume_dir, (long long)r.t.step, (long long)o.steps);
 
-    log_open(o.out, state ? r.step : -1);
-    cJSON *settings = options_to_json();
+    log_open(o.out, resume_dir ? r.t.step : -1);
+    cJSON *settings = options_to_json(&r.t.options);
     cJSON_AddStringToObject(settings, "kernels", op.name);
     cJSON_AddNumberToObject(settings, "parameters", (double)config_weights(&r.m->cfg));
     char *text = cJSON_PrintUnformatted(settings);
     text[strlen(text) - 1] = 0;                                       /* the inside of the object */
-    log_line("start", r.step, "%s", text + 1);
+    log_line("start", r.t.step, "%s", text + 1);
     free(text);
     cJSON_Delete(settings);
     print_start(&r);
