@@ -672,6 +672,12 @@ static void arena_share(Model *m, float *arena, size_t field_offset) {
     size_t at = 0;
     for (int i = 0; i < m->n_params; i++) at = arena_take(&m->params[i], arena, at, field_offset);
 }
+/* The same for what a step changes: frozen parameters have no part of it. */
+static void arena_share_trained(Model *m, float *arena, size_t field_offset) {
+    size_t at = 0;
+    for (int i = 0; i < m->n_params; i++)
+        if (!m->params[i].frozen) at = arena_take(&m->params[i], arena, at, field_offset);
+}
 static size_t lora_weights(const Model *m) {
     size_t n = 0;
     for (int i = 0; i < m->n_lora; i++) {
@@ -795,7 +801,8 @@ static bool hub_name_variant(const Family *f, const char *name, int i, char out[
 }
 enum { NAME_VARIANTS = 4 };
 
-/* The tensor of this name in one of its variants; dies with both shapes when it does not fit. */
+/* The tensor of this name in one of its variants; dies with both shapes when it does not fit. NULL: it begins anew, as
+ * the head of a new classifier does, and the pooler before it where the files have none. */
 static const Tensor *hub_get(const Model *m, const Tensors *files, const HubTensor *h) {
     char variant[NAME_MAX_BYTES];
     const char *name = h->name;
@@ -804,6 +811,9 @@ static const Tensor *hub_get(const Model *m, const Tensors *files, const HubTens
             name = variant;
             break;
         }
+    Role role = h->part[0]->role;
+    bool of_head = role == R_CLASS || role == R_CLASS_B, of_pooler = role == R_POOL || role == R_POOL_B;
+    if (m->new_head && (of_head || (of_pooler && !tensors_find(files, name)))) return NULL;
     size_t shape[2] = {h->layout == IO ? h->cols : h->rows, h->layout == IO ? h->rows : h->cols};
     return tensors_get(files, name, h->vector ? 1 : 2, shape);
 }
@@ -811,7 +821,10 @@ static const Tensor *hub_get(const Model *m, const Tensors *files, const HubTens
 /* Says which tensors of the files nobody reads, unless the family's rule leaves them out. */
 static void warn_unused(const Model *m, const Tensors *files, const HubTensor *hub, int n_hub) {
     const char **used = xcalloc((size_t)n_hub, sizeof *used);
-    for (int i = 0; i < n_hub; i++) used[i] = hub_get(m, files, &hub[i])->name;
+    for (int i = 0; i < n_hub; i++) {
+        const Tensor *t = hub_get(m, files, &hub[i]);
+        used[i] = t ? t->name : NULL;
+    }
     int n_extra = 0;
     const char *example = NULL;
     for (int i = 0; i < files->n; i++) {
@@ -821,7 +834,7 @@ static void warn_unused(const Model *m, const Tensors *files, const HubTensor *h
         for (int j = 0; j < 6 && m->cfg.family->ignore[j] && !known; j++) known = strstr(name, m->cfg.family->ignore[j]);
         if (!known) n_extra++, example = name;
     }
-    if (n_extra) warn("%s: %d tensor%s not part of a %s model and ignored, such as %s", files->path, n_extra,
+    if (n_extra && !m->new_head) warn("%s: %d tensor%s not part of a %s model and ignored, such as %s", files->path, n_extra,
                       n_extra > 1 ? "s are" : " is", m->cfg.family->model_type, example);
     free(used);
 }
@@ -845,14 +858,52 @@ static void hub_extract_rows(const HubTensor *h, int j, size_t D, const Tensor *
         memcpy((char *)out + r * row_bytes, (const char *)t->data + hub_row(h, j, r, D) * row_bytes, row_bytes);
 }
 
-Model *model_load(const char *dir, bool train) {
+/* The config of a BERT that classifies, from that of any BERT; true when it has this head already. */
+static bool config_classifier(char **text, Config *c, const char *path, StrList labels) {
+    cJSON *j = cJSON_Parse(*text), *architectures = cJSON_CreateArray();
+    cJSON *id2label = cJSON_CreateObject(), *label2id = cJSON_CreateObject();
+    if (c->mask != MASK_BIDIRECTIONAL) die("%s: a %s model cannot be given a classification head (BERT can)", path, c->family->model_type);
+    bool same = c->head == HEAD_CLASSIFY && c->n_classes == labels.n;
+    const cJSON *had = cJSON_GetObjectItemCaseSensitive(j, "id2label");
+    for (int i = 0; i < labels.n; i++) {
+        char *id = strf("%d", i);
+        const char *name = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(had, id));
+        same &= name && !strcmp(name, labels.v[i]);
+        cJSON_AddStringToObject(id2label, id, labels.v[i]);
+        cJSON_AddNumberToObject(label2id, labels.v[i], i);
+        free(id);
+    }
+    static const char *const stale[] = {"architectures", "id2label", "label2id", "num_labels", "problem_type"};
+    for (size_t i = 0; i < sizeof stale / sizeof *stale; i++) cJSON_DeleteItemFromObjectCaseSensitive(j, stale[i]);
+    cJSON_AddItemToArray(architectures, cJSON_CreateString("BertForSequenceClassification"));
+    cJSON_AddItemToObject(j, "architectures", architectures);
+    cJSON_AddItemToObject(j, "id2label", id2label);
+    cJSON_AddItemToObject(j, "label2id", label2id);
+    cJSON_AddStringToObject(j, "problem_type", "single_label_classification");
+    free(*text);
+    *text = cJSON_Print(j);
+    cJSON_Delete(j);
+    c->head = HEAD_CLASSIFY, c->n_classes = labels.n, c->pooler = true;
+    return same;
+}
+/* A parameter that no file holds: as model_new begins it. */
+static void param_begin(const Model *m, Param *p, uint64_t stream) {
+    float *w = xcalloc(p->n, sizeof *w);
+    Rng r = {stream, 0};
+    for (size_t i = 0; i < p->n && p->kind != KIND_BIAS; i++) w[i] = (float)((double)m->cfg.init_std * rng_normal(&r));
+    op.upload(p->master, w, p->n * sizeof *w);
+    free(w);
+}
+static Model *load(const char *dir, bool train, StrList labels, uint64_t seed) {
     if (!is_dir(dir)) die("%s: no such directory: a model is a directory with config.json and model.safetensors", dir);
     char *path = path_join(dir, "config.json");
     char *text = file_read(path, NULL);
     Config c = config_parse(text, path);
+    bool new_head = labels.n && !config_classifier(&text, &c, path, labels);
     free(path);
     Model *m = model_skeleton(&c);
     m->config_json = text;
+    m->new_head = new_head;
     path = path_join(dir, "generation_config.json");
     if (file_exists(path)) m->generation_json = file_read(path, NULL);
     free(path);
@@ -872,6 +923,7 @@ Model *model_load(const char *dir, bool train) {
     for (int i = 0; i < n_hub; i++) {
         HubTensor *h = &hub[i];
         const Tensor *t = hub_get(m, files, h);
+        if (!t) { param_begin(m, h->part[0], rng_mix(seed, (uint64_t)i)); continue; }
         if (t->dtype > DT_BF16) die("%s: tensor %s is %s; weights must be F32, F16 or BF16", t->file, t->name, dtype_name(t->dtype));
         bool in_place = !train && op.host_memory && h->layout == OI && !h->vector;
         float *whole = NULL, *piece = NULL;
@@ -908,6 +960,9 @@ Model *model_load(const char *dir, bool train) {
     } else m->files = files;
     return m;
 }
+
+Model *model_load(const char *dir, bool train) { return load(dir, train, (StrList){0}, 0); }
+Model *model_load_classifier(const char *dir, StrList labels, uint64_t seed) { return load(dir, true, labels, seed); }
 
 /* For writing: produces the elements of a Hub tensor from the host copies of its parts. */
 typedef struct { const HubTensor *hub; size_t D; const float *host[PARTS_MAX]; DType dtype; } SaveJob;
@@ -1053,7 +1108,9 @@ void model_hub_write(Model *m, const char *name, Field field, const float *value
 
 void model_train_begin(Model *m) {
     m->n_trained = m->n_lora ? lora_weights(m) : m->n_weights;
-    void (*share)(Model *, float *, size_t) = m->n_lora ? lora_arena_share : arena_share;
+    for (int i = 0; i < m->n_params && !m->n_lora; i++)
+        if (m->params[i].frozen) m->n_trained -= arena_room(&m->params[i]);
+    void (*share)(Model *, float *, size_t) = m->n_lora ? lora_arena_share : arena_share_trained;
     size_t bytes = size_mul(m->n_trained, sizeof(float));
     share(m, m->grad = op.mem_alloc(bytes), offsetof(Param, grad));
     share(m, m->m = op.mem_alloc(bytes), offsetof(Param, m));
@@ -1545,6 +1602,17 @@ Acts *acts_new(Model *m, size_t B, size_t T, size_t S, bool train, bool recomput
     a->mask_at = xcalloc(B, sizeof *a->mask_at);
     rope_prepare(m, S);
     return a;
+}
+void acts_reshape(const Model *m, Acts *a, size_t B, size_t T) {
+    assert(a->train);
+    if (B == a->B && T == a->T) return;
+    *a = (Acts){.B = B, .T = T, .S = T, .train = true, .recompute = a->recompute, .layer = a->layer, .arena = a->arena,
+                .bytes = a->bytes, .drop_seed = a->drop_seed, .dropout = a->dropout, .lora_dropout = a->lora_dropout,
+                .prefix_len = a->prefix_len, .mask_at = a->mask_at};
+    Carver v = {a->arena, 0};
+    acts_layout(&v, &m->cfg, a);
+    assert(v.at <= a->bytes);
+    op.zero((char *)a->dhead - (size_t)m->cfg.C * op.act_size, (size_t)m->cfg.C * op.act_size);  /* see scatter_rows */
 }
 void acts_free(Acts *a) {
     op.mem_free(a->arena);

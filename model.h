@@ -73,6 +73,7 @@ typedef struct Param {
     int layer;                     /* -1: not in a layer */
     Kind kind;
     size_t rows, cols, n;          /* a vector is (n, 1) */
+    bool frozen;                   /* set before model_train_begin: no gradient, no moments, no step */
     Mat w;                         /* what the ops read: F32 master, a bf16 copy of it, or the mmapped file */
     float *master, *grad, *m, *v;  /* training only: all in one arena each, on the device */
 } Param;
@@ -109,6 +110,7 @@ typedef struct Model {
     float *lora_master;            /* the adapters' arena */
     Lora *(*lora_at)[R_COUNT];     /* as `at`; NULL without adapters */
     Tensors *files;                /* the mmapped files that the weights live in, or NULL */
+    bool new_head;                 /* its classification head is not from the files */
     float *rope_table;             /* (max_pos, rope_dims/2, 2) on the device */
     int rope_rows;
     char *config_json, *generation_json; /* as loaded, so that saving keeps what we do not know */
@@ -126,6 +128,9 @@ double config_flops_per_token(const Config *c, size_t T);          /* forward an
 Model *model_new(const Config *c, uint64_t seed);                  /* random weights, f32 masters */
 /* From a model directory. train: f32 masters of our own; else weights stay in the mmap where the device allows it. */
 Model *model_load(const char *dir, bool train);
+/* For training: a BERT that tells these classes apart. Where dir is no classifier of the same names, the head begins
+ * anew (m->new_head), and with it the pooler if the files have none. Dies for other families. */
+Model *model_load_classifier(const char *dir, StrList labels, uint64_t seed);
 /* config.json, generation_config.json and model.safetensors into dir (which exists), rounded to dtype. */
 void model_save(Model *m, const char *dir, DType dtype);
 /* One field of the tensor that the Hub calls name (with the family's prefix or without), in the Hub's shape and order,
@@ -135,7 +140,7 @@ typedef enum { FIELD_WEIGHT, FIELD_GRAD, FIELD_M, FIELD_V } Field;
 float *model_hub_read(const Model *m, const char *name, Field field, size_t *n);
 /* The way back, into a model that trains; dies when there is no such tensor. */
 void model_hub_write(Model *m, const char *name, Field field, const float *values);
-/* Gradients and moments, zeroed: for all weights, or with adapters for those alone; the rest is frozen then. */
+/* Gradients and moments, zeroed: for all weights that are not frozen, or with adapters for those alone. */
 void model_train_begin(Model *m);
 void model_free(Model *m);
 char *param_name(const Param *p);                                  /* "layers.3.q": a new string */
@@ -195,6 +200,8 @@ typedef struct Acts {
 
 size_t acts_bytes(const Config *c, size_t B, size_t T, size_t S, bool train, bool recompute);
 Acts *acts_new(Model *m, size_t B, size_t T, size_t S, bool train, bool recompute);
+/* The same memory for another training batch, of no more rows and no more tokens; what it held is lost. */
+void acts_reshape(const Model *m, Acts *a, size_t B, size_t T);
 void acts_free(Acts *a);
 
 /* ---- running it [model.forward] --------------------------------------------------------------------------------- */
