@@ -64,7 +64,7 @@ typedef struct {
 #define WORDS(n, v, h) {n, OPT_LIST, &o.v, h, 0, 0, NULL, NULL, false}
 #define SECTION(n) {n, OPT_SECTION, NULL, NULL, 0, 0, NULL, NULL, false}
 /* Options common to all stages (end of each stage's table). */
-typedef struct { const char *device, *isa; int64_t threads, seed; bool quiet; } CommonOpts;
+typedef struct { const char *device, *isa; int64_t threads, seed; bool quiet, profile; } CommonOpts;
 extern CommonOpts common;
 #define COMMON_OPTS                                                                                                    \
     SECTION("Common"),                                                                                                 \
@@ -72,6 +72,7 @@ extern CommonOpts common;
     {"threads", OPT_INT, &common.threads, "CPU threads (0: OMP_NUM_THREADS, else all cores)", 0, 4096, NULL, NULL, false}, \
     {"isa", OPT_STR, &common.isa, "CPU instruction set: a lower one than found, for tests", 0, 0, "auto|plain|avx2|avx512|avx512bf16|neon", NULL, false}, \
     {"seed", OPT_INT, &common.seed, "same seed, same result, on any number of threads", 0, 9e15, NULL, NULL, false},   \
+    {"profile", OPT_FLAG, &common.profile, "at the end, where the time went: a table by operation", 0, 0, NULL, NULL, false}, \
     {"quiet", OPT_FLAG, &common.quiet, "no progress on stderr", 0, 0, NULL, NULL, false}
 /* Parses argv into table (n entries); prints help and exits 0 on --help; usage errors exit 2. First is the index of
  * argv to start at (2 for a stage with sub-commands); about is printed above the options. */

@@ -31,6 +31,7 @@
 #include "kernels.h"
 #include "lines.h"
 #include "model.h"
+#include "profile.h"
 #include "tokenizer.h"
 #include "weights.h"
 #include <cjson/cJSON.h>
@@ -169,6 +170,7 @@ static void select_kernels(DType stored) {
         if (cuda || !strcmp(op.name, "avx512bf16")) precision = PREC_BF16;
     }
     ops_select(common.device, common.isa, precision);
+    if (common.profile) profile_begin(precision);
 }
 static const char *precision_name(void) { return precision == PREC_BF16 ? "bf16" : "f32"; }
 static int threads(void) {
@@ -184,6 +186,7 @@ static Model *start_model(void) {
     select_kernels(!strcmp(o.precision, "auto") ? stored_dtype(o.model) : DT_F32);
     Model *m = model_load(o.model, false);
     if (o.adapter) model_lora_load(m, o.adapter);
+    if (common.profile) profile_reset();
     return m;
 }
 static Model *start_decoder(void) {
@@ -1591,6 +1594,7 @@ int main(int argc, char **argv) {
     else if (o.compare) compare();
     else if (o.bench) bench();
     else generate();
+    if (common.profile) profile_end(0);
     if (fflush(stdout)) die("stdout: %s", strerror(errno));
     return 0;
 }

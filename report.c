@@ -33,7 +33,7 @@ typedef struct {
     Series val_loss;
     cJSON **evals, **samples;
     int n_evals, n_samples;
-    cJSON *start, *end;     /* the last of each; a resumed run has several starts */
+    cJSON *start, *end, *profile; /* the last of each; a resumed run has several starts */
     int n_starts;
     double last_step;
     size_t n_steps;
@@ -99,6 +99,9 @@ static Run run_read(const char *path) {
         } else if (!strcmp(kind->valuestring, "start")) {
             cJSON_Delete(r.start);
             r.start = event, event = NULL, r.n_starts++;
+        } else if (!strcmp(kind->valuestring, "profile")) {
+            cJSON_Delete(r.profile);
+            r.profile = event, event = NULL;
         } else if (!strcmp(kind->valuestring, "end")) {
             cJSON_Delete(r.end);
             r.end = event, event = NULL;
@@ -116,6 +119,7 @@ static void run_free(Run *r) {
     free(r->val_loss.key), free(r->val_loss.step), free(r->val_loss.value);
     free(r->curves), free(r->evals), free(r->samples);
     cJSON_Delete(r->start);
+    cJSON_Delete(r->profile);
     cJSON_Delete(r->end);
 }
 
@@ -380,6 +384,8 @@ static const char style[] =
     ".note{color:var(--soft);font-size:12.5px;margin:4px 0 6px}.bad{color:var(--bad)}"
     "table{border-collapse:collapse;font-size:14px}th{font-weight:600;text-align:left;color:var(--soft);font-size:13px}"
     "th,td{padding:5px 26px 5px 0;border-bottom:1px solid var(--rule)}.wide{overflow-x:auto}"
+    ".bar{display:block;height:12px;background:color-mix(in srgb,var(--tea) 28%,transparent)}.bar span{display:block;"
+    "height:12px;background:var(--tea)}"
     ".numbers th,.numbers td{text-align:right}.best{color:var(--amber);font-weight:600}"
     "dl{columns:3 260px;column-gap:36px;margin:0;font-size:14px}"
     "dl div{display:flex;justify-content:space-between;gap:16px;padding:4px 0;border-bottom:1px solid var(--rule);"
@@ -581,6 +587,35 @@ static void add_samples(Buf *b, const Run *r) {
     }
 }
 
+/* Where the time went: a bar by operation, as long as its share of the time, filled as far as its limit was reached. */
+static void add_profile(Buf *b, const cJSON *profile) {
+    const cJSON *ops = cJSON_GetObjectItemCaseSensitive(profile, "ops"), *op;
+    if (!cJSON_IsArray(ops) || !ops->child) return;
+    double longest = 0;
+    cJSON_ArrayForEach(op, ops) {
+        const cJSON *share = cJSON_GetObjectItemCaseSensitive(op, "time_share");
+        if (cJSON_IsNumber(share) && share->valuedouble > longest) longest = share->valuedouble;
+    }
+    if (!(longest > 0)) return;
+    buf_str(b, "<h2>Where the time went</h2><p class=\"note\">Each bar is an operation's share of the time; the dark part is how "
+               "much of the limit that binds it (arithmetic or memory) was reached.</p><div class=\"wide\"><table>");
+    cJSON_ArrayForEach(op, ops) {
+        const cJSON *share = cJSON_GetObjectItemCaseSensitive(op, "time_share");
+        const cJSON *reached = cJSON_GetObjectItemCaseSensitive(op, "limit_share");
+        const char *name = string_field(op, "op"), *limit = string_field(op, "limit");
+        if (!cJSON_IsNumber(share) || !cJSON_IsNumber(reached) || !name) continue;
+        double part = reached->valuedouble < 1 ? reached->valuedouble : 1;
+        buf_str(b, "<tr><td>");
+        add_escaped(b, name);
+        buf_fmt(b, "</td><td>%.1f%%</td><td><span class=\"bar\" style=\"width:%.1fpx\"><span style=\"width:%.1f%%\"></span></span>"
+                   "</td><td>%.0f%% of ", 100 * share->valuedouble, 360 * share->valuedouble / longest, 100 * part,
+                100 * reached->valuedouble);
+        add_escaped(b, limit ? limit : "its limit");
+        buf_str(b, "</td></tr>");
+    }
+    buf_str(b, "</table></div>");
+}
+
 void report_write(const char *dir) {
     char *log_path = path_join(dir, "log.jsonl"), *page_path = path_join(dir, "report.html");
     Run r = run_read(log_path);
@@ -614,6 +649,7 @@ void report_write(const char *dir) {
     } else buf_str(&b, "<p>This run has logged no steps yet.</p>");
     add_evals(&b, &r);
     add_samples(&b, &r);
+    add_profile(&b, r.profile);
     add_facts(&b, "At the end", r.end);
     add_facts(&b, "Settings", r.start);
     buf_fmt(&b, "<footer>Drawn by tea from log.jsonl.</footer></main><script>%s</script></body></html>\n", script);

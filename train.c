@@ -21,6 +21,7 @@
  *
  * Refused here: conversations and instructions (finetune.c), and anything that would make two runs of one command differ. */
 #include "dataset.h"
+#include "profile.h"
 #include "trainer.h"
 #include <errno.h>
 #include <math.h>
@@ -105,7 +106,7 @@ enum { N_OPTS = sizeof table / sizeof *table };
 static const char about[] = "train: pre-training of a LLaMA-style, GPT-2, ChatGLM3 or BERT model.\n"
                             "  ./train [--arch A] [--data FILE...] [--out DIR]\n";
 
-static const char *const stay[] = {"resume", "overwrite", "bench", "device", "threads", "isa", "quiet", NULL};
+static const char *const stay[] = {"resume", "overwrite", "bench", "device", "threads", "isa", "quiet", "profile", NULL};
 
 static const char *builtin_data[] = {"corpus:16M"}, *builtin_valid[] = {"corpus-valid:400k"};
 static const char *builtin_prompts[] = {"Once upon a time", "从前", "Question:"};
@@ -390,6 +391,7 @@ static void train_loop(Run *r) {
     bool finished = r->t.step >= o.steps;
     if (finished) e = eval_and_log(r, SIZE_MAX);
     progress_end(&bar, "step %lld  loss %.4f", (long long)r->t.step, r->t.loss_smooth);
+    if (common.profile) profile_end(r->t.step);
     if (saved_at != r->t.step) trainer_save(&r->t, r->m, finished ? e.loss : NAN);
     if (finished && o.load_best && r->t.best_step >= 0 && r->t.best_step != r->t.step) {
         char *path = checkpoint_path(&r->t, r->t.best_step);
@@ -508,6 +510,7 @@ static void bench(Run *r) {
     size_t N = (size_t)(o.batch * o.seq);
     double *seconds = xcalloc((size_t)o.bench, sizeof *seconds);
     for (int64_t i = -2; i < o.bench; i++) {
+        if (i == 0 && common.profile) profile_reset();                /* the first steps warm up */
         double start = now_s(), sum = 0;
         for (int64_t k = 0; k < o.accum; k++) {
             for (size_t j = 0; j < N; j++) {
@@ -529,6 +532,7 @@ static void bench(Run *r) {
         if (i >= 0) seconds[i] = now_s() - start;
         if (!isfinite(sum)) die("the benchmark's loss is not finite");
     }
+    if (common.profile) profile_end(o.bench);
     qsort(seconds, (size_t)o.bench, sizeof *seconds, by_value);
     double s = seconds[o.bench / 2], tok_s = (double)N * (double)o.accum / s;
     double flops = tok_s * config_flops_per_token(&c, (size_t)o.seq);
@@ -552,6 +556,7 @@ int main(int argc, char **argv) {
     if (o.config && o.init) die_usage("--config and --init exclude each other: --init brings its own config");
     ops_select(common.device, common.isa, precision);
     r.peak = op.peak_flops(precision);
+    if (common.profile) profile_begin(precision);
     if (o.bench) { bench(&r); return 0; }
 
     default_data();
