@@ -554,6 +554,23 @@ static void json_float(cJSON *j, const char *key, float value) {
     snprintf(text, sizeof text, "%g", (double)value);
     cJSON_AddRawToObject(j, key, text);
 }
+/* The way back of config_read_rope, in the older generation's keys. */
+static void config_write_rope(const Config *c, cJSON *config) {
+    static const char *const types[] = {[ROPE_LINEAR] = "linear", [ROPE_LLAMA3] = "llama3", [ROPE_DYNAMIC] = "dynamic",
+                                        [ROPE_YARN] = "yarn"};
+    if (c->rope_scaling == ROPE_PLAIN) return;
+    bool yarn = c->rope_scaling == ROPE_YARN, by_wave = yarn || c->rope_scaling == ROPE_LLAMA3;
+    cJSON *j = cJSON_AddObjectToObject(config, "rope_scaling");
+    cJSON_AddStringToObject(j, "rope_type", types[c->rope_scaling]);
+    json_float(j, "factor", c->rope_factor);
+    if (!by_wave) return;
+    cJSON_AddNumberToObject(j, "original_max_position_embeddings", c->rope_original_pos);
+    json_float(j, yarn ? "beta_slow" : "low_freq_factor", c->rope_low_freq);
+    json_float(j, yarn ? "beta_fast" : "high_freq_factor", c->rope_high_freq);
+    if (!yarn) return;
+    json_float(j, "attention_factor", c->rope_attention);
+    cJSON_AddBoolToObject(j, "truncate", c->rope_truncate);
+}
 /* Config -> config.json of a model born here, with the keys that every version of the official code reads. Each part
  * has its own name in each of the three vocabularies: GPT-2's, ChatGLM's, and everybody else's. */
 static char *config_write(const Config *c, DType dtype) {
@@ -600,7 +617,12 @@ static char *config_write(const Config *c, DType dtype) {
         if (c->rope_part < 1) json_float(j, "partial_rotary_factor", c->rope_part);
         cJSON_AddBoolToObject(j, "attention_bias", c->family->parts.qkv_bias ? c->qkv_bias : c->out_bias);
         cJSON_AddBoolToObject(j, "mlp_bias", c->mlp_bias);
-        if (c->window) cJSON_AddNumberToObject(j, "sliding_window", c->window);
+        if (c->window) {                                              /* Qwen2 has one for later layers, and says so twice */
+            cJSON_AddNumberToObject(j, "sliding_window", c->window);
+            cJSON_AddBoolToObject(j, "use_sliding_window", true);
+            cJSON_AddNumberToObject(j, "max_window_layers", c->window_layer);
+        } else if (c->family->parts.window) cJSON_AddNullToObject(j, "sliding_window");
+        config_write_rope(c, j);
     } else if (encoder) {
         cJSON_AddNumberToObject(j, "type_vocab_size", c->type_vocab);
         cJSON_AddStringToObject(j, "position_embedding_type", "absolute");
@@ -611,6 +633,7 @@ static char *config_write(const Config *c, DType dtype) {
     if (c->bos >= 0) cJSON_AddNumberToObject(j, "bos_token_id", c->bos);
     if (c->n_eos) cJSON_AddNumberToObject(j, "eos_token_id", c->eos[0]);
     if (c->pad >= 0) cJSON_AddNumberToObject(j, "pad_token_id", c->pad);
+    else cJSON_AddNullToObject(j, "pad_token_id");                    /* else transformers takes its class's own, 151329 for glm */
     cJSON_AddStringToObject(j, "torch_dtype", dtype == DT_F32 ? "float32" : dtype == DT_F16 ? "float16" : "bfloat16");
     char *text = cJSON_Print(j);
     cJSON_Delete(j);
