@@ -74,7 +74,7 @@ static Opt table[] = {
     INT("batch", batch, "windows in a forward pass", 1, 1 << 20),
     INT("seq", seq, "tokens of a window", 2, 1 << 20),
     INT("accum", accum, "forward passes whose gradients are added before a step", 1, 1 << 20),
-    REAL("lr", lr, "peak learning rate", 0, 10),
+    REAL("lr", lr, "peak learning rate (bert, whose norms stand after the sums, if not given: half of it)", 0, 10),
     ONE_OF("schedule", schedule, "after warm-up: cosine, warm-up-stable-decay, or constant", "cosine|wsd|constant"),
     INT("warmup", warmup, "steps of linear warm-up", 0, 1000000000),
     REAL("min-lr", min_lr, "last learning rate, as a part of the peak", 0, 1),
@@ -552,6 +552,7 @@ int main(int argc, char **argv) {
     int64_t from_step = o.resume ? trainer_resume(&r.t, o.resume, &resume_dir) : -1;
     r.t.out = o.out, r.t.keep = o.keep;                               /* the checkpoint's own, unless given again */
     Precision precision = strcmp(o.precision, "bf16") ? PREC_F32 : PREC_BF16;
+    if (!strcmp(o.arch, "bert") && !o.resume && !option_given(table, N_OPTS, "lr")) o.lr /= 2;
     if (o.tie && o.untie) die_usage("--tie and --untie exclude each other");
     if (o.config && o.init) die_usage("--config and --init exclude each other: --init brings its own config");
     ops_select(common.device, common.isa, precision);
