@@ -6,15 +6,21 @@
  *     <hero>      a slot (fixed for one document) or a rule    <Hero>   the same with a capital
  *     <an trait>  with its article, a or an                    `        a double quote mark (saves a thousand \")
  *
- * Slots of a story: hero he him his child (boy, girl), pal phe phim phis pchild, elder ehe ehim ehis, they,
-     kind and pkind
- * (species, where animals play), weather, part (of the day), and a..f, the fields of the plot's case.
+ * Slots of a story: hero he him his child (boy, girl), pal phe phim phis pchild, elder ehe ehim ehis, they, kind
+ * and pkind (species, where animals play), weather, part (of the day), and a..f, the fields of the plot's case.
  *
  * A *case* is what keeps a story sensible while everything else varies: one line of phrases that belong together (what
  * was lost, where it lay, why). A *beat* is one step of the plot; its wordings are drawn without looking at the other
  * beats, so whoever adds one must read it against all the others. Traps we fell into: two characters of one gender
  * make "he" unclear (use the name); a weather word in a beat contradicts the one in the opening; "looked behind the
  * sofa" fits a frame that "looked the cat has it" does not, so every field of a column has one grammatical shape.
+ *
+ * *Names.* That a name stays with its person must be learnt, and a small model finds it hard: guessing among all names
+ * is a plateau which the first version of this text never left. What helps, measured: a story brings its name in at the
+ * end of its first sentence and begins the second with it ("... named Tim. Tim ..."), so that looking one word back is
+ * enough at first; it comes again soon, at growing distances; a name is one token everywhere, hence never at the start
+ * of an English line and, in Chinese, of characters that no other word has; and one person with a name is more common
+ * than two. Thirty names a language are learnt sooner than a hundred and twenty.
  *
  * What this file refuses to do: name real people, give a role to one gender only, or frighten. */
 #pragma once
@@ -23,7 +29,7 @@
 /* What tests look at, beside the text. A document claims one to CORPUS_KEYS combinations (see "the split" in corpus.c);
  * its skeleton, if asked for, is its text with names, nouns, numbers and words of lists printed as what they are:
  * <hero>, <a>. */
-enum { CORPUS_KEYS = 3 };
+enum { CORPUS_KEYS = 10 };
 int corpus_inspect(uint64_t seed, CorpusSplit split, CorpusKind kind, uint64_t i, Buf *skeleton, uint64_t *keys);
 /* Problem i as a JSON line {"question", "answer", "program"}. */
 void corpus_problem(uint64_t seed, CorpusSplit split, uint64_t i, Buf *json_line);
@@ -33,10 +39,12 @@ void corpus_problem(uint64_t seed, CorpusSplit split, uint64_t i, Buf *json_line
 /* Even places are girls, odd places are boys: every role falls to both equally often. */
 static const char *const names_en[] = {
     "Lily", "Tom", "Mia", "Ben", "Anna", "Max", "Zoe", "Sam", "Emma", "Leo", "Ruby", "Jack", "Nora", "Finn", "Ella",
-    "Tim", "Lucy", "Omar", "Amy", "Noah", "Rosa", "Kai", "Maya", "Luca", "Sara", "Dan", "Nina", "Ravi", "Ivy", "Hugo"};
+    "Tim", "Lucy", "Omar", "Amy", "Noah", "Rosa", "Kai", "Maya", "Luca", "Sara", "Dan", "Nina", "Ravi", "Ivy",
+    "Hugo"};
 static const char *const names_zh[] = {
-    "小红", "小明", "朵朵", "乐乐", "小雨", "小刚", "丽丽", "小龙", "小梅", "小军", "圆圆", "冬冬", "小雪", "小亮", "甜甜", "豆豆",
-    "小燕", "阿宝", "佳佳", "小虎", "月月", "小海", "婷婷", "小杰"};
+    "朵朵", "冬冬", "丽丽", "豆豆", "佳佳", "阿宝", "月月", "浩浩", "婷婷", "涛涛", "娜娜", "强强", "莉莉", "磊磊",
+    "琳琳", "鹏鹏", "萌萌", "洋洋", "菲菲", "航航", "蕾蕾", "杰杰", "倩倩", "毛毛", "莎莎", "军军", "瑶瑶", "波波",
+    "薇薇", "凯凯"};
 static const char *const elders_en[] = {"mom",  "dad",   "grandma",    "grandpa",
                                         "aunt", "uncle", "big sister", "big brother"};
 static const char *const elders_zh[] = {"妈妈", "爸爸", "奶奶", "爷爷", "姑姑", "叔叔", "姐姐", "哥哥"};
@@ -72,19 +80,23 @@ static const Rule rules_en[] = {
     {"town", true, "{a small town|a quiet village|a town by the sea|a village near the hills|a green valley}"},
     {"hobby", true, "{sing|draw|read|run|climb trees|tell stories|dance|paint|look at the clouds|play outside}"},
     {"open", false,
-     "{Once upon a time, there was <an trait> <child> named <hero>.|Once there was <an trait> <child> {named|called} "
-     "<hero>.|<Hero> was <an trait> <child> who lived <home>.|There was once <an trait> <child> named <hero>, who "
-     "lived "
-     "<home>.|Once upon a time, in <town>, there lived <an trait> <child> {named|called} <hero>.|In <town>, there "
-     "lived "
-     "<an trait> <child> {named|called} <hero>.|Once upon a time, <an trait> <child> named <hero> lived <home>.}"},
-    {"like", false, "<He> {liked|loved} to <hobby>[, and {everyone liked <him>|<he> smiled a lot|<he> had many ideas}"
-     "]."},
+     "{Once upon a time, there was <an trait> <child> {named|called} <hero>.|Once there was <an trait> <child> "
+     "{named|called} <hero>.|Once upon a time, in <town>, there lived <an trait> <child> {named|called} <hero>.|In "
+     "<town>, there lived <an trait> <child> {named|called} <hero>.|<Home> lived <an trait> <child> {named|called} "
+     "<hero>.|Once upon a time, <home>, there lived <an trait> <child> {named|called} <hero>.}"},
+    {"like", false, "<Hero> {liked|loved} to <hobby>[, and {everyone liked <hero>|<hero> smiled a lot|<he> had "
+     "many ideas}]."},
+    {"be", false, "<Hero> {was {kind|brave|cheerful|curious|clever|gentle}|had {brown|blue|green} eyes|{smiled|"
+     "laughed} a lot}."},
+    {"elike", false, "<Hero> {liked|loved} to <hobby> with <his> <elder>[, and {<his> <elder> liked it, too|<his> "
+     "<elder> often laughed}]."},
+    {"plike", false, "<Pal> {lived next door|lived in the same street|went to the same school|loved to <hobby>, too|"
+     "was <an trait> <pchild>}."},
     {"aopen", false,
-     "{Once upon a time, <an trait> <kind> named <hero> lived {in the forest|under an old oak tree|near a pond}.|Deep "
-     "in "
-     "the {green |quiet |old }forest lived <an trait> <kind> {named|called} <hero>.|Once there was <an trait> <kind> "
-     "{named|called} <hero>.|<Hero> was <an trait> <kind> who lived {at the edge of the forest|in the green forest}.}"},
+     "{Once upon a time, {in the forest|under an old oak tree|near a pond}, there lived <an trait> <kind> named "
+     "<hero>.|Deep in the {green |quiet |old }forest lived <an trait> <kind> {named|called} <hero>.|Once there was "
+     "<an trait> <kind> {named|called} <hero>.|{At the edge of the forest|In the green forest} lived <an trait> "
+     "<kind> {named|called} <hero>.}"},
     {"day", false, "{One <weather> <part>,|One <part>,|One day,|On a <weather> <part>,|One morning after breakfast,|"
      "One afternoon after lunch,|It was a <weather> <part>, and}"},
     {"joy", true, "{very happy|so happy|full of joy|very glad|happy and proud}"},
@@ -460,37 +472,34 @@ static const char *const save_en[][N_FIELDS] = {
 };
 
 static const Plot plots_en[] = {
-    {"lost", ELDER, false, "abcd", "{The lost <a>|<Hero> and the <a>|Where is the <a>?|<Hero> looks for the <a>}",
+    {"lost", ELDER, false, "abcd", "{The lost <a>|The day <hero> lost the <a>|Where is the <a>?}",
      lost_en, COUNT(lost_en), {
-     "<open> {<Hero> had <an a>, and {it was <his> favorite thing|<he> took it everywhere|<he> loved it very much}.|"
-     "{The thing <he> loved most was|<His> favorite thing was} {a gift from <his> <elder>: <an a>|<an a>}.}",
-     "<day> {the <a> was gone|<hero> could not find the <a>|<hero> looked for the <a>, but it was not there}. "
-     "{<He> looked <b>. <He> looked <c>. {It was not there.|No <a>!|Nothing!}|<He> looked <b> and <c>, but {there was "
+     "<open> [<be> ]{<Hero> had <an a>, and {it was <his> favorite thing|<he> took it everywhere|<he> loved it very "
+     "much}.|"
+     "<Hero> loved one thing most of all: {a gift from <his> <elder>, <an a>|<an a>}.|<Hero>'s favorite thing was {a "
+     "gift from <his> <elder>: <an a>|<an a>}.}",
+     "<day> {the <a> was gone|<hero> could not find the <a>|<hero> looked for the <a>, but it was not there}. {<Hero> "
+     "looked <b>. <Hero> looked <c>. {It was not there.|No <a>!|Nothing!}|<Hero> looked <b> and <c>, but {there was "
      "no <a>|<he> did not see it|it was not there}.|First <he> looked <b>. Then <he> looked <c>. {Nothing!|Still "
      "nothing.|But the <a> was not there.}}[ <Hero> {felt|was} <sad>.]",
      "<His> <elder> {saw <his> sad face|came into the room|heard <him> sigh|came to help}. `{What is wrong|What are "
-     "you "
-     "looking for|Why do you look so sad}?` <ehe> asked. `{I lost|I can't find} my <a>,` {said|answered} <hero>.",
+     "you looking for|Why do you look so sad}?` <ehe> asked. `{I lost|I can't find} my <a>,` {said|answered} <hero>.",
      "`{Do not worry|Don't be sad|We will find it}. {Let us look together,|Let us think. Where did you have it last?|"
-     "When "
-     "did you see it last?}` said <his> <elder>.",
+     "When did you see it last?}` said <his> <elder>.",
      "{They looked {high and low|everywhere|in every corner}.|<Hero> closed <his> eyes and thought hard.|They took a "
      "light and looked once more.} {Soon|At last|Then|After a while} <he> {saw|found|spotted} it: the <a> was <d>! "
      "<E>.",
-     "<Hero> <f>. {`Thank you for helping me,` <he> said[ and hugged <his> <elder>].|`Four eyes see more than two,` "
-     "said "
-     "<his> <elder>.|From then on, <he> {always put it back in its place|knew where to look first}.|<He> was <joy>[, "
-     "and "
-     "<his> <elder> was glad, too].}[ <night>]"}},
-    {"friend", PAL, false, "a", "{A new friend|<Hero> makes a friend|<Hero> meets <pal>|One small hello}",
+     "<Hero> <f>. {`Thank you for helping me,` <hero> said[ and hugged <his> <elder>].|`Four eyes see more than two,` "
+     "said <his> <elder>.|From then on, <he> {always put it back in its place|knew where to look first}.|<Hero> was "
+     "<joy>[, and <his> <elder> was glad, too].}[ <night>]"}},
+    {"friend", PAL, false, "a", "{A new friend|How <hero> made a friend|How <hero> met <pal>|One small hello}",
      friend_en, COUNT(friend_en), {
-     "<open>[ <like>]",
-     "<day> <hero> was <a>. {There <he> saw|<He> saw|Not far away was} a {new |shy |}<pchild> <b>. {The <pchild> "
-     "looked "
-     "{a bit lonely|shy|a little sad}.|<Hero> had never seen that <pchild> before.|Nobody was talking to the "
+     "<open> [<be> ]<like>",
+     "<day> <hero> was <a>. {There <he> saw|<Hero> saw|Not far away was} a {new |shy |}<pchild> <b>. {The <pchild> "
+     "looked {a bit lonely|shy|a little sad}.|<Hero> had never seen that <pchild> before.|Nobody was talking to the "
      "<pchild>.}",
-     "{<Hero> felt a little shy, but <he> {walked over|was brave}.|<Hero> remembered how it feels to be alone.|`I will "
-     "say hello,` thought <hero>.} `{Hi|Hello}! {I am|My name is} <hero>,` <he> said <soft>. `<c>?`",
+     "{<Hero> felt a little shy, but <he> {walked over|was brave}.|<Hero> remembered how it feels to be alone.|`I "
+     "will say hello,` thought <hero>.} `{Hi|Hello}! {I am|My name is} <hero>,` <hero> said <soft>. `<c>?`",
      "{The <pchild> {smiled|looked up and smiled|nodded}. `{Yes, please|I would like that|Oh yes}! {I am|My name is} "
      "<pal>.`|`{Yes, please|I would like that|Oh yes}!` said the <pchild>. `{I am|My name is} <pal>.`}",
      "{Soon|So|In no time,} <hero> and <pal> <d>. {They also|Then they|After that, they} <e>.",
@@ -498,308 +507,260 @@ static const Plot plots_en[] = {
      "`{Tomorrow|Next time} we {can|will} <f>!`|{they|the two of them} {promised|planned} to <f> {the next day|next "
      "time}.} {From that day on, {they|<hero> and <pal>} were {good|best} friends.|<Hero> went home <joy>.|One small "
      "hello had made a {big|new} friend.|<Pal> was not alone any more.}"}},
-    {"learn", ELDER, false, "", "{<Hero> learns to <a>|Try again, <hero>!|<Hero> does not give up}",
+    {"learn", ELDER, false, "", "{How <hero> learned to <a>|Try again, <hero>!|A lesson for <hero>}",
      learn_en, COUNT(learn_en), {
-     "<open>[ <like>] {More than anything, <he>|<Hero>} wanted to {learn to <a>|<a>}[, {just like <his> <elder>|but it "
+     "<open> [<be> ]<elike> <Hero> wanted to {learn to <a>|<a>}[ more than anything][, {just like <his> <elder>|but it "
      "looked so hard}].",
      "<day> <his> <elder> said, `{Shall we try it together?|Today is a good day to learn it.|Come, I will show you "
      "how.}` {<Hero> tried, but <b>.|The first try did not go well: <b>.|It was harder than it looked: <b>.}",
      "`{I can't do it|This is too hard|I will never learn it},` {<hero> said|said <hero>}[ and {looked at the ground|"
      "wiped away a tear}]. `{Nobody can do it the first time|Everyone starts like that|I failed many times, too|You "
-     "just "
-     "need some time},` {said|answered} <his> <elder> <soft>. `<C>.`",
+     "just need some time},` {said|answered} <his> <elder> <soft>. `<C>.`",
      "So <hero> tried {again and again|once more, and then once more|again the next day, and the day after}. {Each "
      "time|Every time|Little by little}, <he> <d>.",
-     "{At last|One day|After a week|Then, all at once}, <he> <e>! `{You did it|I knew you could do it|Look at you|Well "
-     "done}!` {called|cried|cheered} <his> <elder>.",
-     "{<Hero> was <joy>.|<Hero> laughed out loud.|<Hero> could hardly believe it.} {`{Next|Now}, I want to <f>,` <he> "
-     "said.|<He> had learned that {practice makes hard things easy|it pays to try again|big steps begin small}.|`It "
-     "was "
-     "not magic,` said <his> <elder>. `It was practice.`}[ <night>]"}},
-    {"share", PAL, false, "af", "{<Hero> shares|Better together|<Hero>, <pal> and {<a>|the <f>}}",
+     "{At last|One day|After a week|Then, all at once}, <he> <e>! `{You did it|I knew you could do it|Look at you|"
+     "Well done}!` {called|cried|cheered} <his> <elder>.",
+     "{<Hero> was <joy>.|<Hero> laughed out loud.|<Hero> could hardly believe it.} {`{Next|Now}, I want to <f>,` "
+     "<hero> said.|<Hero> had learned that {practice makes hard things easy|it pays to try again|big steps begin "
+     "small}.|`It was not magic,` said <his> <elder>. `It was practice.`}[ <night>]"}},
+    {"share", PAL, false, "af", "{How <hero> shared|Better together|What <hero> gave to <pal>}",
      share_en, COUNT(share_en), {
-     "<open> {<Hero>|<He>} had {a good friend|a friend next door|a friend at school} named <pal>.",
-     "<day> <hero> had <a>. {<He> had waited for it all week.|<He> was very happy about it.|It was just what <he> "
+     "<open> [<be> ]<Hero> had {a good friend|a friend|a best friend} {named|called} <pal>. <plike>",
+     "<day> <hero> had <a>. {<Hero> had waited for it all week.|<Hero> was very happy about it.|It was just what <he> "
      "wanted.} {But then <hero>|Then <he>} {saw|met} <pal>, who <b>. {<Pal> looked {<sad>|down at the ground}.|<Pal> "
      "tried to smile, but could not.|`Never mind,` said <pal>{ quietly|}.}",
      "{`If I share, I will have less,` thought <hero>. But {then <he> looked at <pal> again|a friend is worth more "
-     "than "
-     "that}.|<Hero> did not have to think for long.|<Hero> thought, `{What would I wish for|How would I feel} if I "
-     "were "
-     "<pal>?`|At first, <hero> wanted to keep everything. Then <he> changed <his> mind.}",
-     "{`Come here,` said <hero>.|`{There is|We have} enough for two,` said <hero>.|`Let us share,` said <hero>.} <He> "
-     "<c>. {<Pal>'s face lit up.|<Pal> smiled from ear to ear.|`{Really|For me}? Thank you!` said <pal>.}",
+     "than that}.|<Hero> did not have to think for long.|<Hero> thought, `{What would I wish for|How would I feel} if "
+     "I were <pal>?`|At first, <hero> wanted to keep everything. Then <he> changed <his> mind.}",
+     "{`Come here,` said <hero>.|`{There is|We have} enough for two,` said <hero>.|`Let us share,` said <hero>.} "
+     "<Hero> <c>. {<Pal>'s face lit up.|<Pal> smiled from ear to ear.|`{Really|For me}? Thank you!` said <pal>.}",
      "{The two friends|Then they|<Hero> and <pal>} <d>. {It was much more fun {than being alone|with two}.|They "
-     "laughed "
-     "{and talked|a lot|together}.|It had never been so nice.}",
+     "laughed {and talked|a lot|together}.|It had never been so nice.}",
      "{The next day|A few days later|The next morning}, <pal> <e>. {`Sharing is {fun|easy},` said <hero>.|And so both "
-     "of "
-     "them were <joy>.|`That is what friends do,` said <pal>.|<Hero> learned that {joy grows when you share it|a kind "
-     "heart is never poor}.}[ <night>]"}},
-    {"fear", ELDER, false, "a", "{<Hero> is brave|<Hero> and {<a>|the big fear}|A brave <child>}",
+     "of them were <joy>.|`That is what friends do,` said <pal>.|<Hero> learned that {joy grows when you share it|a "
+     "kind heart is never poor}.}[ <night>]"}},
+    {"fear", ELDER, false, "a", "{How brave <hero> is|The big fear|A brave <child>}",
      fear_en, COUNT(fear_en), {
-     "<open>[ <like>] {There was only one thing that <he> did not like: <a>.|But <hero> was afraid of <a>.|<He> was "
-     "not "
-     "afraid of {mice|spiders|the rain}, but <he> was afraid of <a>.}",
+     "<open> [<be> ]<elike> {There was only one thing that <hero> did not like: <a>.|But <hero> was afraid of <a>.|"
+     "<Hero> "
+     "was not afraid of {mice|spiders|the rain}, but <he> was afraid of <a>.}",
      "<b>. {<Hero>'s heart beat fast.|<Hero> felt cold and small.|<Hero>'s knees shook.|<Hero> wanted to {hide|run "
-     "away}.} "
-     "`{I am scared|I am afraid|I can't do this},` <he> {whispered|said}.",
+     "away}.} `{I am scared|I am afraid|I can't do this},` <hero> {whispered|said}.",
      "<His> <elder> {took <his> hand|sat down next to <him>|did not laugh}. `{That is all right|I know that feeling|"
      "When I was small, I was afraid, too},` <ehe> said <soft>. `<C>. <D>.`",
      "{<Hero> took a deep breath.|<Hero> swallowed hard.|<Hero> nodded slowly.} {<He>|Then <he>|With <his> <elder> "
-     "close "
-     "by, <he>} <e>.",
-     "{And what happened|And then}? <f>! {<Hero> began to laugh.|<Hero> had to smile.|`Oh!` said <hero>. `{Is that all|"
-     "That was not so bad}?`}",
+     "close by, <he>} <e>.",
+     "{And what happened|And then}? <f>! {<Hero> began to laugh.|<Hero> had to smile.|`Oh!` said <hero>. `{Is that "
+     "all|That was not so bad}?`}",
      "{`{You were very brave|That was brave},` said <his> <elder>. `Being brave means {being afraid and trying anyway|"
-     "going on when your knees shake}.`|From that day on, <he> was {not afraid|less afraid} of <a>{ any more|}.|<Hero> "
-     "{stood up tall|felt a little taller}. The fear had become {small|as small as a mouse}.}[ <night>]"}},
-    {"help", ELDER, false, "f", "{A good helper|<Hero> helps|Four hands|<Hero> and the <f>}",
+     "going on when your knees shake}.`|From that day on, <he> was {not afraid of <a> any more|less afraid of <a>}.|"
+     "<Hero> {stood up tall|felt a little taller}. The fear had become {small|as small as a mouse}.}[ <night>]"}},
+    {"help", ELDER, false, "f", "{A good helper|How <hero> helped|Four hands|The <f>}",
      help_en, COUNT(help_en), {
-     "<open>[ <like>]",
-     "<day> <hero> {was looking for something to do|was playing alone|looked out of the window} and {saw|noticed} that "
-     "<his> <elder> <a>. {It was a lot of work.|<His> <elder> looked tired.|There was so much to do!}",
+     "<open> [<be> ]<elike>",
+     "<day> <hero> {was looking for something to do|was playing alone|looked out of the window} and {saw|noticed} "
+     "that <his> <elder> <a>. {It was a lot of work.|<His> <elder> looked tired.|There was so much to do!}",
      "`{May I help you|Can I help|Do you need a hand}?` {asked <hero>|<he> asked}. `{That would be nice|Yes, please|"
-     "With "
-     "two it goes faster},` {said|answered} <his> <elder>. `{You can <b>.|Could you <b>?}`",
+     "With two it goes faster},` {said|answered} <his> <elder>. `{You can <b>.|Could you <b>?}`",
      "<Hero> {started at once|rolled up <his> sleeves|set to work}. {But|Everything went well until} <c>. {`Oh dear!` "
-     "said <hero>.|`Hm,` said <hero>.|<He> did not give up.|<He> stopped and thought.} {Then|So} <he> <d>[, and {it "
-     "worked|that was much better}].",
+     "said <hero>.|`Hm,` said <hero>.|<Hero> did not give up.|<Hero> stopped and thought.} {Then|So} <he> <d>[, and {"
+     "it worked|that was much better}].",
      "{When they were done|After an hour|At last|In the end}, <e>. `{I could not have done it without you|What a good "
      "helper you are|You did a great job},` said <his> <elder>.",
      "{They sat down and {drank cold lemonade|shared a sweet orange|ate bread and jam}.|<Hero>'s arms were tired, but "
-     "<he> "
-     "was <joy>.|<Hero> learned that {work is fun with two|helping feels good}.|<His> <elder> <hug>.}[ <night>]"}},
-    {"sorry", ELDER, false, "f", "{<Hero> says sorry|<Hero> tells the truth|The <f>}",
+     "<he> was <joy>.|<Hero> learned that {work is fun with two|helping feels good}.|<His> <elder> <hug>.}[ <night>]"}},
+    {"sorry", ELDER, false, "f", "{How <hero> said sorry|The truth|The <f>}",
      sorry_en, COUNT(sorry_en), {
-     "<open>[ <like>]",
+     "<open> [<be> ]<elike>",
      "<day> <hero> <a> while <he> was <b>. {`Oh no!` {cried|whispered} <hero>.|<Hero> stood very still.|<His> cheeks "
      "turned red.} {Nobody had seen it.|The house was quiet.|What now?}",
-     "{First, <he> wanted to <c>.|`I could <c>,` <he> thought.|For a moment, <hero> thought <he> should <c>.} But "
-     "{<his> "
-     "tummy felt heavy|that did not feel right|a lie would only make it worse|<he> knew that it was wrong}.",
+     "{First, <he> wanted to <c>.|`I could <c>,` <hero> thought.|For a moment, <hero> thought <he> should <c>.} But {"
+     "<his> tummy felt heavy|that did not feel right|a lie would only make it worse|<he> knew that it was wrong}.",
      "{So|In the end,} <hero> {went to|looked for} <his> <elder>{ and told the truth|}. `{I did something wrong|I "
-     "have to "
-     "tell you something|It was my fault},` <he> said. `I <a>. I am {so |very |}sorry.`",
+     "have to tell you something|It was my fault},` <hero> said. `I <a>. I am {so |very |}sorry.`",
      "<His> <elder> {looked at <him> for a moment|was quiet for a moment|listened to every word}. `{I am not glad "
-     "about "
-     "it|It is a pity}, but {I am glad that you told me|I am proud that you told the truth|it was brave to tell me},` "
-     "<ehe> said. `{Let us|Come, we will} make it right.` {Together they|So the two of them} <d>.",
-     "{From then on|After that|Ever since}, <hero> <e>. {And <his> heart was light again.|<He> learned that {the truth "
-     "makes the heart light|saying sorry is the first step}.|<His> <elder> <hug>, and all was well.}[ <night>]"}},
-    {"weather", PAL, false, "f", "{A change of plan|<Hero> and <pal> {at home|have an idea}|The weather had other "
-     "plans}",
+     "about it|It is a pity}, but {I am glad that you told me|I am proud that you told the truth|it was brave to tell "
+     "me},` <ehe> said. `{Let us|Come, we will} make it right.` {Together they|So the two of them} <d>.",
+     "{From then on|After that|Ever since}, <hero> <e>. {And <his> heart was light again.|<Hero> learned that {the "
+     "truth makes the heart light|saying sorry is the first step}.|<His> <elder> <hug>, and all was well.}[ <night>]"}},
+    {"weather", PAL, false, "f", "{A change of plan|The idea of <hero> and <pal>|The weather had other plans}",
      weather_en, COUNT(weather_en), {
-     "<open> <His> {best|good} friend was {a <pchild> named <pal>|<pal>, who lived next door}.",
+     "<open> [<be> ]<Hero> had a {best|good} friend {named|called} <pal>. <plike>",
      "{One day|One <part>}, {<hero> and <pal>|the two friends} wanted to <a>. {They had talked about it all week.|"
      "Everything was ready.|They could hardly wait.} But {just then|when they opened the door|all at once}, <b>.",
      "`{Oh no|What a pity|That is not fair}!` said {<hero>|<pal>}. {They looked out of the window.|They sat down on "
-     "the "
-     "steps, {<sad>|with long faces}.|For a while, they did not know what to do.}",
+     "the steps, {<sad>|with long faces}.|For a while, they did not know what to do.}",
      "Then {<hero>|<pal>} {had an idea|jumped up|began to smile}. `{I know|Wait}! {We can <c>!|Why don't we <c>?|Let "
-     "us <c>!}` "
-     "{`That is a great idea!` said the other.|And that is what they did.|They ran to get everything they needed.}",
-     "The two friends <d>. {They laughed so much that they forgot the weather.|It was even better than the first plan.|"
-     "They had never had so much fun.|Time flew by.}",
+     "us <c>!}` {`That is a great idea!` said the other.|And that is what they did.|They ran to get everything they "
+     "needed.}",
+     "The two friends <d>. {They laughed so much that they forgot the weather.|It was even better than the first "
+     "plan.|They had never had so much fun.|Time flew by.}",
      "{Later|When they looked outside again|In the end}, <e>. {`This was the best day,` said {<hero>|<pal>}.|`{The "
      "weather|The sky} can change,` said {<hero>|<pal>}, `but {so can our plans|we can have fun anyway}.`|They smiled "
-     "at "
-     "each other and made a plan for the next day.}"}},
-    {"gift", ELDER, false, "af", "{A gift for <elder>|<Hero>'s gift|The best gift|Made by hand}",
+     "at each other and made a plan for the next day.}"}},
+    {"gift", ELDER, false, "af", "{A gift for <elder>|A gift from <hero>|The best gift|Made by hand}",
      gift_en, COUNT(gift_en), {
-     "<open> {<His> <elder>'s birthday was near|Soon it was <his> <elder>'s birthday|<His> <elder> would have a "
-     "birthday "
-     "soon}, {but <hero> had no money|and <hero> wanted to give something special}.",
-     "{`What can I give?` <he> {wondered|thought}.|<Hero> thought about it all day.|<He> walked around and thought.} "
-     "Then "
-     "<he> {had an idea|knew it}: <a>! {In secret, <he>|Every day after school, <he>|Full of hope, <he>} <b>.",
+     "<open> [<be> ]{<Hero>'s <elder> would have a birthday soon|<Hero> knew that <his> <elder>'s birthday was near}, "
+     "{but "
+     "<hero> had no money|and <hero> wanted to give something special}.",
+     "{`What can I give?` <hero> {wondered|thought}.|<Hero> thought about it all day.|<Hero> walked around and "
+     "thought.} Then <he> {had an idea|knew it}: <a>! {In secret, <he>|Every day after school, <he>|Full of hope, "
+     "<he>} <b>.",
      "{Everything went well, but then|But on the last day,|Then something went wrong:} <c>. {<Hero> nearly cried.|`Oh "
      "dear, what now?` said <hero>.|<Hero> felt <sad>.}",
-     "{But <he> did not give up.|<He> took a deep breath.|<He> thought for a while.} {Then <he>|<He>} <d>. {Now it was "
-     "even {nicer|better} than before.|Nobody would ever know.|`Yes, that is it!` <he> said.}",
+     "{But <he> did not give up.|<Hero> took a deep breath.|<Hero> thought for a while.} {Then <he>|<He>} <d>. {Now "
+     "it was even {nicer|better} than before.|Nobody would ever know.|`Yes, that is it!` <hero> said.}",
      "On the {birthday|big day}, <hero> {held out the <f> with both hands|held out the <f>|brought the <f>}. `{Happy "
-     "birthday|This is for "
-     "you}! "
-     "I made it myself,` <he> said. <His> <elder>'s eyes {shone|filled with happy tears}.",
-     "`{It is the best gift of all|I will keep it in my heart|You made this for me? How lovely},` <ehe> said. <Ehe> "
-     "{<e>|"
-     "hugged <hero> and <e>}. {<Hero> was <joy>.|A gift made with love needs no {money|gold}.}[ <night>]"}},
-    {"grow", ELDER, false, "adf", "{The little <f>|<Hero> grows something|<Hero>'s <f>}",
+     "birthday|This is for you}! I made it myself,` <hero> said. <His> <elder>'s eyes {shone|filled with happy tears}.",
+     "`{It is the best gift of all|I will keep it in my heart|You made this for me? How lovely},` <ehe> said. <Ehe> {"
+     "<e>|hugged <hero> and <e>}. {<Hero> was <joy>.|A gift made with love needs no {money|gold}.}[ <night>]"}},
+    {"grow", ELDER, false, "adf", "{The little <f>|What <hero> grew|The <f>}",
      grow_en, COUNT(grow_en), {
-     "<open>[ <like>]",
+     "<open> [<be> ]<elike>",
      "<day> <his> <elder> gave <him> <an a>. `{Plant it and wait|Put it into the earth and take care of it|Look after "
-     "it "
-     "well},` <ehe> said. <Hero> {made a hole|dug a small hole}, put it in and gave it {some|a little} water.",
+     "it well},` <ehe> said. <Hero> {made a hole|dug a small hole}, put it in and gave it {some|a little} water.",
      "{The next day nothing had changed|For a week, <he> saw nothing but brown earth|Every morning, <hero> ran out to "
      "look, but there was nothing to see}. `{Is it sleeping|Why does it take so long|When will it grow}?` asked "
-     "<hero>. "
-     "`{Give it time|Good things take time|Be patient},` said <his> <elder>.",
-     "Then, {one morning|after some rain|one day}, {a tiny green tip came up|there was a bit of green}! <Hero> {danced "
-     "around it|called everyone to see}. {But soon|A few days later,} <b>. {So <he>|<Hero> thought about it and} <c>.",
+     "<hero>. `{Give it time|Good things take time|Be patient},` said <his> <elder>.",
+     "Then, {one morning|after some rain|one day}, {a tiny green tip came up|there was a bit of green}! <Hero> {"
+     "danced around it|called everyone to see}. {But soon|A few days later,} <b>. {So <he>|<Hero> thought about it "
+     "and} <c>.",
      "{The plant grew and grew|Days went by, and weeks|The sun shone and the rain fell}. {In the end|At last}, there "
-     "was "
-     "<d>! `{Look what you have done|That is your work|You took good care of it},` said <his> <elder>.",
-     "<Hero> {was <joy>|smiled at the <f>}. {Together they|<He> and <his> <elder>} <e>. {`{It was worth the wait|"
-     "Waiting "
-     "is hard, but it is worth it},` <he> said.|<He> had learned to {wait|be patient}.}[ <night>]"}},
-    {"rescue", PAL, false, "ad", "{The little <a>|<Hero>, <pal> and the <a>|Helping a <a>}",
+     "was <d>! `{Look what you have done|That is your work|You took good care of it},` said <his> <elder>.",
+     "<Hero> {was <joy>|smiled at the <f>}. {Together they|<Hero> and <his> <elder>} <e>. {`{It was worth the wait|"
+     "Waiting is hard, but it is worth it},` <hero> said.|<Hero> had learned to {wait|be patient}.}[ <night>]"}},
+    {"rescue", PAL, false, "ad", "{The little <a>|Two friends and <an a>|Helping <an a>}",
      rescue_en, COUNT(rescue_en), {
-     "<open> {<His> friend <pal> lived {next door|in the same street}.|<He> had a friend {named|called} <pal>.}",
+     "<open> [<be> ]<Hero> had a [good ]friend {named|called} <pal>. <plike>",
      "<day> {<hero> and <pal>|the two friends} {were on the way home|were playing outside|were out for a walk} when "
-     "they "
-     "{heard a small sound|saw something move}. {It was <an a> that <b>.|There was <an a>, and it <b>.|They found "
-     "<an a>. "
-     "The poor thing <b>.}",
+     "they {heard a small sound|saw something move}. {It was <an a> that <b>.|There was <an a>, and it <b>.|They "
+     "found <an a>. The poor thing <b>.}",
      "`{Poor little thing|Look|Oh no}! We have to help it,` {said|whispered} {<hero>|<pal>}. {`But how?` asked the "
      "other.|They came closer, slowly, so that it would not be afraid.|They thought for a moment.} {Then they|So they|"
      "With gentle hands, they} <c>.",
      "{<Hero> brought|<Pal> ran home and came back with|<Hero> and <pal> gave it} <d>. {At first, the <a> did not "
-     "move. "
-     "Then it began to eat.|The <a> looked at them with bright eyes.|The little heart beat fast, but then it grew "
-     "calm.}",
+     "move. Then it began to eat.|The <a> looked at them with bright eyes.|The little heart beat fast, but then it "
+     "grew calm.}",
      "{They stayed close and waited|They watched over it|They sat still and hardly spoke}. {Then|After a while|In the "
      "end}, <e>. {And then it|It} <f>.",
      "`{Goodbye, little friend|Take care, little one}!` {called|said} {<hero>|<pal>}. {The two friends were <joy>.|"
-     "They "
-     "smiled at each other, {happy|glad} that they had helped.|`It was so small,` said <pal>, `but it was worth all "
-     "our "
-     "time.`}[ <night>]"}},
-    {"build", PAL, false, "ab", "{How to build <a>|<Hero> and <pal> build <a>|<A>}",
+     "They smiled at each other, {happy|glad} that they had helped.|`It was so small,` said <pal>, `but it was worth "
+     "all our time.`}[ <night>]"}},
+    {"build", PAL, false, "ab", "{How to build <a>|What <hero> and <pal> built|<A>}",
      build_en, COUNT(build_en), {
-     "<open>[ <like>] {<His> {best|good} friend was <pal>.|<He> did everything with <his> friend <pal>.}",
+     "<open> [<be> ]<Hero> had a [good ]friend {named|called} <pal>. <plike>",
      "<day> <hero> said, `{Let us build <a>!|We should build <a>.|Why don't we build <a>?}` {<Pal> liked the idea|"
-     "`Yes, let us!` said "
-     "<pal>|<Pal> clapped and nodded}. {They found|They got} <b>, and {off they went|began to work|set to work}.",
+     "`Yes, let us!` said <pal>|<Pal> clapped and nodded}. {They found|They got} <b>, and {off they went|began to "
+     "work|set to work}.",
      "{It was not easy|At first all went well|They worked all morning}, but <c>. {`It will never work,` {said|sighed} "
      "<pal>.|<Pal> sat down, <sad>.|<Hero> scratched <his> head.|They tried three times, and three times it went "
      "wrong.}",
      "{<Hero> walked around it and thought.|`Let us not give up,` said <hero>.|They drank some water and thought "
-     "again.} "
-     "{`What if we <d>?`|`Maybe we could <d>,`|`I know! We can <d>!`} {said <hero>|<he> said at last}. {They tried it "
-     "at once.|"
-     "<Pal> jumped up to help.|So they did.}",
+     "again.} {`What if we <d>?`|`Maybe we could <d>,`|`I know! We can <d>!`} {said <hero>|<he> said at last}. {They "
+     "tried it at once.|<Pal> jumped up to help.|So they did.}",
      "{And it worked!|This time it worked!|That was it!} {By the evening|Soon|Before supper}, <a> {was ready|stood in "
      "front of them}. <E>. {<Hero> and <pal> cheered.|They looked at it with pride.|`We did it!` they cried.}",
      "{After that|Then|The next day}, they <f>. {`{Two heads are better than one|Together we can do anything}!` said "
      "<pal>.|What one of them could not do alone, they had done together.|They were <joy>.}[ <night>]"}},
-    {"forest", PAL, true, "", "{The <kind> and the <pkind>|A friend in the forest|<Hero> the <kind>}",
+    {"forest", PAL, true, "", "{The <kind> and the <pkind>|A friend in the forest|The kind <kind>}",
      forest_en, COUNT(forest_en), {
-     "<aopen> {Not far away lived <an pkind> named <pal>.|<Hero>'s neighbor was <an pkind> named <pal>.}",
-     "<day> <pal> the <pkind> <a>. {<Pal> sat {on a stone|under a tree} and {sighed|cried}.|<Pal> did not know what to "
-     "do.|<Pal> asked the wind for help, but the wind only blew.} {Then <hero> came by|Just then, <hero> came along "
-     "the "
-     "path}.",
+     "<aopen> {Not far away lived <an pkind> named <pal>.|<Hero> had a neighbor, <an pkind> {named|called} <pal>.} "
+     "<Pal> {was often alone|was quiet and shy|did not have many friends}.",
+     "<day> <pal> the <pkind> <a>. {<Pal> sat {on a stone|under a tree} and {sighed|cried}.|<Pal> did not know what "
+     "to do.|<Pal> asked the wind for help, but the wind only blew.} {Then <hero> came by|Just then, <hero> came "
+     "along the path}.",
      "`<B>,` thought <hero>{ at first|}. But {then <he> looked at the <pkind> again|<his> heart said something else|"
-     "<he> "
-     "could not just walk on}. `{Don't cry|Don't worry|Chin up}, <pal>,` <he> said. `{I will help you|We will find a "
-     "way|You are not alone}.`",
+     "<he> could not just walk on}. `{Don't cry|Don't worry|Chin up}, <pal>,` <hero> said. `{I will help you|We will "
+     "find a way|You are not alone}.`",
      "{And so|Right away|Without another word}, <hero> <c>. {It took a long time|It was hard work|It was not easy}, "
      "but {in the end|at last} <d>.",
      "`Thank you, <hero>!` said the <pkind>. `{I will not forget it|You are a true friend|How kind you are}.` [The "
-     "<kind> only smiled. ]{Some time later|One day|When the moon was full}, "
-     "<pal> <e>.",
+     "<kind> only smiled. ]{Some time later|One day|When the moon was full}, <pal> <e>.",
      "{Since then|From that day on}, the <kind> and the <pkind> were {the best of friends|never apart for long}. {And "
      "everyone in the forest knew: <f>.|`You see,` said the old owl, `<f>.`|They had both learned that <f>.}"}},
-    {"race", PAL, false, "ae", "{<A>|<Hero>, <pal> and the prize|The kind {winner|<child>}}",
+    {"race", PAL, false, "ae", "{<A>|Two friends and the prize|The kind {winner|<child>}}",
      race_en, COUNT(race_en), {
-     "<open>[ <like>]",
-     "<day> there was <a>. {<Hero> had practiced for weeks|<Hero> wanted to win more than anything|<Hero> could hardly "
-     "sleep the night before}. {<Pal>, who lived next door, was there, too.|<His> friend <pal> stood right next to "
-     "<him>.}",
-     "{`Ready? Go!` {called the judge|cried a loud voice}.|A bell rang, and it began.|Everyone cheered, and it began.} "
-     "<Hero> was {in front|doing very well|faster than all the others}. But then <pal> <b>.",
+     "<open> [<be> ]<like>",
+     "<day> there was <a>. {<Hero> had practiced for weeks|<Hero> wanted to win more than anything|<Hero> could "
+     "hardly sleep the night before}. {A <pchild> {named|called} <pal> was there, too. <Pal> lived next door.|<Hero> "
+     "had a friend {named|called} <pal>. <Pal> was there, too.}",
+     "{`Ready? Go!` {called the judge|cried a loud voice}.|A bell rang, and it began.|Everyone cheered, and it began.}"
+     " <Hero> was {in front|doing very well|faster than all the others}. But then <pal> <b>.",
      "{<Hero> looked at the others, and then at <pal>.|`If I help, I will not win,` thought <hero>.|For a moment, "
-     "<hero> "
-     "did not know what to do.} {But a friend is more than a prize.|Then <he> knew what was right.} <Hero> <c>. `{You "
-     "go "
-     "on|Don't wait for me},` said <pal>. `{Not without you|We do this together},` said <hero>.",
+     "<hero> did not know what to do.} {But a friend is more than a prize.|Then <he> knew what was right.} <Hero> "
+     "<c>. `{You go on|Don't wait for me},` said <pal>. `{Not without you|We do this together},` said <hero>.",
      "{So the two of them|Then they|In the end, <hero> and <pal>} <d>. {Everyone stood up and clapped|The people "
-     "cheered "
-     "louder than before}. The judge {smiled|came over} and said, `<F>!`",
+     "cheered louder than before}. The judge {smiled|came over} and said, `<F>!`",
      "{They got|The judge gave them} <e>. {<Hero> was <joy>, even without the first prize.|`I won something better,` "
-     "said "
-     "<hero>, and looked at <pal>.|On the way home, <pal> said, `Thank you. {You are a real friend|I will never forget "
-     "it}.`}"}},
-    {"trip", ELDER, false, "abef", "{A day at <a>|<Hero> goes to <a>|The trip to <a>}",
+     "said <hero>, and looked at <pal>.|On the way home, <pal> said, `Thank you. {You are a real friend|I will never "
+     "forget it}.`}"}},
+    {"trip", ELDER, false, "abef", "{A day at <a>|How <hero> went to <a>|The trip to <a>}",
      trip_en, COUNT(trip_en), {
-     "<open>[ <like>]",
+     "<open> [<be> ]<elike>",
      "<day> <his> <elder> said, `{Get your shoes|Put on your coat|Pack your bag}! {We are going|Let us go} to <a>{!|.}"
-     "` "
-     "{<Hero> jumped up and down|<Hero> was ready in a minute|`Hooray!` cried <hero>}. They went <f>[, and <hero> "
-     "{looked "
-     "at everything|sang|asked a hundred questions} on the way].",
-     "{At last they were there.|Then they were there.} <Hero> saw <b>. `{How beautiful|Look at that|Wow}!` <he> {said|"
-     "cried}. {Everything smelled new.|<He> did not know where to look first.|<He> took <his> <elder>'s hand and "
-     "pulled.}",
+     "` {<Hero> jumped up and down|<Hero> was ready in a minute|`Hooray!` cried <hero>}. They went <f>[, and <hero> {"
+     "looked at everything|sang|asked a hundred questions} on the way].",
+     "{At last they were there.|Then they were there.} <Hero> saw <b>. `{How beautiful|Look at that|Wow}!` <hero> {"
+     "said|cried}. {Everything smelled new.|<Hero> did not know where to look first.|<Hero> took <his> <elder>'s hand "
+     "and pulled.}",
      "{First, they|Together, they|For a long time, they} <c>. {Then something happened.|And then came the best part.|"
-     "But "
-     "the "
-     "best was still to come.} <D>! {<Hero> held <his> breath|<Hero> laughed out loud|`Did you see that?` whispered "
-     "<hero>}.",
+     "But the best was still to come.} <D>! {<Hero> held <his> breath|<Hero> laughed out loud|`Did you see that?` "
+     "whispered <hero>}.",
      "{Later|When they were hungry|After that}, they sat down and ate {bread and cheese|sandwiches|rice and eggs|"
-     "apples "
-     "and nuts}. `{Are you tired?` asked <his> <elder>. `Not at all|Do you like it here?` asked <his> <elder>. `{I "
-     "want to stay forever|I like it so much}},` said <hero>.",
-     "<bye>, <hero> took home <e>. {<He> put it {next to <his> bed|on <his> shelf}, so that <he> would always "
-     "remember.|"
-     "`When can we go again?` <he> asked. <His> <elder> laughed.|On the way back, <he> fell asleep with it in <his> "
-     "hand.}"}},
-    {"pet", ELDER, false, "af", "{<F> the <a>|<Hero> and <f>|The new <a>}",
+     "apples and nuts}. `{Are you tired?` asked <his> <elder>. `Not at all|Do you like it here?` asked <his> <elder>. "
+     "`{I want to stay forever|I like it so much}},` said <hero>.",
+     "<bye>, <hero> took home <e>. {<Hero> put it {next to <his> bed|on <his> shelf}, so that <he> would always "
+     "remember.|`When can we go again?` <hero> asked. <His> <elder> laughed.|On the way back, <he> fell asleep with "
+     "it in <his> hand.}"}},
+    {"pet", ELDER, false, "af", "{<F> the <a>|A friend for <hero>|The new <a>}",
      pet_en, COUNT(pet_en), {
-     "<open> {<He> had always wished for <an a>.|More than anything, <he> wanted <an a>.}",
+     "<open> [<be> ]{<Hero> had always wished for <an a>.|<Hero> wanted <an a> more than anything.}",
      "<day> <his> <elder> {came home with a surprise|had a surprise for <him>|called <him> and smiled}: a little <a>! "
      "`{Its name is|It is called} <f>,` <ehe> said. `{You must be gentle with it|It needs food, water and love|You "
-     "must "
-     "look after it every day}.`",
-     "But <f> <b>. {`Doesn't it like me?` asked <hero>.|<Hero> was <sad>.|<Hero> wanted to grab it, but stopped.} "
-     "`{It is "
-     "only shy|Everything is new for it},` said <his> <elder>. `{Give it time|Love needs time|Let it come to you}.`",
-     "{So|That day,|The next day,} <hero> <c>. {Nothing happened.|<He> waited and waited.|It took a long time.} {The "
-     "next "
-     "day <he> did it again.|<He> did not give up.|<He> did it every day.} {And then|One evening|At last}, <f> <d>! "
-     "{<Hero> did not dare to breathe.|<Hero>'s heart jumped for joy.}",
-     "From then on, they were friends. {Every morning|Every day}, <hero> gave <f> food and {fresh|clean} water. "
-     "{Sometimes there was trouble, too|Life was never dull}: once, <f> <e>! {Everyone laughed|<Hero> laughed until "
-     "<his> "
-     "sides hurt}.",
+     "must look after it every day}.`",
+     "But <f> <b>. {`Doesn't it like me?` asked <hero>.|<Hero> was <sad>.|<Hero> wanted to grab it, but stopped.} `{"
+     "It is only shy|Everything is new for it},` said <his> <elder>. `{Give it time|Love needs time|Let it come to "
+     "you}.`",
+     "{So|That day,|The next day,} <hero> <c>. {Nothing happened.|<Hero> waited and waited.|It took a long time.} {"
+     "The next day <he> did it again.|<Hero> did not give up.|<Hero> did it every day.} {And then|One evening|At last}"
+     ", <f> <d>! {<Hero> did not dare to breathe.|<Hero>'s heart jumped for joy.}",
+     "From then on, they were friends. {Every morning|Every day}, <hero> gave <f> food and {fresh|clean} water. {"
+     "Sometimes there was trouble, too|Life was never dull}: once, <f> <e>! {Everyone laughed|<Hero> laughed until "
+     "<his> sides hurt}.",
      "{`You have learned to be patient,` said <his> <elder>.|`You take good care of it,` said <his> <elder>.|<Hero> "
-     "said, "
-     "`<F> is the best <a> in the world.`}[ <night>]"}},
-    {"cook", ELDER, false, "abf", "{<Hero> cooks|<A>|In the kitchen with <elder>}",
+     "said, `<F> is the best <a> in the world.`}[ <night>]"}},
+    {"cook", ELDER, false, "abf", "{What <hero> cooked|<A>|In the kitchen with <elder>}",
      cook_en, COUNT(cook_en), {
-     "<open>[ <like>]",
+     "<open> [<be> ]<elike>",
      "<day> <his> <elder> {asked|said}, `{Shall we|Do you want to|Will you help me} make <a> <f>?` `{Yes, please|Oh "
-     "yes|I "
-     "would love to}!` {said|cried} <hero>, and {washed <his> hands|put on an apron|ran into the kitchen}.",
+     "yes|I would love to}!` {said|cried} <hero>, and {washed <his> hands|put on an apron|ran into the kitchen}.",
      "{They needed|First, they got|On the table lay} <b>. <Hero> {stirred|measured|counted} and <his> <elder> {cut|"
      "watched the pot|showed <him> how}. {It was fun|They sang while they worked|<Hero> did everything with care}.",
-     "{But|But then|But this time} <c>. {`Now it is spoiled!` said <hero>.|<Hero> looked <sad>.|`What do we do "
-     "now?` asked <hero>.} `{That can happen to anyone|That is not so bad|Every cook knows that},` said <his> <elder>. "
-     "{So they|Together they} <d>.",
+     "{But|But then|But this time} <c>. {`Now it is spoiled!` said <hero>.|<Hero> looked <sad>.|`What do we do now?` "
+     "asked <hero>.} `{That can happen to anyone|That is not so bad|Every cook knows that},` said <his> <elder>. {So "
+     "they|Together they} <d>.",
      "{Soon|After a while|At last}, a good smell {filled the house|came from the kitchen}. {They could hardly wait.|"
-     "<Hero> "
-     "set the table.|`Is it ready?` <he> asked three times.} {They tasted it|Then they took the first bite}: <e>!",
+     "<Hero> set the table.|`Is it ready?` <hero> asked three times.} {They tasted it|Then they took the first bite}: "
+     "<e>!",
      "{`You are a real cook,` said <his> <elder>.|`It tastes best when you make it yourself,` said <hero>.|Everyone "
-     "wanted "
-     "more.|<Hero> was <joy>.} {`Next time,` said <hero>, `I will do it all by myself.`|Then they washed the dishes "
-     "together, and that was fun, too.}"}},
-    {"save", ELDER, false, "acf", "{<Hero> saves for <a>|The coin jar|<Hero> and the <f>}",
+     "wanted more.|<Hero> was <joy>.} {`Next time,` said <hero>, `I will do it all by myself.`|Then they washed the "
+     "dishes together, and that was fun, too.}"}},
+    {"save", ELDER, false, "acf", "{A wish for <a>|The coin jar|What <hero> saved for}",
      save_en, COUNT(save_en), {
-     "<open> {In the shop window, <he> saw <a>.|There was one thing <he> wished for: <a>.}",
-     "`{May I have it|Can I have it|Please, can we buy it}?` <he> asked <his> <elder>. `{It costs ten coins|It is not "
-     "cheap},` {said|answered} <his> <elder>. `{But you can save for it.|Why don't you save for it?|How about earning "
-     "it?}` "
-     "<His> <elder> gave <him> an empty jar.",
-     "{So|The next day,} <hero> began to earn coins by <b>. {Every evening|Each day}, one more coin fell into the jar. "
-     "{Clink!|It made a lovely sound.|<He> counted them again and again.}",
-     "{One day|Then}, <he> saw <c> {at the shop|at the fair}. <He> {put a hand into <his> pocket|wanted it right away|"
-     "almost took the coins out}. But then <he> stopped. `<D>,` <he> {thought|said to <himself>}, and went {home|on}.",
-     "{At last the jar was full.|And then came the day when the jar was full.} <Hero> {ran|walked proudly} to the shop "
-     "{and put all the coins on the table|with the jar in both arms}. {`You did well to wait,` said the woman in the "
-     "shop.|`You saved all this? Well done!` said the man in the shop.} Now the <f> was <hers>!",
-     "<Hero> <e>. {`It feels different when you have earned it,` said <his> <elder>.|`It was worth the wait,` <he> "
-     "said.|"
-     "<His> <elder> watched and was proud of <him>.|And the jar? It waited for the next wish.}"}},
+     "<open> [<be> ]{<Hero> saw <a> in the shop window.|<Hero> wished for one thing: <a>.}",
+     "`{May I have it|Can I have it|Please, can we buy it}?` <hero> asked <his> <elder>. `{It costs ten coins|It is "
+     "not cheap},` {said|answered} <his> <elder>. `{But you can save for it.|Why don't you save for it?|How about "
+     "earning it?}` <His> <elder> gave <him> an empty jar.",
+     "{So|The next day,} <hero> began to earn coins by <b>. {Every evening|Each day}, one more coin fell into the "
+     "jar. {Clink!|It made a lovely sound.|<Hero> counted them again and again.}",
+     "{One day|Then}, <he> saw <c> {at the shop|at the fair}. <Hero> {put a hand into <his> pocket|wanted it right "
+     "away|almost took the coins out}. But then <he> stopped. `<D>,` <hero> {thought|said to <himself>}, and went {"
+     "home|on}.",
+     "{At last the jar was full.|And then came the day when the jar was full.} <Hero> {ran|walked proudly} to the "
+     "shop {and put all the coins on the table|with the jar in both arms}. {`You did well to wait,` said the woman in "
+     "the shop.|`You saved all this? Well done!` said the man in the shop.} Now the <f> was <hers>!",
+     "<Hero> <e>. {`It feels different when you have earned it,` said <his> <elder>.|`It was worth the wait,` <hero> "
+     "said.|<His> <elder> watched and was proud of <him>.|And the jar? It waited for the next wish.}"}},
 };
 
 /* ==== Chinese stories ============================================================================================ *
@@ -810,11 +771,14 @@ static const Rule rules_zh[] = {
     {"home", true, "{小河边|山脚下|小镇上|海边|森林旁边|一条安静的街上|一座小村子里|公园旁边}"},
     {"hobby", true, "{画画|唱歌|看书|讲故事|跑步|跳舞|看云|听故事}"},
     {"open", false,
-     "{从前，有一个<trait>的<child>，名叫<hero>。|从前，<home>住着一个<trait>的<child>，{名叫|叫}<hero>。|<hero>是一个<trait>的<child>，家住在<home>。|"
-     "<home>住着一个{名叫|叫}<hero>的<child>，<he>又<ad>又<ad2>。|有一个{名叫|叫}<hero>的<child>，{大家都很喜欢<he>|邻居们都夸<he>懂事}。}"},
+     "{从前，有一个<trait>的<child>，{名叫|叫}<hero>。|从前，<home>住着一个<trait>的<child>，{名叫|叫}<hero>。|"
+     "<home>住着一个<ad>又<ad2>的<child>，{名叫|叫}<hero>。|有一个<trait>的<child>，{名叫|叫}<hero>。}"},
     {"ad", true, "{聪明|善良|活泼}"},
     {"ad2", true, "{可爱|勤快|懂事}"},
-    {"like", false, "<he>{最喜欢|很喜欢|平时喜欢}<hobby>{。|，脸上总是带着笑。|，每天都很开心。}"},
+    {"be", false, "<hero>{很<ad>|有一双{大|亮亮的}眼睛|总是笑眯眯的|又<ad>又<ad2>}。"},
+    {"elike", false, "<hero>{最喜欢|很喜欢|常常}{和|跟}<elder>一起<hobby>{。|，<elder>也很喜欢。|，<elder>总是笑眯眯的。}"},
+    {"plike", false, "<pal>{就住在隔壁|也很<ad>|也喜欢<hobby>|和<hero>一样<ad2>}。"},
+    {"like", false, "<hero>{最喜欢|很喜欢|平时喜欢}<hobby>{。|，脸上总是带着笑。|，每天都很开心。}"},
     {"aopen", false,
      "{从前，森林里住着一只<trait>的<kind>，{名叫|叫}<hero>。|大森林里有一只<trait>的<kind>，名字叫<hero>。|在一片绿绿的森林里，住着一只{叫|名叫}<hero>的<kind>。}"},
     {"day", false, "{一天<part>，|一个<weather>的<part>，|有一天，|这一天，|星期天的<part>，|吃过早饭，|吃过午饭，|这天天气很好，}"},
@@ -1008,88 +972,84 @@ static const char *const save_zh[][N_FIELDS] = {
 
 static const Plot plots_zh[] = {
     {"lost", ELDER, false, "abcdf", "{丢了的<f>|<hero>和<f>|<f>在哪里|<hero>找<f>}", lost_zh, COUNT(lost_zh), {
-     "<open>{<he>有<a>，{那是<he>最心爱的东西|走到哪儿都带着|每天都舍不得放下}。|<elder>送给<he><a>，<he>喜欢得不得了。}",
-     "<day>{<f>不见了|<hero>怎么也找不到<f>|<hero>想玩<f>，可是它不在老地方}。<he>{先看了看<b>，没有；又看了看<c>，还是没有|找了<b>，又找了<c>，都没有|把<b>和<c>"
-     "都找遍了，连影子也没看见}。<hero><sad>。",
+     "<open>[<be>]{<hero>有<a>，{那是<he>最心爱的东西|走到哪儿都带着|每天都舍不得放下}。|<hero>有<a>，是<elder>送的，<he>喜欢得不得了。}",
+     "<day>{<f>不见了|<hero>怎么也找不到<f>|<hero>想玩<f>，可是它不在老地方}。<hero>{先看了看<b>，没有；又看了看<c>，还是没有|找了<b>，又找了<c>，都没有|把<b>和<c>都找遍了，"
+     "连影子也没看见}。<hero><sad>。",
      "{<elder>走过来问|<elder>听见了，走过来问|<elder>看见<he>愁眉苦脸的，就问}：“{怎么了|你在找什么呀|出什么事了}？”“我的<f>{不见了|丢了}！”<hero>{说|回答|小声说}。",
      "“{别着急|别担心|不要难过}，”<elder>{说|笑着说|摸着<he>的头说}，“{我们一起找，一定能找到。|好好想一想，最后一次是在哪儿看见的？|静下心来，慢慢找。}”",
-     "{<they>一个角落一个角落地找|<hero>闭上眼睛，想了又想|<they>打着手电筒又找了一遍}。{忽然|过了一会儿|最后}，<hero>{叫了起来|眼睛一亮|高兴地跳了起来}：“{找到了|在这儿呢|看，在那儿}"
-     "！”<f>"
-     "{就|正好好地|安安静静地}待在<d>。<e>。",
-     "<hero>{紧紧抱住<f>|捧着<f>}，<joy>。{“谢谢你帮我！”<he>对<elder>说。|从那以后，<he>每次用完都把<f>放回原处。|<elder>说：“四只眼睛比两只眼睛看得清楚。”|"
-     "<elder>也笑了：“下次要记得放好哦。”}"
-     "[<night>]"}},
+     "{<they>一个角落一个角落地找|<hero>闭上眼睛，想了又想|<they>打着手电筒又找了一遍}。{忽然|过了一会儿|最后}，<hero>{叫了起来|眼睛一亮|高兴地跳了起来}：“{找到了|在这儿呢|看，在那儿}！"
+     "”<f>{就|正好好地|安安静静地}待在<d>。<e>。",
+     "<hero>{紧紧抱住<f>|捧着<f>}，<joy>。{“谢谢你帮我！”<hero>对<elder>说。|从那以后，<he>每次用完都把<f>放回原处。|<elder>说：“四只眼睛比两只眼睛看得清楚。”|<elder>也"
+     "笑了：“下次要记得放好哦。”}[<night>]"}},
     {"friend", PAL, false, "a", "{新朋友|<hero>交朋友|<hero>和<pal>|一声“你好”}", friend_zh, COUNT(friend_zh), {
-     "<open>[<like>]",
+     "<open>[<be>]<like>",
      "<day><hero>来到<a>，看见一个{不认识的|新来的}<pchild><b>。{那个<pchild>看起来有点儿孤单|谁也没有和那个<pchild>说话|<hero>以前没见过这个<pchild>}。",
-     "{<hero>有点儿害羞，可还是走了过去|<hero>想：“一个人多没意思啊。”<he>走了过去|<hero>鼓起勇气走了过去}，{笑着|轻轻地|大方地}说：“你好，我叫<hero>。<c>？”",
+     "{<hero>有点儿害羞，可还是走了过去|<hero>想：“一个人多没意思啊。”<hero>走了过去|<hero>鼓起勇气走了过去}，{笑着|轻轻地|大方地}说：“你好，我叫<hero>。<c>？”",
      "那个<pchild>{抬起头，笑了|高兴地点点头|眼睛一下子亮了}：“{好啊|太好了|当然好}！我叫<pal>。”",
      "{于是|就这样|很快}，{<hero>和<pal>|两个人|<they>}<d>。<e>。",
-     "{太阳下山了|该回家了|天快黑了}，<pal>问：“{明天你还来吗？”“来|明天你还来吗？”“一定来|我们还能一起玩吗？”“当然能}！”<hero>说，“{下次|明天}我们<f>吧！”{从那天起，<they>成了好朋友。|"
-     "一声“你好”，"
-     "换来了一个新朋友。|"
-     "<pal>再也不孤单了。|<hero>一路蹦蹦跳跳地回了家，<joy>。}"}},
+     "{太阳下山了|该回家了|天快黑了}，<pal>问：“{明天你还来吗？”“来|明天你还来吗？”“一定来|我们还能一起玩吗？”“当然能}！”<hero>说，“{下次|明天}我们<f>吧！”{从那天起，<they>成了好朋友。|一"
+     "声“你好”，换来了一个新朋友。|<pal>再也不孤单了。|<hero>一路蹦蹦跳跳地回了家，<joy>。}"}},
     {"learn", ELDER, false, "", "{<hero>学<a>|<hero>不放弃|再试一次}", learn_zh, COUNT(learn_zh), {
-     "<open>{<he>一直想学<a>|<he>很想学会<a>|看见别人会<a>，<he>也想学}。",
+     "<open>[<be>]{<hero>一直想学<a>|<hero>很想学会<a>|<hero>看见别人会<a>，自己也想学}。",
      "<day><elder>{笑着说|对<he>说}：“{来，我教你|今天我们试一试|我们一起来学，好吗}{！|。}”{可是第一次试的时候|没想到，刚一开始|谁知道，试了一下}，<b>。",
      "“{我学不会|太难了|我不行}，”<hero>{低着头说|说，眼泪都快掉下来了|叹了一口气}。“{谁第一次都不会|我小时候也一样|别怕，慢慢来}，”<elder>{说|笑着说|摸着<he>的头说}，“<c>。”",
      "<hero>{点点头，又试了一次|擦擦眼泪，接着练|听了，一遍又一遍地练}。{几天下来|练着练着|一天又一天}，<he>每次都能<d>。",
      "{终于|一个星期后|有一天}，<he><e>！“{你成功了|我就知道你行|真了不起}！”<elder>{拍着手说|高兴地喊|竖起了大拇指}。",
-     "<hero><joy>。{“下次我要<f>！”<he>说。|<he>明白了：{只要肯练，难事也会变容易|多试几次，总会成功}。|<elder>说：“这不是变戏法，是你一次一次练出来的。”}[<night>]"}},
+     "<hero><joy>。{“下次我要<f>！”<hero>说。|<hero>明白了：{只要肯练，难事也会变容易|多试几次，总会成功}。|<elder>说：“这不是变戏法，是你一次一次练出来的。”}[<night>]"}},
     {"share", PAL, false, "af", "{分享|<hero>和<pal>的<f>|两个人的<f>|一人一半}", share_zh, COUNT(share_zh), {
-     "<open>{<he>有个好朋友，名叫<pal>。|<pal>是<he>的{邻居|同学}，也是<he>的好朋友。}",
+     "<open>[<be>]<hero>有个{好朋友|同学|邻居}，{名叫|叫}<pal>。<plike>",
      "<day><hero>{带着|拿着}<a>，{心里美滋滋的|高高兴兴地出了门|这是<he>盼了好几天才得到的}。{走着走着|这时候}，<he>看见了<pal>。<pal><b>，{<sad>|一句话也不说|眼睛看着地上}。",
-     "{<hero>想：“要是分给别人，我的就少了。”可是看看<pal>，<he>又想：“朋友开心，我才开心。”|<hero>想：“要是我是<pal>，会多难过呀！”|<hero>想都没想就走了过去。|<hero>犹豫了一下，"
-     "很快拿定了主意。}",
+     "{<hero>想：“要是分给别人，我的就少了。”可是看看<pal>，<he>又想：“朋友开心，我才开心。”|<hero>想：“要是我是<pal>，会多难过呀！”|<hero>想都没想就走了过去。|<hero>犹豫了一下，很快"
+     "拿定了主意。}",
      "“{来，我们一起|咱们两个人够了|别难过，有我呢}！”{<hero>说着，|说完，<hero>|<hero>一边说，一边走过去，}<c>。<pal>{笑了。|高兴地说：“谢谢你！”|眼睛亮了起来：“真的吗？太谢谢你了！”}",
      "两个好朋友<d>。{比一个人的时候有意思多了|<they>又说又笑，忘了时间|大家都说，好久没有这么开心了}。",
      "{第二天|过了几天|没过多久}，<pal><e>。{<hero>明白了：快乐分给别人，就会变成两份。|“好朋友就是这样的！”<pal>说。|两个人的心里都暖暖的。|从此，<they>有什么好东西都一起分享。}"}},
     {"fear", ELDER, false, "a", "{勇敢的<hero>|<hero>不怕了|不怕<a>}", fear_zh, COUNT(fear_zh), {
-     "<open>[<like>]{可是<he>有一样不好：怕<a>。|<he>什么都不怕，就怕<a>。|不过，<he>有点儿怕<a>。}",
-     "<b>。<hero>{心怦怦直跳|手心都出汗了|腿有点儿发抖|吓得不敢动}。“我害怕，”<he>{小声说|拉着<elder>的衣角说|说}。",
+     "<open>[<be>]<elike>{可是<hero>有一样不好：怕<a>。|<hero>什么都不怕，就怕<a>。|不过，<hero>有点儿怕<a>。}",
+     "<b>。<hero>{心怦怦直跳|手心都出汗了|腿有点儿发抖|吓得不敢动}。“我害怕，”<hero>{小声说|拉着<elder>的衣角说|说}。",
      "<elder>{没有笑<he>|握住<he>的手|蹲下来}，{轻轻地|温和地|慢慢地}说：“{没关系|别怕|我小时候也怕过}。<c>。<d>。”",
      "<hero>{深深吸了一口气|点了点头|想了想，鼓起勇气}，<e>。",
      "{结果呢？|你猜怎么样？|嘿！}<f>！<hero>{忍不住笑了。|松了一口气，笑了。|笑着说：“原来没什么可怕的！”}",
      "{<elder>说：“{害怕的时候还愿意试一试，这就是勇敢|你真勇敢}。”|从那以后，<hero>再也不怕<a>了。|<hero>挺起胸来，觉得自己长高了一点儿。}[<night>]"}},
     {"help", ELDER, false, "f", "{小帮手|<hero>来帮忙|<hero>和<f>|好帮手<hero>}", help_zh, COUNT(help_zh), {
-     "<open>[<like>]",
+     "<open>[<be>]<elike>",
      "<day><hero>看见<elder><a>，{忙得满头大汗|一个人忙不过来|累得直擦汗}。",
      "“{我来帮忙，好吗？|让我也来干吧！|我能做点儿什么吗？}”<hero>说。“{好啊|太好了|那可真好}，”<elder>{笑着说|高兴地说}，“你来<b>吧。”",
-     "<hero>{卷起袖子|二话不说}，{马上干了起来|认真地干起来}。{可是|没想到|干着干着}，<c>。<he>{想了想|没有泄气，动了动脑筋|歪着头想了一会儿}，<d>，{好多了|这下行了|办法真不错}。",
+     "<hero>{卷起袖子|二话不说}，{马上干了起来|认真地干起来}。{可是|没想到|干着干着}，<c>。<hero>{想了想|没有泄气，动了动脑筋|歪着头想了一会儿}，<d>，{好多了|这下行了|办法真不错}。",
      "{过了一会儿|不一会儿|干完活儿一看}，<e>。“{多亏有你|你真是我的好帮手|你长大了}！”<elder>{夸<he>说|说}。",
      "{<hero>虽然有点儿累，可是<joy>。|<they>坐下来，一起{吃了一个甜橘子|喝了一杯凉茶|吃了几块西瓜}。|<hero>说：“{两个人干活儿，又快又好玩|帮助别人真快乐}！”}[<night>]"}},
     {"sorry", ELDER, false, "f", "{<hero>认错|诚实的<hero>|<f>的事}", sorry_zh, COUNT(sorry_zh), {
-     "<open>[<like>]",
-     "<day><hero><b>，一不小心<a>。{<he>吓了一跳|<he>呆住了|<he>的脸一下子红了}。{屋里静悄悄的，谁也没看见。|旁边一个人也没有。|怎么办呢？}",
+     "<open>[<be>]<elike>",
+     "<day><hero><b>，一不小心<a>。{<hero>吓了一跳|<hero>呆住了|<he>的脸一下子红了}。{屋里静悄悄的，谁也没看见。|旁边一个人也没有。|怎么办呢？}",
      "<he>{想|本来想|差一点儿就}<c>，可是{心里像压着一块石头|怎么也高兴不起来|又觉得那样不对}。",
      "{最后|想来想去}，<hero>走到<elder>面前，{低着头|红着脸|小声}说：“{对不起|我做错了一件事}，我<a>。{是我不好|我不是故意的|请你原谅我}。”",
-     "<elder>{听了，摸摸<he>的头|看了看<he>，点点头|没有生气}，说：“{做错了不要紧，说实话就是好孩子|你能说出来，我很高兴|肯认错，就很了不起}。{来，我们一起想办法|我们一起把它弄好吧}。"
-     "”{<they>一起|两个人|说着，两个人}<d>。",
-     "{从那以后|从此|从这一天起}，<hero><e>。{<he>知道了：{说实话，心里才轻松|有错就改，还是好孩子}。|<he>的心里又像天空一样晴朗了。|<elder>说：“诚实比什么都宝贵。”}"}},
+     "<elder>{听了，摸摸<he>的头|看了看<he>，点点头|没有生气}，说：“{做错了不要紧，说实话就是好孩子|你能说出来，我很高兴|肯认错，就很了不起}。{来，我们一起想办法|我们一起把它弄好吧}。”{<they>一起"
+     "|两个人|说着，两个人}<d>。",
+     "{从那以后|从此|从这一天起}，<hero><e>。{<hero>知道了：{说实话，心里才轻松|有错就改，还是好孩子}。|<he>的心里又像天空一样晴朗了。|<elder>说：“诚实比什么都宝贵。”}"}},
     {"weather", PAL, false, "f", "{改了的计划|<hero>和<pal>的好主意|天气变了}", weather_zh, COUNT(weather_zh), {
-     "<open><he>{最好的朋友是|有一个好朋友，名叫|常常一起玩的朋友叫}<pal>。",
+     "<open>[<be>]<hero>有一个{好朋友|最好的朋友}，{名叫|叫}<pal>。<plike>",
      "{一天|有一天|星期天}，{<hero>和<pal>|<they>俩}说好了要<a>。{东西都准备好了|<they>盼了整整一个星期|两个人高兴得一晚上没睡好}。{谁知道|可是|没想到}，<b>。",
      "“{唉|哎呀}，{去不成了|真可惜|真扫兴}！”{<hero>|<pal>}说。{两个人趴在窗台上，往外看了好久|<they>坐在门口，谁也不说话|<they>你看看我，我看看你}。",
      "忽然，{<hero>|<pal>}{拍了一下手|眼睛一亮|跳了起来}：“有了！我们可以<c>！”“{好主意|太好了|这个好玩}！”{两个人马上动起手来|说干就干}。",
      "{<they>|两个人|两个好朋友}<d>。{两个人笑个不停，早把天气忘了|比原来的计划还要好玩|时间过得真快}。",
      "{后来|傍晚|等<they>再往外看的时候}，<e>。{“今天真开心！”{<hero>|<pal>}说。|“天气会变，我们的主意也会变！”{<hero>|<pal>}笑着说。|<they>说好，明天还要一起玩。}"}},
     {"gift", ELDER, false, "af", "{给<elder>的礼物|<hero>的礼物|生日礼物|自己做的<f>}", gift_zh, COUNT(gift_zh), {
-     "<open>{<elder>的生日快到了|过几天就是<elder>的生日|<elder>要过生日了}，<hero>想{送一件特别的礼物|给<elder>一个惊喜}。",
-     "{可是<he>没有钱，怎么办呢？|送什么好呢？|送什么好呢？<he>想了一天。}{忽然，<he>有了主意|<he>看看自己的一双手，有了主意}：做<a>！<he>{悄悄地|每天放学以后|认认真真地}<b>。",
+     "<open>[<be>]<hero>知道，{<elder>的生日快到了|过几天就是<elder>的生日|<elder>要过生日了}。<hero>想{送一件特别的礼物|给<elder>一个惊喜}。",
+     "{可是<he>没有钱，怎么办呢？|送什么好呢？|送什么好呢？<he>想了一天。}{忽然，<he>有了主意|<hero>看看自己的一双手，有了主意}：做<a>！<he>{悄悄地|每天放学以后|认认真真地}<b>。",
      "{眼看就要做好了|做到一半|最后一天|没想到}，<c>。<hero><sad>。",
-     "{不过<he>没有放弃|<he>看了又看，想了又想|<he>吸了一口气，静下心来|过了一会儿，<he>笑了}，<d>。{这样一来，比原来还要好看|嘿，这下更特别了|“好了！”<he>高兴地说}。",
+     "{不过<he>没有放弃|<hero>看了又看，想了又想|<hero>吸了一口气，静下心来|过了一会儿，<he>笑了}，<d>。{这样一来，比原来还要好看|嘿，这下更特别了|“好了！”<hero>高兴地说}。",
      "生日那天，<hero>{双手捧着|拿出}<f>，说：“{生日快乐|祝你生日快乐}！{这是我自己做的|这是送给你的}。”<elder>{又惊又喜|眼睛都湿了|高兴得说不出话来}。",
      "“{这是我收到的最好的礼物|你的心意，我最喜欢}，”<elder>说，{马上<e>|一边笑，一边抱住<he>}。{<hero><joy>。|用心做的礼物，比什么都珍贵。}[<night>]"}},
     {"grow", ELDER, false, "adf", "{<hero>种<f>|小小的<f>|<hero>的<f>}", grow_zh, COUNT(grow_zh), {
-     "<open>[<like>]",
+     "<open>[<be>]<elike>",
      "<day><elder>给了<hero><a>，说：“{好好照顾它|种下去，慢慢等|它会给你一个惊喜}。”<hero>{小心地|高高兴兴地}把它种{好|下}，{浇了一点儿水|还在旁边插了一个写着名字的小牌子}。",
      "{第二天，什么变化也没有|一连几天，都没有什么动静}。“{它怎么还不长呀|它是不是睡着了}？”<hero>问。“{别急，好东西都要等|要有耐心}，”<elder>说。",
-     "{几天后的早晨|下过一场雨以后}，{一点儿嫩绿冒了出来|它长出了嫩绿的新芽}！<hero>{高兴得直拍手|叫大家都来看}。{可是|不久|谁知}，<b>。{<hero>赶紧|<hero>想了想，|"
-     "<elder>和<hero>一起}<c>。",
+     "{几天后的早晨|下过一场雨以后}，{一点儿嫩绿冒了出来|它长出了嫩绿的新芽}！<hero>{高兴得直拍手|叫大家都来看}。{可是|不久|谁知}，<b>。{<hero>赶紧|<hero>想了想，|<elder>和<hero>一"
+     "起}<c>。",
      "{日子一天天过去|太阳晒，雨水浇}，{终于，|到最后，|有一天，}长出了<d>。“{看，这是你的功劳|是你把它照顾得这么好}！”<elder>说。",
-     "<hero>{和<elder>一起|高兴地}<e>。{<he>懂得了：{有耐心，才有收获|用心照顾，就会有收获}。|“等得真值得！”<he>笑着说。}"}},
+     "<hero>{和<elder>一起|高兴地}<e>。{<hero>懂得了：{有耐心，才有收获|用心照顾，就会有收获}。|“等得真值得！”<hero>笑着说。}"}},
     {"rescue", PAL, false, "ad", "{救小动物|<hero>和<pal>做好事|小小的客人}", rescue_zh, COUNT(rescue_zh), {
-     "<open><he>和<pal>是{好朋友|邻居，也是好朋友|同学，天天一起玩}。",
+     "<open>[<be>]<hero>有一个好朋友，{名叫|叫}<pal>。<plike>",
      "<day>{<they>俩|<hero>和<pal>}{在回家的路上|正在外面玩|去散步}，{听见一个细小的声音|看见前面有东西在动}。{走近一看|跑过去一看}，是<a>，它<b>。",
      "“{好可怜啊|真可怜|哎呀}，我们{帮帮它|救救它}吧！”{<hero>|<pal>}说。{<they>慢慢地走过去，怕吓着它。|两个人想了想办法。|“可是怎么办呢？”另一个问。}{然后，|于是，|说着，}"
      "<they><c>。",
@@ -1097,52 +1057,52 @@ static const Plot plots_zh[] = {
      "{<they>静静地守在旁边|<they>轻轻地等着，不敢大声说话}。{过了很久|过了一会儿|后来}，<e>，{然后|接着}就<f>。",
      "“{再见，小家伙|要好好的啊}！”{<hero>|<pal>}{说|挥着手说}。{两个好朋友<joy>。|帮助了这么小的朋友，<they>觉得比什么都快乐。|<they>手拉着手回家了，一路上都在说这件事。}"}},
     {"forest", PAL, true, "", "{<kind>和<pkind>|森林里的好朋友|好心的<kind>}", forest_zh, COUNT(forest_zh), {
-     "<aopen>{不远的地方住着一只<pkind>，叫<pal>。|<hero>的邻居是一只<pkind>，叫<pal>。}",
+     "<aopen><hero>{的邻居是|家不远的地方住着}一只<pkind>，叫<pal>。<pal>{常常一个人待着|不太爱说话|朋友不多}。",
      "<day><pal><a>，{坐在大树下叹气|急得团团转|不知道该怎么办}。{正好<hero>从这儿走过|这时候，<hero>走了过来}。",
-     "{起先，|一开始，}<hero>想：“<b>。”可是{看看<pal>的样子，<he>心软了|走了几步，<he>又停了下来|<he>转念一想，这样可不好}。“{别难过|别着急|不要怕}，<pal>，”<he>说，“{我来帮你|"
-     "我们一起想办法}！”",
+     "{起先，|一开始，}<hero>想：“<b>。”可是{看看<pal>的样子，<he>心软了|走了几步，<he>又停了下来|<hero>转念一想，这样可不好}。“{别难过|别着急|不要怕}，<pal>，”<hero>说，“{我"
+     "来帮你|我们一起想办法}！”",
      "{于是|说做就做|就这样}，<hero><c>。{虽然很累|费了好大的劲儿|忙了大半天}，{不过到最后|可是最后}，<d>。",
      "“谢谢你，<hero>！”<pkind>说，“{你真是我的好朋友|我不会忘记的}。”{过了些日子|后来有一天|没过多久|从这以后}，<pal>{也记着这件事，|}<e>。",
      "从此，<kind>和<pkind>成了{最好的朋友|分不开的好朋友}。{大家都说：“<f>。”|老猫头鹰点点头说：“<f>。”|<they>都懂得了：<f>。}"}},
     {"moon", ELDER, false, "abf", "{<a>|<hero>过<a>|热闹的<a>}", moon_zh, COUNT(moon_zh), {
-     "<open>[<like>]",
+     "<open>[<be>]<elike>",
      "<a>到了，{家里可热闹了|全家人都聚在一起|家里到处都是笑声}。<elder>{在厨房里忙着准备|早早就准备好了}<b>，{满屋子都是香味|香味一直飘到院子里}。",
-     "{“我也要帮忙！”<hero>说。|<hero>也闲不住。|<hero>看见了，也跑来帮忙。}<he><c>，{干得可认真了|忙得不亦乐乎|小脸红扑扑的}。{谁知道|没想到|忙着忙着|有趣的是}，<d>，{大家都笑了|"
-     "逗得大家哈哈大笑}。",
+     "{“我也要帮忙！”<hero>说。|<hero>也闲不住。|<hero>看见了，也跑来帮忙。}<he><c>，{干得可认真了|忙得不亦乐乎|小脸红扑扑的}。{谁知道|没想到|忙着忙着|有趣的是}，<d>，{大家都笑了|逗得大"
+     "家哈哈大笑}。",
      "{不一会儿，|过了一会儿，|最让人盼望的时刻到了：}<e>。“{快看|哇，真美|真好看}！”<hero>{叫了起来|拍着手说}。",
-     "大家一边吃<b>，一边听<elder>讲<f>。<hero>{听得入了神|听得眼睛一眨也不眨|问了许多个为什么}。{“我还要听！”<he>说。|“原来是这样啊！”<he>说。}",
+     "大家一边吃<b>，一边听<elder>讲<f>。<hero>{听得入了神|听得眼睛一眨也不眨|问了许多个为什么}。{“我还要听！”<hero>说。|“原来是这样啊！”<hero>说。}",
      "{“要是天天过节就好了！”<hero>说。<elder>笑了：“一家人在一起，天天都像过节。”|<hero>想：和家人在一起，真好。|这个节日，<hero>过得开心极了。}[<night>]"}},
     {"race", PAL, false, "ae", "{<a>|<hero>和<pal>|比第一名更好}", race_zh, COUNT(race_zh), {
-     "<open>[<like>]",
-     "<day>{学校里|村子里|镇上}有一场<a>。<hero>{练了好久|很想得第一|头天晚上都没睡好}，好朋友<pal>也参加了。",
+     "<open>[<be>]<like>",
+     "<day>{学校里|村子里|镇上}有一场<a>。<hero>{练了好久|很想得第一|头天晚上都没睡好}。<hero>有个好朋友，{名叫|叫}<pal>，<pal>也参加了。",
      "{“预备，开始！”|铃声一响，比赛开始了。|大家一声欢呼，比赛开始了。}<hero>{一开始就领先|越来越有劲儿|表现得特别好}。{可是就在这时|没想到|突然}，<pal><b>。",
      "{<hero>看看前面，又看看<pal>。|<hero>想：“要是停下来，我就得不到第一了。”}{可是朋友更要紧。|不过，<he>很快就想明白了。}<he><c>。“{你别管我|你先走吧}，”<pal>说。“{我们一起|不，"
      "我等你}，”<hero>说。",
      "{就这样|最后|接着}，{<they>|两个人|两个好朋友}<d>。{大家都站起来鼓掌|掌声比什么时候都响}。裁判{走过来|笑着走过来|站起来}说：“<f>！”",
      "<they>得到了<e>。{<hero>没有得第一，可是<joy>。|“我得到了更好的东西，”<hero>看着<pal>说。|回家的路上，<pal>说：“谢谢你，你是我最好的朋友。”}"}},
     {"trip", ELDER, false, "abef", "{去<a>|<hero>去<a>|<a>的一天}", trip_zh, COUNT(trip_zh), {
-     "<open>[<like>]",
-     "<day><elder>说：“{快穿上鞋|收拾好书包|戴上帽子}，我们去<a>！”<hero>{高兴得跳了起来。|一分钟就准备好了。|欢呼起来：“太好了！”}<they><f>去，{一路上有说有笑|一路上，"
-     "<he>问了许许多多的问题}。",
-     "{终于到了|到了<a>}，<hero>看见了<b>。“{真美啊|哇|快看}！”<he>{叫了起来|说}。{<he>东看看，西看看，眼睛都不够用了|<he>拉着<elder>的手往前跑}。",
+     "<open>[<be>]<elike>",
+     "<day><elder>说：“{快穿上鞋|收拾好书包|戴上帽子}，我们去<a>！”<hero>{高兴得跳了起来。|一分钟就准备好了。|欢呼起来：“太好了！”}<they><f>去，{一路上有说有笑|一路上，<he>问了许许多"
+     "多的问题}。",
+     "{终于到了|到了<a>}，<hero>看见了<b>。“{真美啊|哇|快看}！”<hero>{叫了起来|说}。{<hero>东看看，西看看，眼睛都不够用了|<hero>拉着<elder>的手往前跑}。",
      "{<they>|<hero>和<elder>|两个人一起}<c>。{最有意思的是|忽然|就在这时候}，<d>！<hero>{哈哈大笑。|屏住了呼吸。|小声说：“你看见了吗？”}",
      "{中午|玩累了}，<they>坐下来吃{面包和鸡蛋|饭团和黄瓜|包子和苹果}。“{好玩吗|累不累}？”<elder>问。“{我一点儿也不累|真想天天来}！”<hero>说。",
-     "{太阳下山的时候|回家的时候|傍晚}，<hero>带回了<e>。{<he>把它放在床头，看见它就想起这一天。|“我们什么时候再来？”<he>问。<elder>笑了。|在路上，<he>靠着<elder>睡着了。}"}},
+     "{太阳下山的时候|回家的时候|傍晚}，<hero>带回了<e>。{<hero>把它放在床头，看见它就想起这一天。|“我们什么时候再来？”<hero>问。<elder>笑了。|在路上，<he>靠着<elder>睡着了。}"}},
     {"pet", ELDER, false, "af", "{<hero>和<f>|新来的<f>|<f>}", pet_zh, COUNT(pet_zh), {
-     "<open><he>一直想{养一个小伙伴|有一个自己的小动物|养一只小动物}。",
+     "<open>[<be>]<hero>一直想{养一个小伙伴|有一个自己的小动物|养一只小动物}。",
      "<day><elder>{带回来一个惊喜|笑着走进门，手里好像有什么东西}，原来是<a>！“它叫<f>，”<elder>说，“{你要好好照顾它|要天天喂它|对它要温柔}。”",
-     "{可是|刚来的时候，|不过，}<f><b>。{“它不喜欢我吗？”<hero>问。|<hero><sad>。|<hero>很想抱它，又忍住了。}“{它只是有点儿害怕|它还不认识我们}，”<elder>说，“{给它一点儿时间|"
-     "慢慢来，别着急}。”",
+     "{可是|刚来的时候，|不过，}<f><b>。{“它不喜欢我吗？”<hero>问。|<hero><sad>。|<hero>很想抱它，又忍住了。}“{它只是有点儿害怕|它还不认识我们}，”<elder>说，“{给它一点儿时间|慢"
+     "慢来，别着急}。”",
      "{于是|从那天起|听了这话}，<hero><c>。{一天过去了，两天过去了，|等啊等，}<f>终于<d>！<hero>{高兴得不敢出声|心里乐开了花}。",
      "{从此|慢慢地}，<they>成了好朋友。<hero>每天{喂它、给它换水|早早起来照顾它}。{有一次|有一天|还有一回}，<f><e>，{全家人都笑了|把大家逗得直笑}。",
      "{<elder>说：“你真有耐心。”|<elder>夸<he>：“你照顾得真好。”|<hero>说：“<f>是世界上最好的小伙伴！”}[<night>]"}},
     {"save", ELDER, false, "acf", "{<hero>的存钱罐|<hero>的愿望|<hero>攒钱买<f>}", save_zh, COUNT(save_zh), {
-     "<open>{商店的橱窗里有<a>，<he>看了又看。|<he>有一个愿望：想要<a>。}",
-     "“{能给我买吗|可以买吗}？”<he>问<elder>。“{你可以自己攒钱买|自己挣来的更有意思}，”<elder>{笑着说|说}，给了<he>一个{空空的|小小的}存钱罐。",
-     "{于是|从第二天起|每到星期天}，<hero><b>，{一次挣一块钱|每次都把挣来的钱放进罐子里}。{“叮当！”罐子里的声音真好听。|<he>每天都要数一数。}",
-     "{有一天|一次}，<he>在{商店里|集市上}看见了<c>，{手已经伸进了口袋|真想马上买下来}。可是<he>{停住了|又一想}：“<d>。”<he>{转身走了|忍住了}。",
+     "<open>[<be>]{<hero>在商店的橱窗里看见<a>，看了又看。|<hero>有一个愿望：想要<a>。}",
+     "“{能给我买吗|可以买吗}？”<hero>问<elder>。“{你可以自己攒钱买|自己挣来的更有意思}，”<elder>{笑着说|说}，给了<he>一个{空空的|小小的}存钱罐。",
+     "{于是|从第二天起|每到星期天}，<hero><b>，{一次挣一块钱|每次都把挣来的钱放进罐子里}。{“叮当！”罐子里的声音真好听。|<hero>每天都要数一数。}",
+     "{有一天|一次}，<he>在{商店里|集市上}看见了<c>，{手已经伸进了口袋|真想马上买下来}。可是<he>{停住了|又一想}：“<d>。”<hero>{转身走了|忍住了}。",
      "{终于，罐子满了|盼呀盼，罐子终于装满了}！<hero>抱着罐子跑到商店，{把钱一枚一枚数给店员|买下了心爱的<f>}。{“你真有恒心！”店员说。|店员知道了这件事，对<he>竖起大拇指。}",
-     "<hero><e>。{“自己攒钱买的，就是不一样！”<he>说。|<elder>看着<he>，{心里很骄傲|笑了}。|那个罐子呢？它在等下一个愿望。}"}},
+     "<hero><e>。{“自己攒钱买的，就是不一样！”<hero>说。|<elder>看着<he>，{心里很骄傲|笑了}。|那个罐子呢？它在等下一个愿望。}"}},
 };
 
 /* ==== Facts ====================================================================================================== *
@@ -1357,7 +1317,15 @@ static const Relation relations[] = {
  * Slots: x y z the numbers, r the result, q the number on the way to it, t the things, m their measure word (Chinese),
  * v the name of the variable, beside the people. A program says what the reasoning says, in a language that can be run.
  * Results are 2 at least, so that "<r> <t>" is always a plural. */
-typedef enum { ADD, SUB, MUL, DIV, ADD_ADD, ADD_SUB, MUL_ADD, MUL_SUB, SUB_DIV, TWICE_ADD, CHANGE } Operation;
+typedef enum { ADD, SUB, MUL, DIV, ADD_ADD, ADD_SUB, MUL_ADD, MUL_SUB, SUB_DIV, TWICE_ADD, CHANGE,
+               OPERATIONS } Operation;
+/* The bare calculations. Every figure has a blank before it, here and in both languages, and so is the same token. */
+static const char *const sums[OPERATIONS] = {
+    [ADD] = " <x> + <y> = <r>", [SUB] = " <x> - <y> = <r>", [MUL] = " <x> * <y> = <r>", [DIV] = " <x> / <y> = <r>",
+    [ADD_ADD] = " <x> + <y> = <q>, <q> + <z> = <r>", [ADD_SUB] = " <x> + <y> = <q>, <q> - <z> = <r>",
+    [MUL_ADD] = " <x> * <y> = <q>, <q> + <z> = <r>", [MUL_SUB] = " <x> * <y> = <q>, <q> - <z> = <r>",
+    [SUB_DIV] = " <x> - <y> = <q>, <q> / <z> = <r>", [TWICE_ADD] = " <x> + <y> = <q>, <x> + <q> = <r>",
+    [CHANGE] = " <x> + <y> = <q>, <z> - <q> = <r>"};
 typedef struct {
     bool zh;
     Operation op;
@@ -1444,43 +1412,45 @@ static const Problem problems[] = {
      "back <r> "
      "coins.", "cost = <x> + <y>\npaid = <z>\nanswer = paid - cost\nprint(answer)\n"},
 
-    {true, ADD, "<hero>有<x><m><t>，{<pal>又给了<he><y><m>|<elder>又给了<he><y><m>}。<hero>现在有多少<m><t>？",
-     "<x> + <y> = <r>，<hero>现在有<r><m><t>。", "<v> = <x>\nmore = <y>\nanswer = <v> + more\nprint(answer)\n"},
-    {true, ADD, "{桌上|篮子里|盒子里}有<x><m><t>，<hero>又放进<y><m>。{现在|一共}有多少<m><t>？", "<x> + <y> = <r>，一共有<r><m><t>。",
+    {true, ADD, "<hero>有 <x> <m><t>，{<pal>又给了<he> <y> <m>|<elder>又给了<he> <y> <m>}。<hero>现在有多少<m><t>？",
+     "因为 <x> + <y> = <r>，所以<hero>现在有 <r> <m><t>。", "<v> = <x>\nmore = <y>\nanswer = <v> + more\nprint(answer)\n"},
+    {true, ADD, "{桌上|篮子里|盒子里}有 <x> <m><t>，<hero>又放进 <y> <m>。{现在|一共}有多少<m><t>？", "因为 <x> + <y> = <r>，所以一共有 <r> <m><t>。",
      "first = <x>\nadded = <y>\nanswer = first + added\nprint(answer)\n"},
-    {true, ADD, "<hero>有<x><m><t>，<pal>有<y><m><t>。<they>{一共|合起来}有多少<m><t>？", "<x> + <y> = <r>，<they>一共有<r><m><t>。",
+    {true, ADD, "<hero>有 <x> <m><t>，<pal>有 <y> <m><t>。<they>{一共|合起来}有多少<m><t>？", "因为 <x> + <y> = <r>，所以<they>一共有 <r> "
+     "<m><t>。",
      "hero = <x>\nfriend = <y>\nanswer = hero + friend\nprint(answer)\n"},
-    {true, SUB, "<hero>有<x><m><t>，{送给<pal><y><m>|给了<elder><y><m>}。{还剩|<hero>还有}多少<m><t>？", "<x> - <y> = <r>，"
-     "还剩<r><m><t>。",
+    {true, SUB, "<hero>有 <x> <m><t>，{送给<pal> <y> <m>|给了<elder> <y> <m>}。{还剩|<hero>还有}多少<m><t>？", "因为 <x> - <y> = <r>，所"
+     "以还剩 <r> <m><t>。",
      "<v> = <x>\ngiven = <y>\nanswer = <v> - given\nprint(answer)\n"},
-    {true, SUB, "{盒子里|袋子里}原来有<x><m><t>，<hero>拿走了<y><m>。{里面还有|还剩}多少<m><t>？", "<x> - <y> = <r>，还有<r><m><t>。",
+    {true, SUB, "{盒子里|袋子里}原来有 <x> <m><t>，<hero>拿走了 <y> <m>。{里面还有|还剩}多少<m><t>？", "因为 <x> - <y> = <r>，所以还有 <r> <m><t>。",
      "before = <x>\ntaken = <y>\nanswer = before - taken\nprint(answer)\n"},
-    {true, SUB, "<hero>有<x><m><t>，<pal>有<y><m><t>。<hero>比<pal>多多少<m>？", "<x> - <y> = <r>，<hero>多<r><m>。",
+    {true, SUB, "<hero>有 <x> <m><t>，<pal>有 <y> <m><t>。<hero>比<pal>多多少<m>？", "因为 <x> - <y> = <r>，所以<hero>多 <r> <m>。",
      "hero = <x>\nfriend = <y>\nanswer = hero - friend\nprint(answer)\n"},
-    {true, MUL, "{每个盒子里有<y><m><t>，<x>个盒子里|每个袋子里有<y><m><t>，<x>个袋子里|每袋有<y><m><t>，<x>袋}一共有多少<m><t>？", "<x> * <y> = <r>，"
-     "一共有<r><m><t>。",
+    {true, MUL, "{每个盒子里有 <y> <m><t>。有 <x> 个盒子|每个袋子里有 <y> <m><t>。有 <x> 个袋子|每袋有 <y> <m><t>。有 <x> 袋}，一共有多少<m><t>？", "因为 "
+     "<x> * <y> = <r>，所以一共有 <r> <m><t>。",
      "groups = <x>\neach = <y>\nanswer = groups * each\nprint(answer)\n"},
-    {true, MUL, "<hero>把<t>摆成<x>排，每排<y><m>。一共有多少<m><t>？", "<x> * <y> = <r>，一共有<r><m><t>。",
+    {true, MUL, "<hero>把<t>摆成 <x> 排，每排 <y> <m>。一共有多少<m><t>？", "因为 <x> * <y> = <r>，所以一共有 <r> <m><t>。",
      "rows = <x>\nper_row = <y>\nanswer = rows * per_row\nprint(answer)\n"},
-    {true, DIV, "<hero>把<x><m><t>平均分给<y>个{小朋友|同学}，每人分到多少<m>？", "<x> / <y> = <r>，每人分到<r><m>。",
+    {true, DIV, "<hero>把 <x> <m><t>平均分给 <y> 个{小朋友|同学}，每人分到多少<m>？", "因为 <x> / <y> = <r>，所以每人分到 <r> <m>。",
      "<v> = <x>\nchildren = <y>\nanswer = <v> // children\nprint(answer)\n"},
-    {true, DIV, "<hero>有<x><m><t>，每<y><m>装一{盒|袋}，可以装多少份？", "<x> / <y> = <r>，可以装<r>份。",
+    {true, DIV, "<hero>有 <x> <m><t>，每 <y> <m>装一{盒|袋}，可以装多少份？", "因为 <x> / <y> = <r>，所以可以装 <r> 份。",
      "<v> = <x>\nper_box = <y>\nanswer = <v> // per_box\nprint(answer)\n"},
-    {true, ADD_ADD, "<hero>有<x><m>红色的、<y><m>蓝色的和<z><m>绿色的<t>。<he>一共有多少<m><t>？",
-     "<x> + <y> = <q>，<q> + <z> = <r>，一共有<r><m><t>。",
+    {true, ADD_ADD, "<hero>有 <x> <m>红色的<t>，有 <y> <m>蓝色的，还有 <z> <m>绿色的。<hero>一共有多少<m><t>？",
+     "先算 <x> + <y> = <q>，再算 <q> + <z> = <r>，一共有 <r> <m><t>。",
      "red = <x>\nblue = <y>\ngreen = <z>\nanswer = red + blue + green\nprint(answer)\n"},
-    {true, ADD_SUB, "<hero>有<x><m><t>，又{买来|得到}<y><m>，然后送给<pal><z><m>。<hero>现在有多少<m><t>？",
-     "<x> + <y> = <q>，<q> - <z> = <r>，<hero>现在有<r><m><t>。",
+    {true, ADD_SUB, "<hero>有 <x> <m><t>，又{买来|得到} <y> <m>，然后送给<pal> <z> <m>。<hero>现在有多少<m><t>？",
+     "先算 <x> + <y> = <q>，再算 <q> - <z> = <r>，<hero>现在有 <r> <m><t>。",
      "<v> = <x>\nmore = <y>\ngiven = <z>\nanswer = <v> + more - given\nprint(answer)\n"},
-    {true, MUL_ADD, "<hero>有<x>袋<t>，每袋<y><m>，另外还有<z><m>。一共有多少<m><t>？",
-     "<x> * <y> = <q>，<q> + <z> = <r>，一共有<r><m><t>。",
+    {true, MUL_ADD, "<hero>有 <x> 袋<t>，每袋 <y> <m>，另外还有 <z> <m>。一共有多少<m><t>？",
+     "先算 <x> * <y> = <q>，再算 <q> + <z> = <r>，一共有 <r> <m><t>。",
      "groups = <x>\neach = <y>\nmore = <z>\nanswer = groups * each + more\nprint(answer)\n"},
-    {true, SUB_DIV, "<hero>有<x><m><t>，自己留下<y><m>，剩下的平均分给<z>个{小朋友|同学}。每人分到多少<m>？",
-     "<x> - <y> = <q>，<q> / <z> = <r>，每人分到<r><m>。",
+    {true, SUB_DIV, "<hero>有 <x> <m><t>，自己留下 <y> <m>，剩下的平均分给 <z> 个{小朋友|同学}。每人分到多少<m>？",
+     "先算 <x> - <y> = <q>，再算 <q> / <z> = <r>，每人分到 <r> <m>。",
      "<v> = <x>\nkept = <y>\nchildren = <z>\nanswer = (<v> - kept) // children\nprint(answer)\n"},
-    {true, TWICE_ADD, "<hero>有<x><m><t>，<pal>比<hero>多<y><m>。两人一共有多少<m><t>？",
-     "<x> + <y> = <q>，<x> + <q> = <r>，两人一共有<r><m><t>。",
+    {true, TWICE_ADD, "<hero>有 <x> <m><t>，<pal>比<hero>多 <y> <m>。两人一共有多少<m><t>？",
+     "先算 <x> + <y> = <q>，再算 <x> + <q> = <r>，两人一共有 <r> <m><t>。",
      "hero = <x>\nfriend = hero + <y>\nanswer = hero + friend\nprint(answer)\n"},
-    {true, CHANGE, "一{支铅笔|把尺子|个面包}<x>元，一{个本子|瓶果汁|张贺卡}<y>元。<hero>各买一样，付了<z>元，应找回多少元？",
-     "<x> + <y> = <q>，<z> - <q> = <r>，应找回<r>元。", "cost = <x> + <y>\npaid = <z>\nanswer = paid - cost\nprint(answer)\n"},
+    {true, CHANGE, "一{支铅笔|把尺子|个面包} <x> 元，一{个本子|瓶果汁|张贺卡} <y> 元。<hero>各买一样，付了 <z> 元，应找回多少元？",
+     "先算 <x> + <y> = <q>，再算 <z> - <q> = <r>，应找回 <r> 元。", "cost = <x> + <y>\npaid = <z>\nanswer = paid - "
+     "cost\nprint(answer)\n"},
 };
