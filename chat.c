@@ -215,6 +215,9 @@ static const ChatForm forms[] = {
     {"glm4", .begin = "{[gMASK]}{<sop>}", .system = {"{<|system|>}\n{|}", ""}, .user = {"{<|user|>}\n{|}", ""},
      .tool = {"{<|observation|>}\n{|}", ""}, .ask = "{<|assistant|>}", .assistant = {"{metadata}\n{|}", ""},
      .last = "{eos}", .calls = true},
+    /* For models that were taught nothing but text: letters only (Taori et al. 2023's headings). */
+    {"alpaca", .begin = "{prefix}", .system = {"", "\n\n"}, .user = {"### Instruction:\n", "\n\n"},
+     .ask = "### Response:\n", .assistant = {"", "{eos}"}},
     {"plain", .begin = "{prefix}", .system = {"", "\n"}, .user = {"", ""}, .ask = "", .assistant = {"", "{end}"}},
 };
 enum { N_FORMS = sizeof forms / sizeof *forms };
@@ -328,8 +331,32 @@ static char *template_text(const char *dir) {                               /* N
 /* The telling parts of a Jinja template, the most telling first. */
 static const struct { const char *has, *name; } telling[] = {
     {"<|im_start|>", "chatml"}, {"<|start_header_id|>", "llama3"}, {"<<SYS>>", "llama2"}, {"[INST]", "mistral"},
-    {"[gMASK]<sop>", "glm4"},   {"[gMASK]sop", "chatglm3"},
+    {"[gMASK]<sop>", "glm4"},   {"[gMASK]sop", "chatglm3"}, {"### Instruction:", "alpaca"},
 };
+static const char *template_told(const char *jinja) {                      /* NULL: none that is known here */
+    for (size_t i = 0; i < sizeof telling / sizeof *telling; i++)
+        if (strstr(jinja, telling[i].has)) return telling[i].name;
+    return NULL;
+}
+/* The forms as Jinja, for others' eyes: what apply_chat_template makes of it are the ids that chat_format gives. */
+static const struct { const char *name, *jinja; } written[] = {
+    {"chatml", "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' }}{% endfor %}"
+               "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"},
+    {"llama3", "{{ bos_token }}{% for m in messages %}{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|>\\n\\n' + "
+               "m['content'] | trim + '<|eot_id|>' }}{% endfor %}{% if add_generation_prompt %}"
+               "{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}"},
+    {"llama2", "{% if messages[0]['role'] == 'system' %}{% set turns = messages[1:] %}"
+               "{% set system = '<<SYS>>\\n' + messages[0]['content'] + '\\n<</SYS>>\\n\\n' %}"
+               "{% else %}{% set turns = messages %}{% set system = '' %}{% endif %}"
+               "{% for m in turns %}{% if m['role'] == 'user' %}{% set said = (system if loop.first else '') + m['content'] %}"
+               "{{ bos_token + '[INST] ' + said | trim + ' [/INST]' }}"
+               "{% else %}{{ ' ' + m['content'] | trim + ' ' + eos_token }}{% endif %}{% endfor %}"},
+    {"alpaca", "{% for m in messages %}{% if m['role'] == 'user' %}{{ '### Instruction:\\n' + m['content'] + '\\n\\n' }}"
+               "{% elif m['role'] == 'assistant' %}{{ '### Response:\\n' + m['content'] + eos_token }}"
+               "{% else %}{{ m['content'] + '\\n\\n' }}{% endif %}{% endfor %}"
+               "{% if add_generation_prompt %}{{ '### Response:\\n' }}{% endif %}"},
+};
+
 /* Where no template is given: tokens that only one form has. */
 static const struct { const char *token[3], *name; } telling_tokens[] = {
     {{"<|im_start|>", "<|im_end|>", NULL}, "chatml"},
@@ -357,8 +384,8 @@ ChatTemplate chat_template(const char *dir, const Tokenizer *tok, const char *na
     char *jinja = template_text(dir), *wanted = name ? xstrdup(name) : NULL;
     ChatTemplate t = {.found_by = "--template"};
     if (!wanted && jinja) {
-        for (size_t i = 0; !wanted && i < sizeof telling / sizeof *telling; i++)
-            if (strstr(jinja, telling[i].has)) wanted = xstrdup(telling[i].name);
+        const char *told = template_told(jinja);
+        wanted = told ? xstrdup(told) : NULL;
         if (!wanted) die("%s: its chat_template is none of those known here; choose one with --template "
                          CHAT_TEMPLATES, dir);
         t.found_by = "its chat_template";
@@ -397,6 +424,33 @@ ChatTemplate chat_template(const char *dir, const Tokenizer *tok, const char *na
     free(jinja);
     free(wanted);
     return t;
+}
+
+bool chat_template_save(const ChatTemplate *t, const Tokenizer *tok, const char *dir) {
+    char *had = template_text(dir);
+    const char *told = had ? template_told(had) : NULL, *jinja = NULL;
+    bool same = told && !strcmp(told, t->form->name);
+    free(had);
+    if (same) return true;
+    for (size_t i = 0; i < sizeof written / sizeof *written; i++)
+        if (!strcmp(written[i].name, t->form->name)) jinja = written[i].jinja;
+    if (!jinja) return false;
+    bool bos = !strcmp(t->form->name, "alpaca") && tokenizer_prefix(tok)->n;    /* its {prefix} */
+    char *text = strf("%s%s", bos ? "{{ bos_token }}" : "", jinja), *path = path_join(dir, "chat_template.jinja");
+    if (file_exists(path)) file_write(path, text, strlen(text));
+    free(path);
+    cJSON *config = json_in_dir(dir, "tokenizer_config.json");
+    if (!config) config = cJSON_CreateObject();
+    cJSON_DeleteItemFromObjectCaseSensitive(config, "chat_template");
+    cJSON_AddStringToObject(config, "chat_template", text);
+    free(text);
+    text = cJSON_Print(config);
+    path = path_join(dir, "tokenizer_config.json");
+    file_write(path, text, strlen(text));
+    free(text);
+    free(path);
+    cJSON_Delete(config);
+    return true;
 }
 
 /* ================================================================================================================= *

@@ -30,7 +30,7 @@ char *chat_parse(const char *json, Chat *c);
 void chat_json(const Chat *c, size_t first, Buf *out); /* the way back, from message `first` on, without a newline */
 
 /* ---- templates -------------------------------------------------------------------------------------------------- */
-#define CHAT_TEMPLATES "chatml|llama2|llama3|mistral|chatglm1|chatglm2|chatglm3|glm4|plain"
+#define CHAT_TEMPLATES "chatml|llama2|llama3|mistral|chatglm1|chatglm2|chatglm3|glm4|alpaca|plain"
 typedef struct ChatForm ChatForm;
 typedef struct {
     const ChatForm *form;
@@ -44,6 +44,9 @@ typedef struct {
  * one that is not known here, and where the tokenizer lacks a token that the template needs. */
 ChatTemplate chat_template(const char *dir, const Tokenizer *t, const char *name);
 const char *chat_template_name(const ChatTemplate *t);
+/* Writes the template into the tokenizer's files in dir, unless they say it already, so that others know it too. False:
+ * it is one that is known by its tokens or by --template only. */
+bool chat_template_save(const ChatTemplate *t, const Tokenizer *tok, const char *dir);
 void chat_template_free(ChatTemplate *t);
 /* NULL, or the sentence (a new string) that says why the template cannot hold this conversation. */
 char *chat_problem(const ChatTemplate *t, const Chat *c);

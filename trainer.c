@@ -207,7 +207,7 @@ bool trainer_saved(const Trainer *t) {
 }
 
 /* ================================================================================================================= *
- * [trainer.resume] The state first, for its options decide what is loaded; the moments when the model exists.         */
+ * [trainer.resume] The state first, for its options decide what is loaded; the moments when the model exists.        */
 int64_t trainer_resume(Trainer *t, const char *resume, char **dir) {
     if (!strcmp(resume, "last")) {
         int n;
@@ -267,8 +267,8 @@ void trainer_claim(const Trainer *t, int64_t from_step, bool overwrite) {
         die("%s holds checkpoint-%lld, later than step %lld to go on from: --overwrite drops the later ones, or choose "
             "another --out", t->out, (long long)last, (long long)from_step);
     if (!overwrite && !resumed && n_old)
-        die("%s holds a run already (checkpoint-%lld): go on with --resume last, start anew with --overwrite, or choose "
-            "another --out", t->out, (long long)last);
+        die("%s holds a run already (checkpoint-%lld): go on with --resume last, start anew with --overwrite, or "
+            "choose another --out", t->out, (long long)last);
     if (!overwrite && !resumed && (file_exists(config) || file_exists(adapter)))
         die("%s holds a model already: replace it with --overwrite, or choose another --out", t->out);
     make_dirs(t->out);
@@ -308,7 +308,7 @@ void model_copy_weights(Model *m, const Model *from) {
 }
 
 /* ================================================================================================================= *
- * [trainer.watch] The smoothed loss has risen far above its lowest point: the run is lost, each further step harms.   */
+ * [trainer.watch] The smoothed loss has risen far above its lowest point: the run is lost, each further step harms.  */
 bool trainer_exploded(Trainer *t, double loss) {
     t->loss_smooth = t->step <= 1 ? loss : 0.95 * t->loss_smooth + 0.05 * loss;
     if (t->step <= 1 || t->loss_smooth < t->loss_low) t->loss_low = t->loss_smooth;

@@ -46,8 +46,8 @@ bool trainer_improves(const Trainer *t, double metric);
 int64_t trainer_resume(Trainer *t, const char *resume, char **dir);
 /* The moments in dir's optimizer.safetensors into m, which trains; then t->step is step. */
 void trainer_moments(Trainer *t, Model *m, const char *dir, int64_t step);
-/* Makes t->out ready: dies when it holds a run or a model that would be overwritten, removes what a killed run left half
- * written, and with overwrite the checkpoints later than from_step (-1: a new run). */
+/* Makes t->out ready: dies when it holds a run or a model that would be overwritten, removes what a killed run left
+ * half written, and with overwrite the checkpoints later than from_step (-1: a new run). */
 void trainer_claim(const Trainer *t, int64_t from_step, bool overwrite);
 /* Writes checkpoint-STEP; metric (NaN: unknown) makes it the best or not. Removes those that are not kept. */
 void trainer_save(Trainer *t, const Model *m, double metric);
