@@ -40,8 +40,10 @@ static void complain(const char *prefix, const char *fmt, va_list args, const ch
     char text[4096];
     vsnprintf(text, sizeof text, fmt, args);
     /* Names out of hostile files end up in messages: no control character reaches the terminal, one line stays one. */
-    for (char *p = text; *p; p++)
-        if ((unsigned char)*p < 0x20 || *p == 0x7f) *p = *p == '\n' ? ' ' : '?';
+    for (unsigned char *p = (unsigned char *)text; *p; p++) {
+        if (*p < 0x20 || *p == 0x7f) *p = *p == '\n' ? ' ' : '?';
+        if (*p == 0xC2 && p[1] >= 0x80 && p[1] < 0xA0) p[0] = p[1] = '?'; /* U+0080 to U+009F steer terminals too */
+    }
     fflush(stdout); /* results printed so far come before the complaint, even when both go to one file */
     fprintf(stderr, "%stea: %s%s%s\n", bar_on_screen ? "\r\033[K" : "", prefix, text, suffix);
     fflush(stderr);
@@ -388,12 +390,17 @@ bool option_given(const Opt *table, int n, const char *name) {
 
 /* ---- files ---------------------------------------------------------------------------------- [common.file] ---- */
 
+/* Without O_NONBLOCK, opening a named pipe waits for somebody to write into it, for ever if need be. */
+static int file_open(const char *path, struct stat *st) {
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0 || fstat(fd, st)) die("%s: %s", path, strerror(errno));
+    if (S_ISDIR(st->st_mode)) die("%s is a directory; a file is wanted", path);
+    return fd;
+}
+
 Mapped file_map(const char *path) {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) die("%s: %s", path, strerror(errno));
     struct stat st;
-    if (fstat(fd, &st)) die("%s: %s", path, strerror(errno));
-    if (S_ISDIR(st.st_mode)) die("%s is a directory; a file is wanted", path);
+    int fd = file_open(path, &st);
     if (!S_ISREG(st.st_mode)) die("%s is not a regular file and cannot be mapped", path);
     Mapped m = {.data = (const uint8_t *)"", .bytes = (size_t)st.st_size, .path = xstrdup(path)};
     if (m.bytes) { /* mmap refuses zero bytes */
@@ -412,20 +419,29 @@ void file_unmap(Mapped *m) {
 }
 
 char *file_read(const char *path, size_t *len) {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) die("%s: %s", path, strerror(errno));
+    enum { READ_MAX = 1 << 30, WRITER_MS = 1000 };
     struct stat st;
-    if (fstat(fd, &st)) die("%s: %s", path, strerror(errno));
-    if (S_ISDIR(st.st_mode)) die("%s is a directory; a file is wanted", path);
+    int fd = file_open(path, &st), waited_ms = 0;
+    bool pipe = S_ISFIFO(st.st_mode);
+    if (!pipe && !S_ISREG(st.st_mode)) die("%s is a device or a socket; a file is wanted", path); /* some never end */
+    if (st.st_size > READ_MAX) die("%s: %s; at most %s are read at once", path, human_bytes((double)st.st_size),
+                                   human_bytes(READ_MAX));
     Buf b = {0};
     buf_room(&b, S_ISREG(st.st_mode) ? (size_t)st.st_size + 1 : 1 << 16); /* a guess: pipes and /proc have no size */
     for (;;) {
         if (b.cap - b.len < 2) buf_room(&b, b.cap);
         ssize_t got = read(fd, b.data + b.len, b.cap - b.len - 1);
         if (got < 0 && errno == EINTR) continue;
+        if (got < 0 && errno == EAGAIN && !fcntl(fd, F_SETFL, 0)) continue; /* a pipe with a writer: it will end */
         if (got < 0) die("%s: %s", path, strerror(errno));
+        if (got == 0 && pipe && !b.len && waited_ms < WRITER_MS) { /* nobody writes yet */
+            usleep(10000);
+            waited_ms += 10;
+            continue;
+        }
         if (got == 0) break;
         b.len += (size_t)got;
+        if (b.len > READ_MAX) die("%s goes on after %s", path, human_bytes(READ_MAX));
     }
     close(fd);
     b.data[b.len] = 0;

@@ -83,7 +83,9 @@ bool option_given(const Opt *table, int n, const char *name);
 typedef struct { const uint8_t *data; size_t bytes; char *path; } Mapped;
 Mapped file_map(const char *path);              /* read-only mmap; dies with the reason */
 void file_unmap(Mapped *m);
-char *file_read(const char *path, size_t *len); /* whole file, NUL-terminated (len may be NULL); dies with the reason */
+/* A whole file of up to 1 GiB, NUL-terminated (len may be NULL); dies with the reason. A named pipe has a second to
+ * find its writer, or counts as empty. */
+char *file_read(const char *path, size_t *len);
 bool file_exists(const char *path);
 bool is_dir(const char *path);
 void make_dirs(const char *path);               /* mkdir -p; dies with the reason */

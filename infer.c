@@ -255,8 +255,9 @@ static Settings settings_read(const Model *m, const Tokenizer *tok) {
     stop_add(&s.stop, tokenizer_eos(tok));
     if (m->generation_json) {
         cJSON *g = cJSON_Parse(m->generation_json);
-        if (!cJSON_IsObject(g)) die("%s/generation_config.json: not a JSON object", o.model);
         const cJSON *do_sample = cJSON_GetObjectItemCaseSensitive(g, "do_sample");
+        if (do_sample && !cJSON_IsNull(do_sample) && !cJSON_IsBool(do_sample))
+            die("%s/generation_config.json: \"do_sample\" is neither true nor false", o.model);
         bool sampled = cJSON_IsTrue(do_sample);
         double file_temperature = recommended(g, "temperature", 0, 100, sampled ? 1 : temperature);
         if (!given("temperature")) temperature = cJSON_IsFalse(do_sample) ? 0 : file_temperature;
@@ -264,9 +265,14 @@ static Settings settings_read(const Model *m, const Tokenizer *tok) {
         if (!given("top-p")) top_p = recommended(g, "top_p", 0, 1, sampled ? 1 : top_p);
         if (!given("min-p")) min_p = recommended(g, "min_p", 0, 1, min_p);
         if (!given("repetition-penalty")) repetition = recommended(g, "repetition_penalty", 0.01, 100, repetition);
-        const cJSON *eos = cJSON_GetObjectItemCaseSensitive(g, "eos_token_id"), *one;  /* a number, or several */
-        if (cJSON_IsNumber(eos)) stop_add(&s.stop, eos->valueint);
-        cJSON_ArrayForEach(one, eos) if (cJSON_IsNumber(one)) stop_add(&s.stop, one->valueint);
+        const cJSON *eos = cJSON_GetObjectItemCaseSensitive(g, "eos_token_id");        /* a number, or several */
+        if (cJSON_IsNull(eos)) eos = NULL;
+        bool list = cJSON_IsArray(eos);
+        for (const cJSON *one = list ? eos->child : eos; one; one = list ? one->next : NULL) {
+            if (!cJSON_IsNumber(one) || one->valuedouble != one->valueint)
+                die("%s/generation_config.json: \"eos_token_id\" is neither a token id nor a list of them", o.model);
+            stop_add(&s.stop, one->valueint);
+        }
         cJSON_Delete(g);
     }
     s.sampler = (Sampler){.repetition = (float)repetition, .temperature = (float)temperature, .top_k = (int)top_k,
@@ -1060,18 +1066,25 @@ static StrList texts_of(StrList given) {
     if (!lines.n) die("stdin: no text");
     return lines;
 }
+static cJSON *side_file(const char *path) {                        /* of sentence-transformers: a list or an object */
+    char *text = file_read(path, NULL);
+    cJSON *json = cJSON_ParseWithOpts(text, NULL, true);
+    if (!cJSON_IsObject(json) && !cJSON_IsArray(json)) die("%s: not a JSON object, nor a list", path);
+    free(text);
+    return json;
+}
 /* Longest input: the model's positions, or what a sentence encoder's makers state. */
 static size_t encoder_limit(const Config *c) {
     size_t limit = o.context ? (size_t)o.context : (size_t)c->max_pos;
     if (limit > (size_t)c->max_pos) die("--context %zu: this model has %d positions", limit, c->max_pos);
     char *path = path_join(o.model, "sentence_bert_config.json");
     if (!o.context && file_exists(path)) {
-        char *text = file_read(path, NULL);
-        cJSON *json = cJSON_Parse(text);
+        cJSON *json = side_file(path);
         const cJSON *n = cJSON_GetObjectItemCaseSensitive(json, "max_seq_length");
-        if (cJSON_IsNumber(n) && n->valuedouble >= 1 && n->valuedouble < (double)limit) limit = (size_t)n->valuedouble;
+        if (n && !cJSON_IsNull(n) && (!cJSON_IsNumber(n) || !(n->valuedouble >= 1)))
+            die("%s: \"max_seq_length\" is not a number from 1 up", path);
+        if (cJSON_IsNumber(n) && n->valuedouble < (double)limit) limit = (size_t)n->valuedouble;
         cJSON_Delete(json);
-        free(text);
     }
     free(path);
     return limit;
@@ -1197,24 +1210,29 @@ static void embed_settings(const Config *c) {
     embed.pooling = strcmp(o.pooling, "auto") ? o.pooling : "mean";
     embed.normalize = strcmp(embed.pooling, "mean") == 0 || strcmp(embed.pooling, "cls") == 0;
     if (file_exists(path)) {
-        char *text = file_read(path, NULL);
-        cJSON *json = cJSON_Parse(text);
+        cJSON *json = side_file(path);
         if (!cJSON_IsObject(json)) die("%s: not a JSON object", path);
         static const char *const keys[][2] = {{"pooling_mode_cls_token", "cls"}, {"pooling_mode_mean_tokens", "mean"},
                                               {"pooling_mode_max_tokens", "max"}};
         int n = 0;
         for (const cJSON *e = json->child; e && !strcmp(o.pooling, "auto"); e = e->next) {
-            if (strncmp(e->string, "pooling_mode_", 13) || !cJSON_IsTrue(e)) continue;
+            if (strncmp(e->string, "pooling_mode_", 13)) continue;
+            if (!cJSON_IsBool(e)) die("%s: \"%s\" is neither true nor false", path, e->string);
+            if (cJSON_IsFalse(e)) continue;
             const char *known = NULL;
             for (int i = 0; i < 3; i++) if (!strcmp(e->string, keys[i][0])) known = keys[i][1];
             if (!known || n++) die("%s: \"%s\" is not supported (one of cls, mean and max is)", path, e->string);
             embed.pooling = known;
         }
         cJSON_Delete(json);
-        free(text);
-        text = file_exists(modules) ? file_read(modules, NULL) : NULL;
-        embed.normalize = text && strstr(text, ".Normalize\"");
-        free(text);
+        json = file_exists(modules) ? side_file(modules) : NULL;
+        embed.normalize = false;
+        for (const cJSON *e = json ? json->child : NULL; e; e = e->next) {
+            const char *type = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(e, "type"));
+            const char *dot = type ? strrchr(type, '.') : NULL;
+            embed.normalize |= dot && !strcmp(dot, ".Normalize");
+        }
+        cJSON_Delete(json);
     }
     if (!strcmp(embed.pooling, "pooler") && !c->pooler) die("%s: the model has no pooler", o.model);
     free(path);

@@ -328,6 +328,19 @@ static double config_number(const ConfigFile *f, const char *keys, double fallba
     if (!cJSON_IsNumber(v) || !isfinite(v->valuedouble)) die("%s: \"%s\" is not a number", f->path, v->string);
     return v->valuedouble;
 }
+static float config_float(const ConfigFile *f, const char *keys, double min, double max, float fallback) {
+    const cJSON *v = config_find(f, keys);
+    double x = config_number(f, keys, (double)fallback);
+    if (v && !(x >= min && x <= max))
+        die("%s: \"%s\" is %g, must be a number from %g to %g", f->path, v->string, x, min, max);
+    return (float)x;
+}
+/* NULL: there is no such key. */
+static const char *config_string(const ConfigFile *f, const char *keys) {
+    const cJSON *v = config_find(f, keys);
+    if (v && !cJSON_IsString(v)) die("%s: \"%s\" is not a string", f->path, v->string);
+    return cJSON_GetStringValue(v);
+}
 /* A whole number in [min, max]; fallback < min means that the key must be there. */
 static int config_int(const ConfigFile *f, const char *keys, int min, int max, int fallback) {
     double v = config_number(f, keys, fallback);
@@ -343,40 +356,48 @@ static bool config_bool(const ConfigFile *f, const char *keys, bool fallback) {
     return v ? cJSON_IsTrue(v) : fallback;
 }
 
+static cJSON *json_object(const char *text, const char *path) {
+    cJSON *json = cJSON_ParseWithOpts(text, NULL, true);              /* true: nothing may follow it */
+    if (!cJSON_IsObject(json)) die("%s: not a JSON object", path);
+    return json;
+}
+
+/* Bounds far from what anybody trains with, and from where a table of angles is no longer made of numbers. */
+#define ROPE_THETA(f, fallback) config_float(f, "rope_theta", 1, 1e30, fallback)
 /* Old: rope_theta and rope_scaling {type or rope_type, factor, ...}. New: all of it in rope_parameters. */
 static void config_read_rope(const ConfigFile *f, Config *c) {
     const cJSON *r = config_find(f, "rope_parameters|rope_scaling");
-    c->rope_base = (float)config_number(f, "rope_theta", (double)c->rope_base);
+    c->rope_base = ROPE_THETA(f, c->rope_base);
     if (!r) return;
     if (!cJSON_IsObject(r)) die("%s: \"%s\" is not an object", f->path, r->string);
     ConfigFile g = {r, f->path};
-    c->rope_base = (float)config_number(&g, "rope_theta", (double)c->rope_base);
-    const cJSON *type = config_find(&g, "rope_type|type");
-    const char *kind = type ? cJSON_GetStringValue(type) : "default";
-    if (!kind) die("%s: rope_type is not a string", f->path);
-    if (!strcmp(kind, "default")) return;
-    c->rope_factor = (float)config_number(&g, "factor", 1);
-    if (!(c->rope_factor > 0)) die("%s: rope factor %g must be positive", f->path, (double)c->rope_factor);
+    c->rope_base = ROPE_THETA(&g, c->rope_base);
+    const char *kind = config_string(&g, "rope_type|type");
+    if (!kind || !strcmp(kind, "default")) return;
+    c->rope_factor = config_float(&g, "factor", 1e-6, 1e9, 1);
     c->rope_original_pos = config_int(&g, "original_max_position_embeddings", 1, 1 << 30, c->max_pos);
     if (!strcmp(kind, "linear")) c->rope_scaling = ROPE_LINEAR;
     else if (!strcmp(kind, "dynamic")) c->rope_scaling = ROPE_DYNAMIC;
     else if (!strcmp(kind, "yarn")) {
         c->rope_scaling = ROPE_YARN;
-        c->rope_low_freq = (float)config_number(&g, "beta_slow", 1);
-        c->rope_high_freq = (float)config_number(&g, "beta_fast", 32);
+        c->rope_low_freq = config_float(&g, "beta_slow", 0, 1e9, 1);
+        c->rope_high_freq = config_float(&g, "beta_fast", 0, 1e9, 32);
         c->rope_truncate = config_bool(&g, "truncate", true);
+        if (!(c->rope_base > 1)) die("%s: YaRN needs a rope_theta above 1", f->path);
         if (!(c->rope_high_freq > c->rope_low_freq && c->rope_low_freq > 0))
             die("%s: YaRN needs 0 < beta_slow < beta_fast", f->path);
         /* Longer contexts flatten the softmax; YaRN sharpens it back (section 3.4 of the paper). */
-        double mscale = config_number(&g, "mscale", 0), all = config_number(&g, "mscale_all_dim", 0), k = (double)c->rope_factor;
-        double given = config_number(&g, "attention_factor", 0), sharper = k > 1 ? 0.1 * log(k) : 0;
+        double mscale = (double)config_float(&g, "mscale", 0, 1e6, 0);
+        double all = (double)config_float(&g, "mscale_all_dim", 0, 1e6, 0);
+        double given = (double)config_float(&g, "attention_factor", 0, 1e6, 0);
+        double k = (double)c->rope_factor, sharper = k > 1 ? 0.1 * log(k) : 0;
         c->rope_attention = (float)(given > 0 ? given : mscale > 0 && all > 0 ? (mscale * sharper + 1) / (all * sharper + 1)
                                                                              : sharper + 1);
     }
     else if (!strcmp(kind, "llama3")) {
         c->rope_scaling = ROPE_LLAMA3;
-        c->rope_low_freq = (float)config_number(&g, "low_freq_factor", 1);
-        c->rope_high_freq = (float)config_number(&g, "high_freq_factor", 4);
+        c->rope_low_freq = config_float(&g, "low_freq_factor", 0, 1e9, 1);
+        c->rope_high_freq = config_float(&g, "high_freq_factor", 0, 1e9, 4);
         if (!config_find(&g, "original_max_position_embeddings")) c->rope_original_pos = 8192;
         if (!(c->rope_high_freq > c->rope_low_freq && c->rope_low_freq > 0))
             die("%s: rope needs 0 < low_freq_factor < high_freq_factor", f->path);
@@ -384,10 +405,13 @@ static void config_read_rope(const ConfigFile *f, Config *c) {
 }
 
 static void config_read_eos(const ConfigFile *f, Config *c) {
-    const cJSON *e = config_find(f, "eos_token_id"), *one;
-    if (cJSON_IsArray(e)) {
-        cJSON_ArrayForEach(one, e) if (cJSON_IsNumber(one) && c->n_eos < 8) c->eos[c->n_eos++] = one->valueint;
-    } else if (cJSON_IsNumber(e)) c->eos[c->n_eos++] = e->valueint;
+    enum { EOS_MAX = sizeof c->eos / sizeof *c->eos };
+    const cJSON *e = config_find(f, "eos_token_id");
+    for (const cJSON *one = cJSON_IsArray(e) ? e->child : e; one; one = cJSON_IsArray(e) ? one->next : NULL) {
+        if (!cJSON_IsNumber(one) || one->valuedouble != one->valueint || c->n_eos == EOS_MAX)
+            die("%s: \"eos_token_id\" is no token id, and no list of up to %d", f->path, EOS_MAX);
+        c->eos[c->n_eos++] = one->valueint;
+    }
 }
 
 /* json: the config.json, for families that share a model_type; NULL: the one without a marker. */
@@ -404,7 +428,7 @@ Config config_family_default(const char *model_type) {
         Buf known = {0};
         for (int i = 0; i < N_FAMILIES; i++)
             if (!families[i].marker) buf_fmt(&known, "%s%s", i ? ", " : "", families[i].model_type);
-        die("model_type \"%s\" is not supported (%s are)", model_type, known.data);
+        die("model_type \"%.60s\" is not supported (%s are)", model_type, known.data);
     }
     Config c = f->parts;
     c.family = f;
@@ -415,7 +439,10 @@ const char *config_model_type(const Config *c) { return c->family->model_type; }
 
 /* What the class in "architectures" puts on the last layer. */
 static void config_read_head(const ConfigFile *f, Config *c) {
-    const char *class = cJSON_GetStringValue(cJSON_GetArrayItem(config_find(f, "architectures"), 0));
+    const cJSON *classes = config_find(f, "architectures"), *first = cJSON_GetArrayItem(classes, 0);
+    if (classes && (!cJSON_IsArray(classes) || (first && !cJSON_IsString(first))))
+        die("%s: \"architectures\" is not a list of strings", f->path);
+    const char *class = cJSON_GetStringValue(first);
     if (c->head != HEAD_MASKED_LM) {
         if (class && strstr(class, "ForSequenceClassification"))
             die("%s: a %s is not supported (BERT's is)", f->path, class);
@@ -444,6 +471,8 @@ static void config_read_window(const ConfigFile *f, Config *c) {
     if (!config_bool(f, "use_sliding_window", true)) c->window = 0;
     else if (config_find(f, "use_sliding_window")) c->window_layer = config_int(f, "max_window_layers", 0, 1 << 24, 28);
     if (!types || !c->window) return;
+    if (cJSON_GetArraySize(types) != c->L)
+        die("%s: \"layer_types\" is not a list of %d, one for each layer", f->path, c->L);
     cJSON_ArrayForEach(type, types) {
         const char *name = cJSON_GetStringValue(type);
         bool sliding = name && !strcmp(name, "sliding_attention");
@@ -456,7 +485,7 @@ static void config_read_window(const ConfigFile *f, Config *c) {
 
 /* activation's name -> the kind of a plain MLP; a gated one has SiLU. */
 static void config_read_activation(const ConfigFile *f, Config *c) {
-    const char *name = cJSON_GetStringValue(config_find(f, "hidden_act|activation_function"));
+    const char *name = config_string(f, "hidden_act|activation_function");
     if (!name) return;
     bool gated = c->mlp == MLP_SWIGLU, tanh_form = !strcmp(name, "gelu_new") || !strcmp(name, "gelu_pytorch_tanh");
     if (gated ? strcmp(name, "silu") != 0 : !tanh_form && strcmp(name, "gelu"))
@@ -466,10 +495,9 @@ static void config_read_activation(const ConfigFile *f, Config *c) {
 }
 
 static Config config_parse(const char *text, const char *path) {
-    cJSON *json = cJSON_Parse(text);
-    if (!cJSON_IsObject(json)) die("%s: not a JSON object", path);
+    cJSON *json = json_object(text, path);
     ConfigFile f = {json, path};
-    const char *type = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "model_type"));
+    const char *type = config_string(&f, "model_type");
     if (!type) die("%s: \"model_type\" is missing", path);
     const Family *family = family_find(type, json);
     if (!family) config_family_default(type);                         /* dies, naming those that are known */
@@ -485,10 +513,10 @@ static Config config_parse(const char *text, const char *path) {
     c.D = config_int(&f, "head_dim|kv_channels", 1, 65536, c.C / c.H > 0 ? c.C / c.H : 1);
     c.F = config_int(&f, "intermediate_size|n_inner|ffn_hidden_size|inner_hidden_size", 1, MAX, c.pos == POS_LEARNED ? 4 * c.C : 0);
     c.max_pos = config_int(&f, "max_position_embeddings|n_positions|n_ctx|seq_length|max_sequence_length", 1, MAX, 2048);
-    c.norm_eps = (float)config_number(&f, "rms_norm_eps|layer_norm_epsilon|layer_norm_eps|layernorm_epsilon", (double)c.norm_eps);
+    c.norm_eps = config_float(&f, "rms_norm_eps|layer_norm_epsilon|layer_norm_eps|layernorm_epsilon", 0, 1, c.norm_eps);
     c.tied = config_bool(&f, "tie_word_embeddings", c.tied);
     if (c.type_vocab) c.type_vocab = config_int(&f, "type_vocab_size", 1, MAX, c.type_vocab);
-    c.init_std = (float)config_number(&f, "initializer_range", (double)c.init_std);
+    c.init_std = config_float(&f, "initializer_range", 0, 1e3, c.init_std);
     if (c.pos == POS_ROPE) {
         if (!c.qkv_bias && config_bool(&f, "attention_bias", false)) c.qkv_bias = c.out_bias = true;
         else c.qkv_bias = config_bool(&f, "add_qkv_bias", c.qkv_bias && config_bool(&f, "attention_bias", true));
@@ -498,7 +526,7 @@ static Config config_parse(const char *text, const char *path) {
         if (!config_bool(&f, "rmsnorm", true)) c.norm = NORM_LAYER;
         c.rope_part = (float)config_number(&f, "partial_rotary_factor", (double)c.rope_part);
         config_read_rope(&f, &c);
-        c.rope_base *= (float)config_number(&f, "rope_ratio", 1);
+        c.rope_base *= config_float(&f, "rope_ratio", 1e-3, 1e6, 1);
         if (!(c.rope_part > 0 && c.rope_part <= 1)) die("%s: partial_rotary_factor %g must be above 0 and at most 1", path, (double)c.rope_part);
         c.rope_dims = (int)(c.rope_part * (float)c.D);
     }
@@ -506,7 +534,7 @@ static Config config_parse(const char *text, const char *path) {
     for (int i = 0; i < 2; i++)
         if (config_bool(&f, refused[i], false)) die("%s: \"%s\" is not supported", path, refused[i]);
     if (!config_bool(&f, "post_layer_norm", true)) die("%s: a model without a final norm is not supported", path);
-    const char *positions = cJSON_GetStringValue(config_find(&f, "position_embedding_type"));
+    const char *positions = config_string(&f, "position_embedding_type");
     if (positions && strcmp(positions, "absolute") && strcmp(positions, "rope"))
         die("%s: position_embedding_type \"%s\" is not supported (absolute is)", path, positions);
     if (c.residual_from_norm) c.residual_scale = sqrtf(2 * 28);       /* ChatGLM-6B's code: of 28 layers, whatever their number */
@@ -841,19 +869,22 @@ static const Tensor *hub_get(const Model *m, const Tensors *files, const HubTens
     return tensors_get(files, name, h->vector ? 1 : 2, shape);
 }
 
+static void need_float(const Tensor *t) {
+    if (t->dtype > DT_BF16)
+        die("%s: tensor %s is %s; weights must be F32, F16 or BF16", t->file, t->name, dtype_name(t->dtype));
+}
 /* Says which tensors of the files nobody reads, unless the family's rule leaves them out. */
 static void warn_unused(const Model *m, const Tensors *files, const HubTensor *hub, int n_hub) {
-    const char **used = xcalloc((size_t)n_hub, sizeof *used);
+    bool *used = xcalloc((size_t)files->n, sizeof *used);             /* [i]: of files->v[i]; there may be a million */
     for (int i = 0; i < n_hub; i++) {
         const Tensor *t = hub_get(m, files, &hub[i]);
-        used[i] = t ? t->name : NULL;
+        if (t) used[t - files->v] = true;
     }
     int n_extra = 0;
     const char *example = NULL;
     for (int i = 0; i < files->n; i++) {
         const char *name = files->v[i].name;
-        bool known = m->cfg.tied && strstr(name, "lm_head.weight");
-        for (int j = 0; j < n_hub && !known; j++) known = used[j] == name;
+        bool known = used[i] || (m->cfg.tied && strstr(name, "lm_head.weight"));
         for (int j = 0; j < 6 && m->cfg.family->ignore[j] && !known; j++) known = strstr(name, m->cfg.family->ignore[j]);
         if (!known) n_extra++, example = name;
     }
@@ -928,7 +959,10 @@ static Model *load(const char *dir, bool train, StrList labels, uint64_t seed) {
     m->config_json = text;
     m->new_head = new_head;
     path = path_join(dir, "generation_config.json");
-    if (file_exists(path)) m->generation_json = file_read(path, NULL);
+    if (file_exists(path)) {
+        m->generation_json = file_read(path, NULL);
+        cJSON_Delete(json_object(m->generation_json, path));          /* checked here, read by infer */
+    }
     free(path);
     Tensors *files = tensors_open(dir);
     if (c.head == HEAD_NONE && !tensors_find(files, "bert.pooler.dense.weight") && !tensors_find(files, "pooler.dense.weight")) {
@@ -947,7 +981,7 @@ static Model *load(const char *dir, bool train, StrList labels, uint64_t seed) {
         HubTensor *h = &hub[i];
         const Tensor *t = hub_get(m, files, h);
         if (!t) { param_begin(m, h->part[0], rng_mix(seed, (uint64_t)i)); continue; }
-        if (t->dtype > DT_BF16) die("%s: tensor %s is %s; weights must be F32, F16 or BF16", t->file, t->name, dtype_name(t->dtype));
+        need_float(t);
         bool in_place = !train && op.host_memory && h->layout == OI && !h->vector;
         float *whole = NULL, *piece = NULL;
         size_t D = (size_t)c.D;
@@ -1280,16 +1314,15 @@ static void lora_refuse(const ConfigFile *f, const char *key) {
 void model_lora_load(Model *m, const char *dir) {
     assert(!m->n_lora);
     char *path = path_join(dir, "adapter_config.json"), *text = file_read(path, NULL);
-    cJSON *json = cJSON_Parse(text);
-    if (!cJSON_IsObject(json)) die("%s: not a JSON object", path);
+    cJSON *json = json_object(text, path);
     ConfigFile f = {json, path};
-    const char *type = cJSON_GetStringValue(config_find(&f, "peft_type")), *bias = cJSON_GetStringValue(config_find(&f, "bias"));
+    const char *type = config_string(&f, "peft_type"), *bias = config_string(&f, "bias");
     if (!type || strcmp(type, "LORA")) die("%s: peft_type \"%s\" is not supported (LORA is)", path, type ? type : "");
     if (bias && strcmp(bias, "none")) die("%s: an adapter that trains biases is not supported", path);
     lora_refuse(&f, "use_dora"), lora_refuse(&f, "modules_to_save"), lora_refuse(&f, "rank_pattern");
     lora_refuse(&f, "alpha_pattern"), lora_refuse(&f, "lora_bias"), lora_refuse(&f, "trainable_token_indices");
     int r = config_int(&f, "r", 1, 65536, 0);
-    double alpha = config_number(&f, "lora_alpha", 8);
+    double alpha = (double)config_float(&f, "lora_alpha", -1e9, 1e9, 8);
     m->lora_opts = (LoraOpts){.r = r, .alpha = alpha, .rslora = config_bool(&f, "use_rslora", false)};
     free(text);
 
@@ -1308,6 +1341,9 @@ void model_lora_load(Model *m, const char *dir) {
         const HubTensor *h = hub_find(m, hub, n_hub, weight);
         if (!h) die("%s: the adapter is for module %s, which this model does not have", path, module);
         if (h->vector || h->part[0]->layer < 0) die("%s: an adapter of %s is not supported (linear layers of blocks are)", path, module);
+        for (int j = 0; j < m->n_lora; j++)
+            if (of[j] == h) die("%s: the adapter has module %s twice", path, module);
+        need_float(tensors_get(files, files->v[i].name, 2, (size_t[]){(size_t)r, h->cols})); /* before memory goes */
         of[m->n_lora] = h;
         a_name[m->n_lora] = files->v[i].name;
         m->lora[m->n_lora++] = lora_of(h, &m->lora_opts);
@@ -1321,8 +1357,9 @@ void model_lora_load(Model *m, const char *dir) {
         Lora *lo = &m->lora[i];
         char *b_name = xstrdup(a_name[i]);
         memcpy(strstr(b_name, ".lora_A.weight"), ".lora_B.weight", strlen(".lora_B.weight"));
-        const Tensor *a = tensors_get(files, a_name[i], 2, (size_t[]){lo->a.rows, lo->a.cols});
+        const Tensor *a = tensors_find(files, a_name[i]);
         const Tensor *b = tensors_get(files, b_name, 2, (size_t[]){of[i]->rows, lo->a.rows});
+        need_float(b);
         float *host = xmalloc(size_mul(a->n > b->n ? a->n : b->n, sizeof(float)));
         tensor_to_f32(a, host);
         op.upload(lo->a.master, host, a->n * sizeof(float));

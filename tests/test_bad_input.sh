@@ -7,79 +7,7 @@
 #
 # Every case says what the sentence must contain: that it names the file or the option is half of what makes it clear.
 set -u
-: "${BUILD:?say which build to test: BUILD=build/gcc sh tests/test_bad_input.sh}"
-for program in train infer tokenizer; do
-    [ -x "$BUILD/$program" ] || { echo "no $BUILD/$program: make it first"; exit 77; }
-done
-BUILD=$(cd "$BUILD" && pwd)
-HERE=$(cd "$(dirname "$0")" && pwd)
-D=$(mktemp -d) || exit 1
-mounted=
-trap '[ -z "$mounted" ] || umount "$D/small" "$D/frozen" 2>/dev/null; rm -rf "$D"' EXIT
-trap 'exit 130' INT TERM
-passed=0 failed=0
-# A program that dies on purpose leaks on purpose; a size that memory does not have is the program's to report.
-export ASAN_OPTIONS="detect_leaks=0:allocator_may_return_null=1:${ASAN_OPTIONS:-}"
-export OMP_NUM_THREADS=1
-
-# bad CODE "PART OF THE SENTENCE" COMMAND...
-bad() {
-    want=$1 text=$2
-    shift 2
-    timeout 60 "$@" >"$D/stdout" 2>"$D/stderr" </dev/null
-    judge $? "$*"
-}
-# The same, the command a string for the shell: redirections, limits.
-bad_shell() {
-    want=$1 text=$2
-    timeout 60 sh -c "$3" >"$D/stdout" 2>"$D/stderr" </dev/null
-    judge $? "$3"
-}
-judge() {
-    code=$1 problem=
-    shown=$(printf '%s' "$2" | sed "s|$BUILD/||g; s|$D/||g" | cut -c 1-90)
-    lines=$(grep -c '' "$D/stderr")
-    [ "$code" = "$want" ] || problem="exit code $code, want $want"
-    [ "$code" != 124 ] || problem="still running after a minute"
-    [ "$code" -lt 128 ] || problem="ended by signal $((code - 128))"
-    [ "$lines" = 1 ] || problem="${problem:+$problem; }$lines lines on stderr, want one"
-    grep -q '^tea: ' "$D/stderr" || problem="${problem:+$problem; }no sentence beginning with tea:"
-    grep -qF -- "$text" "$D/stderr" || problem="${problem:+$problem; }the sentence does not contain \"$text\""
-    ! grep -q 'Sanitizer\|runtime error:\|Assertion' "$D/stderr" || problem="a sanitizer's report or an assertion"
-    if [ -z "$problem" ]; then
-        passed=$((passed + 1))
-        printf 'ok    %s    -> %s\n' "$shown" "$(cut -c 6-140 "$D/stderr" | sed "s|$D/||g")"
-    else
-        failed=$((failed + 1))
-        printf 'FAIL  %s: %s\n' "$shown" "$problem"
-        head -n 12 "$D/stderr" | sed 's/^/      | /'
-    fi
-}
-
-# safetensors FILE HEADER DATA_BYTES [LENGTH]: 8 bytes of length (that of the header, or a lie), header, zeros.
-safetensors() {
-    n=${4:-$(printf '%s' "$2" | wc -c)}
-    {
-        for _ in 1 2 3 4 5 6 7 8; do
-            # shellcheck disable=SC2059
-            printf "\\$(printf '%03o' $((n & 255)))"
-            n=$((n >> 8))
-        done
-        printf '%s' "$2"
-        [ "$3" = 0 ] || head -c "$3" /dev/zero
-    } >"$1"
-}
-# model NAME: a copy of a good model, to be damaged.
-model() {
-    rm -rf "$D/$1"
-    cp -r "$HERE/fixtures/${2:-gpt2}" "$D/$1"
-    chmod -R u+w "$D/$1"
-}
-# config NAME SED-EXPRESSION: the same with its config.json changed.
-config() {
-    model "$1" "${3:-llama}"
-    sed "$2" "$HERE/fixtures/${3:-llama}/config.json" >"$D/$1/config.json"
-}
+. "$(dirname "$0")/bad.sh"
 
 # ---- what must work first, or every failure below would be for the wrong reason -------------------------------------
 i=0
@@ -87,7 +15,6 @@ while [ $i -lt 200 ]; do
     echo "The quick brown fox $i jumps over the lazy dog, and $((i * 7)) cats look on."
     i=$((i + 1))
 done >"$D/text.txt"
-printf '[[1,2,3,4]]' >"$D/ids.json"
 SMALL="--layers 1 --width 16 --heads 2 --vocab 300 --seq 16 --batch 2 --steps 2 --warmup 1 --quiet"
 TRAIN="$BUILD/train --data $D/text.txt $SMALL"
 # shellcheck disable=SC2086
@@ -100,8 +27,6 @@ if ! $TRAIN --out "$D/good" >"$D/stdout" 2>"$D/stderr" ||
     echo "0 passed, 1 failed"
     exit 1
 fi
-T=$BUILD/tokenizer
-I="$BUILD/infer --quiet --logits $D/ids.json --logits-out $D/l.safetensors --model"
 
 # ---- options --------------------------------------------------------------------------------------------------------
 bad 2 'no option --stpes' "$BUILD/train" --stpes 10
@@ -308,5 +233,4 @@ if mount -t tmpfs -o size=64k tmpfs "$D/small" 2>/dev/null && mount -t tmpfs -o 
     bad 1 "$D/frozen" "$T" train --data "$D/text.txt" --vocab 300 --out "$D/frozen/out" --quiet
 fi
 
-echo "$passed passed, $failed failed"
-[ $failed = 0 ]
+verdict
