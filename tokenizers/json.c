@@ -1,6 +1,7 @@
 /* json.c - tokenizer.json -> a Tokenizer: every part by its "type", as Hugging Face's tokenizers writes them. */
 #include "json.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 /* [tok.json] the parts of a tokenizer.json -------------------------------------------------------------------------- */
@@ -294,10 +295,10 @@ static void strip(const DecStep *step, Buf *b) {
     *b = kept;
 }
 
-static void replace_all(const DecStep *step, Worker *w, const char *put, Buf *b) {
+static void replace_all(const DecStep *step, Worker *w, const char *put, size_t limit, Buf *b) {
     NormStep as_norm = {.kind = NORM_REPLACE, .find = step->find, .regex = step->regex, .put = (char *)(uintptr_t)put};
     Buf out = {0};
-    if (!norm_replace(&as_norm, w, (const uint8_t *)b->data, b->len, &out)) return;
+    if (!norm_replace(&as_norm, w, (const uint8_t *)b->data, b->len, limit, &out)) return;
     buf_free(b);
     *b = out;
 }
@@ -307,6 +308,7 @@ static void write_by_chain(const Loader *l, int32_t id, bool first, const void *
     const DecChain *chain = state;
     const Spelling *e = &l->t->vocab.spelling[id];
     Buf b = {0};
+    size_t limit = norm_limit(e->n);
     uint8_t byte;
     buf_add(&b, vocab_str(&l->t->vocab, id), e->n);
     if (chain->spaced && !first) buf_str(out, " "); /* without a decoder tokens are words */
@@ -330,7 +332,7 @@ static void write_by_chain(const Loader *l, int32_t id, bool first, const void *
             buf_add(&b, &byte, 1);
             i = chain->n; /* the steps behind it would see the character that the byte is part of */
             break;
-        case DEC_METASPACE: replace_all(step, chain->w, first && step->flag ? "" : " ", &b); break;
+        case DEC_METASPACE: replace_all(step, chain->w, first && step->flag ? "" : " ", limit, &b); break;
         case DEC_WORDPIECE: {
 #if HAVE_WORDPIECE
             Buf word = {0};
@@ -342,7 +344,7 @@ static void write_by_chain(const Loader *l, int32_t id, bool first, const void *
             break;
         }
         case DEC_STRIP: strip(step, &b); break;
-        case DEC_REPLACE: replace_all(step, chain->w, step->put, &b); break;
+        case DEC_REPLACE: replace_all(step, chain->w, step->put, limit, &b); break;
         case DEC_BPE: { /* the suffix ends a word: a blank, unless it is the text's last */
             size_t n = strlen(step->find);
             if (n && b.len >= n && !memcmp(b.data + b.len - n, step->find, n)) {
@@ -397,9 +399,10 @@ static void read_template(Loader *l, const cJSON *node, const char *which, Wrap 
             die("%s: the post_processor's template \"%s\" has an item that is neither a SpecialToken nor a Sequence",
                 l->path, which);
         if (!special) {
-            if (strcmp(name, "A") && strcmp(name, "B"))
-                die("%s: the post_processor's template \"%s\" has the Sequence \"%.40s\", not A or B", l->path, which,
-                    name);
+            bool pair = wrap == &l->t->pair; /* B of a single text does not exist */
+            if (strcmp(name, "A") && (strcmp(name, "B") || !pair))
+                die("%s: the post_processor's template \"%s\" has the Sequence \"%.40s\", not A%s", l->path, which,
+                    name, pair ? " or B" : "");
             wrap_add(wrap, *name == 'A' ? WRAP_A : WRAP_B, (int32_t)type);
             continue;
         }
@@ -510,7 +513,8 @@ static double *read_pieces(Loader *l, const cJSON *list) {
     for (const cJSON *e = list->child; e; e = e->next, id++) {
         const char *piece = cJSON_IsArray(e) ? cJSON_GetStringValue(e->child) : NULL;
         const cJSON *value = piece ? e->child->next : NULL;
-        if (!cJSON_IsNumber(value) || value->next) die("%s: entry %u of the vocabulary is not [piece, score]", l->path, id);
+        if (!cJSON_IsNumber(value) || !isfinite(value->valuedouble) || value->next)
+            die("%s: entry %u of the vocabulary is not [piece, score]", l->path, id);
         score[id] = value->valuedouble;
         read_token(l, piece, strlen(piece), id);
     }

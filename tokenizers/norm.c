@@ -182,7 +182,17 @@ static bool strip_accents(const uint8_t *s, size_t n, Buf *out) {
     return true;
 }
 
-bool norm_replace(const NormStep *step, Worker *w, const uint8_t *s, size_t n, Buf *out) {
+/* Twenty steps that each write ten characters for one make 10^20 of one. What published tokenizers make longest is one
+ * character of 3 bytes, U+FDFA: 33 bytes. */
+size_t norm_limit(size_t n) { return size_mul(n, 64) + 1024; }
+
+static void check_growth(size_t n, size_t limit) {
+    if (n > limit)
+        die("the tokenizer's steps make more than %zu bytes of a text of %zu: a broken file", limit,
+            (limit - 1024) / 64);
+}
+
+bool norm_replace(const NormStep *step, Worker *w, const uint8_t *s, size_t n, size_t limit, Buf *out) {
     size_t copied = 0, from, to, n_find = step->find ? strlen(step->find) : 0, n_put = strlen(step->put);
     bool any = false;
     for (size_t at = 0; at <= n; at = to > from ? to : to + char_bytes(s + to, n - to)) {
@@ -195,6 +205,7 @@ bool norm_replace(const NormStep *step, Worker *w, const uint8_t *s, size_t n, B
         }
         buf_add(out, s + copied, from - copied);
         buf_add(out, step->put, n_put);
+        check_growth(out->len, limit);
         copied = to;
         any = true;
     }
@@ -237,6 +248,7 @@ static bool precompiled(const Charsmap *map, const uint8_t *s, size_t n, Buf *ou
 
 void normalize(const Tokenizer *t, Worker *w, const uint8_t **s, size_t *n) {
     Buf *holds = NULL; /* the text in hand; NULL: the caller's */
+    size_t limit = norm_limit(*n);
     for (int i = 0; i < t->n_norm && *n; i++) {
         const NormStep *step = &t->norm[i];
         Buf *out = holds == &w->norm ? &w->other : &w->norm;
@@ -266,7 +278,7 @@ void normalize(const Tokenizer *t, Worker *w, const uint8_t **s, size_t *n) {
             buf_str(out, step->put);
             buf_add(out, *s, *n);
             break;
-        case NORM_REPLACE: changed = norm_replace(step, w, *s, *n, out); break;
+        case NORM_REPLACE: changed = norm_replace(step, w, *s, *n, limit, out); break;
         case NORM_BERT:
 #if HAVE_WORDPIECE
             bert_normalize(step->bert, *s, *n, out);
@@ -280,6 +292,7 @@ void normalize(const Tokenizer *t, Worker *w, const uint8_t **s, size_t *n) {
 #endif
         }
         if (changed) *s = (const uint8_t *)out->data, *n = out->len, holds = out;
+        check_growth(*n, limit);
     }
 }
 

@@ -311,7 +311,9 @@ void encode_joined(const Tokenizer *t, Worker *w, const uint8_t *s, size_t n, Id
 
 /* Runs t->norm; leaves s and n alone, or points them into w->norm or w->other. */
 void normalize(const Tokenizer *t, Worker *w, const uint8_t **s, size_t *n);
-bool norm_replace(const NormStep *step, Worker *w, const uint8_t *s, size_t n, Buf *out); /* false: no match */
+/* false: no match. Dies when more than `limit` bytes are made: norm_limit of the n bytes that the text had at first. */
+bool norm_replace(const NormStep *step, Worker *w, const uint8_t *s, size_t n, size_t limit, Buf *out);
+size_t norm_limit(size_t n);
 void norm_step_free(NormStep *step);
 void lowercase(const uint8_t *s, size_t n, Buf *out);                  /* appends; full mappings, no context */
 int lower_case(uint32_t cp, uint32_t out[2]);   /* of one character, as of Unicode 17: one or two; returns how many */

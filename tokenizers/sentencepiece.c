@@ -228,6 +228,8 @@ static inline int64_t charsmap_find(const Charsmap *c, const uint8_t *s, size_t 
     return value;
 }
 
+enum { MAX_REPLACEMENT = 1024 };
+
 Charsmap *charsmap_new(const void *blob, size_t n, const char *path) {
     uint32_t trie_bytes = 0;
     if (n > 4) memcpy(&trie_bytes, blob, 4);
@@ -255,6 +257,8 @@ Charsmap *charsmap_new(const void *blob, size_t n, const char *path) {
         if (i && unit_is_value(u)) {
             uint32_t at = u & ~(1u << 31);
             if (at >= c->n_text || !sound[at]) die("%s: the character map has a replacement that is no text", path);
+            if (strnlen(c->text + at, MAX_REPLACEMENT + 1) > MAX_REPLACEMENT) /* of each character of a text */
+                die("%s: the character map has a replacement of more than %d bytes", path, MAX_REPLACEMENT);
             continue;
         }
         size_t to = i ^ unit_offset(u);
@@ -959,6 +963,8 @@ static void read_pieces(Loader *l, Proto in, int32_t n_pieces) {
         read_token(l, (const char *)p.in.p, (size_t)(p.in.end - p.in.p), (uint32_t)id);
         sp->any_unused |= p.type == UNUSED;
         sp->user.any |= p.type == USER_DEFINED;
+        if (p.type == BYTE && (p.in.end - p.in.p != 6 || memcmp(p.in.p, "<0x", 3)))
+            die("%s: piece %d is a byte, and not spelt like <0x0A>", l->path, k);
         if (p.type == BYTE && !t->byte_fallback)
             die("%s: piece %d is a byte, and there is no byte_fallback", l->path, k);
         if (p.type != UNKNOWN) continue;
