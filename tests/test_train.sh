@@ -332,5 +332,25 @@ else
     check "with room again it goes on to the same end" cmp full-disk/model.safetensors never-full/model.safetensors
 fi
 
+# the other families, a profile
+tea profiled --profile --seed 4
+check "--profile: every product is in the table" \
+    sh -c 'for op in "matmul " "matmul dX" "matmul dW" "attention backward" adamw; do grep -q "^$op.*% of " err.txt || exit 1; done'
+tea unprofiled --seed 4
+check "--profile changes no bit" cmp profiled/model.safetensors unprofiled/model.safetensors
+check "the report draws it" grep -q 'Where the time went.*matmul dX' profiled/report.html
+tea glm --arch chatglm
+check "chatglm: its own names" grep -q 'encoder.layers.1.self_attention.query_key_value.weight' glm/model.safetensors
+check "chatglm: head and embedding are two" grep -q 'transformer.output_layer.weight' glm/model.safetensors
+tea bert --arch bert --steps 10 --vocab 600
+check "bert: its own tokenizer" all_of bert/vocab.txt bert/tokenizer.json
+tea bert-cut --arch bert --steps 5 --vocab 600 --schedule constant --keep 0
+resume bert-cut --steps 10
+tea bert-whole --arch bert --steps 10 --vocab 600 --schedule constant --keep 0
+check "bert: stopped and resumed, the same masks and bytes" cmp bert-cut/model.safetensors bert-whole/model.safetensors
+tea bert-words --arch bert --steps 10 --vocab 600 --whole-word
+check "bert: whole words are other masks" sh -c '! cmp -s bert-words/model.safetensors bert/model.safetensors'
+check "--tie is not ChatGLM's" refused 1 "keeps a head of its own" $tiny $corpus --arch chatglm --tie --out x
+
 echo "$passed passed, $failed failed"
 [ $failed = 0 ]
