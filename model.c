@@ -596,7 +596,7 @@ static void config_write_rope(const Config *c, cJSON *config) {
     json_float(j, yarn ? "beta_slow" : "low_freq_factor", c->rope_low_freq);
     json_float(j, yarn ? "beta_fast" : "high_freq_factor", c->rope_high_freq);
     if (!yarn) return;
-    json_float(j, "attention_factor", c->rope_attention);
+    cJSON_AddNumberToObject(j, "attention_factor", (double)c->rope_attention);    /* all digits: a resumed run has the same bits */
     cJSON_AddBoolToObject(j, "truncate", c->rope_truncate);
 }
 /* Config -> config.json of a model born here, with the keys that every version of the official code reads. Each part
