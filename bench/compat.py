@@ -46,7 +46,7 @@ CONFIGS = {
                   use_sliding_window=True, sliding_window=20, max_window_layers=1),
     "qwen3": dict(architectures=["Qwen3ForCausalLM"], head_dim=24, rope_theta=10000.0),
     "llama": dict(architectures=["LlamaForCausalLM"], rope_theta=10000.0, head_dim=32, rope_scaling=dict(
-        rope_type="yarn", factor=4.0, original_max_position_embeddings=32)),
+        rope_type="yarn", factor=4.0, original_max_position_embeddings=32, beta_fast=8.0, attention_factor=1.2)),
     "glm": dict(architectures=["GlmForCausalLM"], head_dim=16, partial_rotary_factor=0.5, attention_bias=True,
                 rope_theta=10000.0),
 }
@@ -141,6 +141,19 @@ class Bench:
         auto = transformers.PreTrainedTokenizerFast if "qwen2" in name else transformers.AutoTokenizer
         return directory, auto.from_pretrained(directory)
 
+    def compare_config(self, name, given, directory):
+        """What ./train was told is what it wrote, as transformers understands both; token ids come from the tokenizer."""
+        def read(path):
+            return json.loads(transformers.AutoConfig.from_pretrained(path).to_json_string(use_diff=False))
+
+        given, saved = read(given), read(directory)
+        for config in given, saved:
+            config |= config.pop("rope_parameters")
+            for key in "bos_token_id", "eos_token_id", "pad_token_id", "dtype", "_name_or_path":
+                config.pop(key, None)
+        differ = {k: (v, saved.get(k)) for k, v in given.items() if saved.get(k) != v}
+        self.row(name, "config", not differ, f"{len(given)} keys {differ or ''}")
+
     def compare_tokenizer(self, name, directory, tokenizer, texts=TEXTS):
         # A text that looks like a special token is one for transformers unless told otherwise; for tea only when asked.
         differ = []
@@ -169,6 +182,7 @@ class Bench:
             if ours != theirs:
                 print("  ours  ", ours, "\n  theirs", theirs)
         self.row(name, "generate", same == total, f"{same} of {total} prompts: 40 greedy ids equal")
+        return directory
 
     def generate(self, model, ids, eos, auto):
         if auto != "chatglm3":
@@ -287,7 +301,8 @@ def main():
             config = os.path.join(folder, family + ".json")
             with open(config, "w") as f:
                 json.dump(SIZES | dict(model_type=family) | parts, f)
-            b.trained(f"trained --config {family}", args.steps, "--config", config)
+            b.compare_config(f"trained --config {family}", config,
+                             b.trained(f"trained --config {family}", args.steps, "--config", config))
         bert_directory = b.trained_bert("trained bert", args.steps)
         b.trained_bert("trained bert cased", args.steps, "--cased", "--whole-word")
         if args.chatglm3_code:
