@@ -648,6 +648,26 @@ static void train_loop(Run *r) {
     else printf("\nmodel in %s, curves in %s/report.html; try ./infer --model %s %s\n", o.out, o.out, o.out, how);
 }
 
+/* --out, ready. An earlier model there goes: weights beside an adapter would be both to whoever loads them. */
+static void claim_out(const Trainer *t, int64_t from_step) {
+    static const char *const model_files[] = {"config.json", "generation_config.json", "model.safetensors",
+                                              "model.safetensors.index.json", "adapter_config.json",
+                                              "adapter_model.safetensors", "before.json"};
+    const char *inputs[] = {o.model, o.merge};
+    for (int i = 0; i < 2; i++) {
+        char *in = inputs[i] ? realpath(inputs[i], NULL) : NULL, *out = realpath(o.out, NULL);
+        if (in && out && !strcmp(in, out)) die("--out %s is where the run reads from: choose another", o.out);
+        free(in);
+        free(out);
+    }
+    trainer_claim(t, from_step, o.overwrite);
+    for (size_t i = 0; from_step < 0 && i < sizeof model_files / sizeof *model_files; i++) {
+        char *path = path_join(o.out, model_files[i]);
+        if (remove(path) && errno != ENOENT) die("%s: %s", path, strerror(errno));
+        free(path);
+    }
+}
+
 /* ================================================================================================================= *
  * [finetune.merge] W += scale B A in f32, rounded to the dtype that the base is stored in; then both ways to run it are
  * compared, for what the rounding loses. */
@@ -688,7 +708,7 @@ static void merge(void) {
     Config cfg = config_read(o.model);
     DType dtype = stored_dtype(o.model);
     Trainer t = {.out = o.out};
-    trainer_claim(&t, -1, o.overwrite);
+    claim_out(&t, -1);
     ops_select(common.device, common.isa, PREC_F32);
     Model *m = model_load(o.model, false);
     model_lora_load(m, o.merge);
@@ -851,6 +871,8 @@ int main(int argc, char **argv) {
     r.cfg = config_read(o.model);
     if (!classes() && r.cfg.head != HEAD_LM) die("%s: a %s model does not write text; it learns --task classify",
                                                  o.model, config_model_type(&r.cfg));
+    if (classes() && r.cfg.mask != MASK_BIDIRECTIONAL)
+        die("%s: a %s model cannot be given a classification head (BERT can)", o.model, config_model_type(&r.cfg));
     if (o.seq > r.cfg.max_pos) {
         if (option_given(table, N_OPTS, "seq")) die("--seq %lld is longer than the model's %d positions",
                                                     (long long)o.seq, r.cfg.max_pos);
@@ -863,7 +885,7 @@ int main(int argc, char **argv) {
     data_report(&r);
     if (classes()) r.cfg.n_classes = r.labels.n, r.cfg.head = HEAD_CLASSIFY, r.cfg.pooler = true;
     if (!o.lora) check_memory(&r, config_weights(&r.cfg) - weights_of_layers(&r.cfg, o.freeze));
-    trainer_claim(&r.t, from_step, o.overwrite);
+    claim_out(&r.t, from_step);
     load_model(&r, resume_dir);
     if (o.lora) check_memory(&r, r.m->n_trained);
     size_t B = (size_t)(o.eval_batch > o.batch ? o.eval_batch : o.batch), n_labels = (size_t)r.labels.n;
