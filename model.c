@@ -596,7 +596,7 @@ static void config_write_rope(const Config *c, cJSON *config) {
     json_float(j, yarn ? "beta_slow" : "low_freq_factor", c->rope_low_freq);
     json_float(j, yarn ? "beta_fast" : "high_freq_factor", c->rope_high_freq);
     if (!yarn) return;
-    cJSON_AddNumberToObject(j, "attention_factor", (double)c->rope_attention);    /* all digits: a resumed run has the same bits */
+    cJSON_AddNumberToObject(j, "attention_factor", (double)c->rope_attention);    /* all digits, for resuming */
     cJSON_AddBoolToObject(j, "truncate", c->rope_truncate);
 }
 /* Config -> config.json of a model born here, with the keys that every version of the official code reads. Each part
@@ -982,7 +982,8 @@ static Model *load(const char *dir, bool train, StrList labels, uint64_t seed) {
         const Tensor *t = hub_get(m, files, h);
         if (!t) { param_begin(m, h->part[0], rng_mix(seed, (uint64_t)i)); continue; }
         need_float(t);
-        bool in_place = !train && op.host_memory && h->layout == OI && !h->vector;
+        bool as_stored = !train && op.host_memory && h->layout != IO && !h->vector;
+        bool in_place = as_stored && h->layout == OI && t->aligned;   /* a header need not be padded */
         float *whole = NULL, *piece = NULL;
         size_t D = (size_t)c.D;
         for (int j = 0; j < h->n_parts; j++) {
@@ -992,7 +993,7 @@ static Model *load(const char *dir, bool train, StrList labels, uint64_t seed) {
                 p->w = (Mat){t->dtype, p->rows, p->cols, (char *)(uintptr_t)t->data + at};
                 continue;
             }
-            if (!train && op.host_memory && h->layout == BY_HEAD && !h->vector) {
+            if (as_stored) {
                 p->w = (Mat){t->dtype, p->rows, p->cols, op.mem_alloc(size_mul(p->n, dtype_size(t->dtype)))};
                 hub_extract_rows(h, j, D, t, p->w.data);
                 continue;
