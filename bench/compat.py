@@ -18,6 +18,7 @@ exit 1. --json FILE keeps the rows.
 """
 import argparse
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -151,7 +152,10 @@ class Bench:
             config |= config.pop("rope_parameters")
             for key in "bos_token_id", "eos_token_id", "pad_token_id", "dtype", "_name_or_path":
                 config.pop(key, None)
-        differ = {k: (v, saved.get(k)) for k, v in given.items() if saved.get(k) != v}
+        def same(a, b):
+            return math.isclose(a, b, rel_tol=1e-6) if isinstance(a, float) and isinstance(b, float) else a == b
+
+        differ = {k: (v, saved.get(k)) for k, v in given.items() if not same(v, saved.get(k))}
         self.row(name, "config", not differ, f"{len(given)} keys {differ or ''}")
 
     def compare_tokenizer(self, name, directory, tokenizer, texts=TEXTS):
