@@ -120,8 +120,9 @@ check "a base model's template is written down" grep -q '### Instruction:' alpac
 cat >ask.jsonl <<'TEXT'
 {"messages":[{"role":"user","content":"Count from 3"}]}
 TEXT
-check "and infer --chat finds it" sh -c '"$1" --model alpaca --chat --messages ask.jsonl --n 4 2>&1 | grep -q chat_template ||
-    "$1" --model alpaca --chat --messages ask.jsonl --n 4 >/dev/null 2>&1' - "$bin/infer"
+asked() { "$bin/infer" --chat --messages ask.jsonl --n 1 "$@" | sed 's/.*"prompt_ids":\(\[[0-9,]*\]\).*/\1/'; }
+check "and infer --chat finds it" is "$(asked --model alpaca)" "$(asked --model base --template alpaca)"
+check "which is another than the base's" sh -c '[ "$1" != "$2" ]' - "$(asked --model alpaca)" "$(asked --model base)"
 echo '{"messages":[{"role":"user","content":"Hi"},{"role":"assistant","content":"x"}]}' >one.jsonl
 tune one --data chat.jsonl --eval-data one.jsonl --max-steps 1
 check "the loss counts the answer alone: \"x\" and its end" is "$(value one eval n_tok | sort -u)" 2
