@@ -19,8 +19,9 @@
  * is a plateau which the first version of this text never left. What helps, measured: a story brings its name in at the
  * end of its first sentence and begins the second with it ("... named Tim. Tim ..."), so that looking one word back is
  * enough at first; it comes again soon, at growing distances; a name is one token everywhere, hence never at the start
- * of an English line and, in Chinese, of characters that no other word has; and one person with a name is more common
- * than two. Thirty names a language are learnt sooner than a hundred and twenty.
+ * of an English line and, in Chinese, of characters that no other word has; stories of one named person are more common
+ * than of two, and the second one, once named, goes by a role ("her friend", "the fox"). Thirty names a language are
+ * learnt sooner than a hundred and twenty.
  *
  * What this file refuses to do: name real people, give a role to one gender only, or frighten. */
 #pragma once
@@ -173,21 +174,24 @@ static const char *const learn_en[][N_FIELDS] = {
 };
 static const char *const share_en[][N_FIELDS] = {
     /* hero's thing, why pal has none, how it was shared, what they did, pal's thanks the next day, the thing's noun */
-    {"a cheese sandwich", "had left <phis> lunch at home", "broke the sandwich in two and gave <pal> the bigger half",
+    {"a cheese sandwich", "had left <phis> lunch at home", "broke the sandwich in two and gave <his> friend the "
+     "bigger half",
      "sat in the shade and ate together", "brought two plums and gave one to <hero>", "sandwich"},
     {"a box of crayons", "had only one short pencil", "put the box in the middle of the table",
      "drew a rainbow with every color in the box", "brought shiny stickers and shared them with <hero>", "crayons"},
     {"a bucket of clay", "had nothing to build with", "cut the clay in two equal parts",
      "made a whole zoo of little animals", "brought shiny buttons for the animals' eyes", "clay"},
-    {"a bag of cherries", "had dropped <phis> ice cream", "counted them out, one for <pal> and one for <himself>",
+    {"a bag of cherries", "had dropped <phis> ice cream", "counted them out, one for <his> friend and one for "
+     "<himself>",
      "sat on the steps and ate until the bag was empty", "brought a basket of berries for <hero>", "cherries"},
-    {"a new kite", "had never flown one", "put the string into <pal>'s hands",
+    {"a new kite", "had never flown one", "put the string into <his> friend's hands",
      "watched the kite dance above the trees", "let <hero> ride <phis> scooter", "kite"},
-    {"a jar of bubbles", "had nothing to play with", "gave <pal> the first turn",
+    {"a jar of bubbles", "had nothing to play with", "gave <his> friend the first turn",
      "blew big bubbles and chased them across the grass", "taught <hero> a new clapping game", "bubbles"},
-    {"a new puzzle", "had nobody to play with", "gave half of the pieces to <pal>",
+    {"a new puzzle", "had nobody to play with", "gave half of the pieces to <his> friend",
      "put the puzzle together, piece by piece", "brought an even bigger puzzle for both of them", "puzzle"},
-    {"a chocolate cake", "had no birthday cake that year", "cut the cake in half and put a candle on <pal>'s piece",
+    {"a chocolate cake", "had no birthday cake that year", "cut the cake in half and put a candle on <his> friend's "
+     "piece",
      "sang a birthday song together", "made a paper crown for <hero>", "cake"},
 };
 static const char *const fear_en[][N_FIELDS] = {
@@ -318,7 +322,7 @@ static const char *const rescue_en[][N_FIELDS] = {
     {"bird", "had a hurt wing", "put it in a box with soft cloth", "seeds and water", "it spread both wings",
      "flew up to the highest branch"},
     {"kitten", "was stuck high up in a tree", "put a long board against the branch", "warm milk",
-     "it came down step by step", "curled up in <pal>'s arms"},
+     "it came down step by step", "curled up in <his> friend's arms"},
     {"turtle", "was lying on its back in the road", "turned it over and carried it to the grass", "fresh leaves",
      "it put out its head", "walked slowly to the pond"},
     {"hedgehog", "had fallen into a deep hole", "let a board down into the hole", "apple slices and water",
@@ -354,22 +358,24 @@ static const char *const build_en[][N_FIELDS] = {
 };
 static const char *const forest_en[][N_FIELDS] = {
     /* pal's trouble, hero's first thought, what hero did, how it turned out, the thanks later, the lesson */
-    {"had no food for the winter", "I worked hard for my nuts", "carried half of the nuts to <pal>'s home",
+    {"had no food for the winter", "I worked hard for my nuts", "carried half of the nuts to the <pkind>'s home",
      "they both had enough until spring", "showed <hero> where the sweetest berries grow", "what we give comes back "
      "to us"},
     {"could not cross the river", "The river is not my problem", "pushed a long log across the water",
-     "<pal> walked over it with dry feet", "used the log to bring <hero> fresh apples", "a good deed is a bridge"},
+     "the <pkind> walked over it with dry feet", "used the log to bring <hero> fresh apples", "a good deed is a "
+     "bridge"},
     {"had lost the way home", "It is late and I am tired", "took a lantern and walked along to show the way",
-     "they saw the light in <pal>'s window", "hung up a lamp so that <hero> could always find it",
+     "they saw the light in the <pkind>'s window", "hung up a lamp so that <hero> could always find it",
      "no road is long with a friend"},
     {"had a thorn in the foot", "Maybe somebody else will help", "pulled the thorn out, very slowly",
-     "<pal> could run and jump again", "warned <hero> when a storm was coming", "even small paws can do great things"},
+     "the <pkind> could run and jump again", "warned <hero> when a storm was coming", "even small paws can do great "
+     "things"},
     {"had lost the roof of <phis> house in a storm", "My own house is still fine", "brought branches and moss for a "
      "new roof",
      "the new house was stronger than the old one", "invited <hero> to the first warm supper there",
      "work is lighter with two"},
     {"was not invited to the big feast", "I could just go alone", "asked everyone to make room for one more",
-     "there was a chair and a plate for <pal>", "sang the most beautiful song of the evening for <hero>",
+     "there was a chair and a plate for the <pkind>", "sang the most beautiful song of the evening for <hero>",
      "there is always room for one more"},
     {"could not sleep because of the owl", "I sleep very well myself", "asked the owl to sing a softer song",
      "the whole forest slept well", "made <hero> a pillow of soft feathers", "a kind word opens many doors"},
@@ -378,9 +384,9 @@ static const char *const forest_en[][N_FIELDS] = {
 };
 static const char *const race_en[][N_FIELDS] = {
     /* the contest, pal's accident, what hero did, how they finished, the prize, the judge's words */
-    {"a race to the old oak tree", "tripped over a root", "ran back and helped <pal> up",
+    {"a race to the old oak tree", "tripped over a root", "ran back and helped <his> friend up",
      "crossed the line hand in hand", "one red ribbon, cut in two", "A friend is worth more than a ribbon"},
-    {"a boat race on the pond", "saw <phis> paper boat tip over", "gave <pal> a spare sheet of paper",
+    {"a boat race on the pond", "saw <phis> paper boat tip over", "gave <his> friend a spare sheet of paper",
      "let their two boats sail side by side", "a small blue flag for each", "Fair play is the best wind"},
     {"a sack race at the fair", "fell down with a bump", "stopped and held out a hand",
      "hopped to the end side by side", "two big apples", "You came last, and you won our hearts"},
@@ -388,7 +394,7 @@ static const char *const race_en[][N_FIELDS] = {
      "joined the two castles with a bridge", "a golden paper crown", "Together you made the best one of all"},
     {"a bike race around the lake", "had a flat tire", "got off and fixed it with a patch",
      "rolled in last, singing", "two shiny bells", "That was the kindest race I ever saw"},
-    {"a spelling contest", "forgot a word and turned red", "whispered to <pal> to take a deep breath",
+    {"a spelling contest", "forgot a word and turned red", "whispered to <his> friend to take a deep breath",
      "reached the last round together", "a book for each of them", "Good friends make good spellers"},
 };
 static const char *const trip_en[][N_FIELDS] = {
@@ -475,9 +481,8 @@ static const Plot plots_en[] = {
     {"lost", ELDER, false, "abcd", "{The lost <a>|The day <hero> lost the <a>|Where is the <a>?}",
      lost_en, COUNT(lost_en), {
      "<open> [<be> ]{<Hero> had <an a>, and {it was <his> favorite thing|<he> took it everywhere|<he> loved it very "
-     "much}.|"
-     "<Hero> loved one thing most of all: {a gift from <his> <elder>, <an a>|<an a>}.|<Hero>'s favorite thing was {a "
-     "gift from <his> <elder>: <an a>|<an a>}.}",
+     "much}.|<Hero> loved one thing most of all: {a gift from <his> <elder>, <an a>|<an a>}.|<Hero>'s favorite thing "
+     "was {a gift from <his> <elder>: <an a>|<an a>}.}",
      "<day> {the <a> was gone|<hero> could not find the <a>|<hero> looked for the <a>, but it was not there}. {<Hero> "
      "looked <b>. <Hero> looked <c>. {It was not there.|No <a>!|Nothing!}|<Hero> looked <b> and <c>, but {there was "
      "no <a>|<he> did not see it|it was not there}.|First <he> looked <b>. Then <he> looked <c>. {Nothing!|Still "
@@ -492,7 +497,7 @@ static const Plot plots_en[] = {
      "<Hero> <f>. {`Thank you for helping me,` <hero> said[ and hugged <his> <elder>].|`Four eyes see more than two,` "
      "said <his> <elder>.|From then on, <he> {always put it back in its place|knew where to look first}.|<Hero> was "
      "<joy>[, and <his> <elder> was glad, too].}[ <night>]"}},
-    {"friend", PAL, false, "a", "{A new friend|How <hero> made a friend|How <hero> met <pal>|One small hello}",
+    {"friend", PAL, false, "a", "{A new friend|How <hero> made a friend|How <hero> said hello|One small hello}",
      friend_en, COUNT(friend_en), {
      "<open> [<be> ]<like>",
      "<day> <hero> was <a>. {There <he> saw|<Hero> saw|Not far away was} a {new |shy |}<pchild> <b>. {The <pchild> "
@@ -502,15 +507,15 @@ static const Plot plots_en[] = {
      "will say hello,` thought <hero>.} `{Hi|Hello}! {I am|My name is} <hero>,` <hero> said <soft>. `<c>?`",
      "{The <pchild> {smiled|looked up and smiled|nodded}. `{Yes, please|I would like that|Oh yes}! {I am|My name is} "
      "<pal>.`|`{Yes, please|I would like that|Oh yes}!` said the <pchild>. `{I am|My name is} <pal>.`}",
-     "{Soon|So|In no time,} <hero> and <pal> <d>. {They also|Then they|After that, they} <e>.",
-     "<bye>, {<pal> asked, `{Will you come back tomorrow|Will I see you again}?` `{Of course|Yes|Sure}!` said <hero>. "
-     "`{Tomorrow|Next time} we {can|will} <f>!`|{they|the two of them} {promised|planned} to <f> {the next day|next "
-     "time}.} {From that day on, {they|<hero> and <pal>} were {good|best} friends.|<Hero> went home <joy>.|One small "
-     "hello had made a {big|new} friend.|<Pal> was not alone any more.}"}},
+     "{Soon|So|In no time,} <hero> and <his> friend <d>. {They also|Then they|After that, they} <e>.",
+     "<bye>, {<his> friend asked, `{Will you come back tomorrow|Will I see you again}?` `{Of course|Yes|Sure}!` said "
+     "<hero>. `{Tomorrow|Next time} we {can|will} <f>!`|{they|the two of them} {promised|planned} to <f> {the next "
+     "day|next time}.} {From that day on, {they|<hero> and <his> friend} were {good|best} friends.|<Hero> went home "
+     "<joy>.|One small hello had made a {big|new} friend.|<His> friend was not alone any more.}"}},
     {"learn", ELDER, false, "", "{How <hero> learned to <a>|Try again, <hero>!|A lesson for <hero>}",
      learn_en, COUNT(learn_en), {
-     "<open> [<be> ]<elike> <Hero> wanted to {learn to <a>|<a>}[ more than anything][, {just like <his> <elder>|but it "
-     "looked so hard}].",
+     "<open> [<be> ]<elike> <Hero> wanted to {learn to <a>|<a>}[ more than anything][, {just like <his> <elder>|but "
+     "it looked so hard}].",
      "<day> <his> <elder> said, `{Shall we try it together?|Today is a good day to learn it.|Come, I will show you "
      "how.}` {<Hero> tried, but <b>.|The first try did not go well: <b>.|It was harder than it looked: <b>.}",
      "`{I can't do it|This is too hard|I will never learn it},` {<hero> said|said <hero>}[ and {looked at the ground|"
@@ -523,27 +528,27 @@ static const Plot plots_en[] = {
      "{<Hero> was <joy>.|<Hero> laughed out loud.|<Hero> could hardly believe it.} {`{Next|Now}, I want to <f>,` "
      "<hero> said.|<Hero> had learned that {practice makes hard things easy|it pays to try again|big steps begin "
      "small}.|`It was not magic,` said <his> <elder>. `It was practice.`}[ <night>]"}},
-    {"share", PAL, false, "af", "{How <hero> shared|Better together|What <hero> gave to <pal>}",
+    {"share", PAL, false, "af", "{How <hero> shared|Better together|What <hero> gave away}",
      share_en, COUNT(share_en), {
      "<open> [<be> ]<Hero> had {a good friend|a friend|a best friend} {named|called} <pal>. <plike>",
      "<day> <hero> had <a>. {<Hero> had waited for it all week.|<Hero> was very happy about it.|It was just what <he> "
-     "wanted.} {But then <hero>|Then <he>} {saw|met} <pal>, who <b>. {<Pal> looked {<sad>|down at the ground}.|<Pal> "
-     "tried to smile, but could not.|`Never mind,` said <pal>{ quietly|}.}",
-     "{`If I share, I will have less,` thought <hero>. But {then <he> looked at <pal> again|a friend is worth more "
-     "than that}.|<Hero> did not have to think for long.|<Hero> thought, `{What would I wish for|How would I feel} if "
-     "I were <pal>?`|At first, <hero> wanted to keep everything. Then <he> changed <his> mind.}",
+     "wanted.} {But then <hero>|Then <he>} {saw|met} <his> friend, who <b>. {<His> friend looked {<sad>|down at the "
+     "ground}.|<His> friend tried to smile, but could not.|`Never mind,` said <his> friend{ quietly|}.}",
+     "{`If I share, I will have less,` thought <hero>. But {then <he> looked at <his> friend again|a friend is worth "
+     "more than that}.|<Hero> did not have to think for long.|<Hero> thought, `{What would I wish for|How would I "
+     "feel} in <phis> place?`|At first, <hero> wanted to keep everything. Then <he> changed <his> mind.}",
      "{`Come here,` said <hero>.|`{There is|We have} enough for two,` said <hero>.|`Let us share,` said <hero>.} "
-     "<Hero> <c>. {<Pal>'s face lit up.|<Pal> smiled from ear to ear.|`{Really|For me}? Thank you!` said <pal>.}",
-     "{The two friends|Then they|<Hero> and <pal>} <d>. {It was much more fun {than being alone|with two}.|They "
-     "laughed {and talked|a lot|together}.|It had never been so nice.}",
-     "{The next day|A few days later|The next morning}, <pal> <e>. {`Sharing is {fun|easy},` said <hero>.|And so both "
-     "of them were <joy>.|`That is what friends do,` said <pal>.|<Hero> learned that {joy grows when you share it|a "
-     "kind heart is never poor}.}[ <night>]"}},
+     "<Hero> <c>. {<His> friend's face lit up.|<His> friend smiled from ear to ear.|`{Really|For me}? Thank you!` "
+     "said <his> friend.}",
+     "{The two friends|Then they|<Hero> and <his> friend} <d>. {It was much more fun {than being alone|with two}.|"
+     "They laughed {and talked|a lot|together}.|It had never been so nice.}",
+     "{The next day|A few days later|The next morning}, <his> friend <e>. {`Sharing is {fun|easy},` said <hero>.|And "
+     "so both of them were <joy>.|`That is what friends do,` said <his> friend.|<Hero> learned that {joy grows when "
+     "you share it|a kind heart is never poor}.}[ <night>]"}},
     {"fear", ELDER, false, "a", "{How brave <hero> is|The big fear|A brave <child>}",
      fear_en, COUNT(fear_en), {
      "<open> [<be> ]<elike> {There was only one thing that <hero> did not like: <a>.|But <hero> was afraid of <a>.|"
-     "<Hero> "
-     "was not afraid of {mice|spiders|the rain}, but <he> was afraid of <a>.}",
+     "<Hero> was not afraid of {mice|spiders|the rain}, but <he> was afraid of <a>.}",
      "<b>. {<Hero>'s heart beat fast.|<Hero> felt cold and small.|<Hero>'s knees shook.|<Hero> wanted to {hide|run "
      "away}.} `{I am scared|I am afraid|I can't do this},` <hero> {whispered|said}.",
      "<His> <elder> {took <his> hand|sat down next to <him>|did not laugh}. `{That is all right|I know that feeling|"
@@ -583,26 +588,25 @@ static const Plot plots_en[] = {
      "me},` <ehe> said. `{Let us|Come, we will} make it right.` {Together they|So the two of them} <d>.",
      "{From then on|After that|Ever since}, <hero> <e>. {And <his> heart was light again.|<Hero> learned that {the "
      "truth makes the heart light|saying sorry is the first step}.|<His> <elder> <hug>, and all was well.}[ <night>]"}},
-    {"weather", PAL, false, "f", "{A change of plan|The idea of <hero> and <pal>|The weather had other plans}",
+    {"weather", PAL, false, "f", "{A change of plan|The idea of two friends|The weather had other plans}",
      weather_en, COUNT(weather_en), {
      "<open> [<be> ]<Hero> had a {best|good} friend {named|called} <pal>. <plike>",
-     "{One day|One <part>}, {<hero> and <pal>|the two friends} wanted to <a>. {They had talked about it all week.|"
-     "Everything was ready.|They could hardly wait.} But {just then|when they opened the door|all at once}, <b>.",
-     "`{Oh no|What a pity|That is not fair}!` said {<hero>|<pal>}. {They looked out of the window.|They sat down on "
-     "the steps, {<sad>|with long faces}.|For a while, they did not know what to do.}",
-     "Then {<hero>|<pal>} {had an idea|jumped up|began to smile}. `{I know|Wait}! {We can <c>!|Why don't we <c>?|Let "
-     "us <c>!}` {`That is a great idea!` said the other.|And that is what they did.|They ran to get everything they "
-     "needed.}",
+     "{One day|One <part>}, {<hero> and <his> friend|the two friends} wanted to <a>. {They had talked about it all "
+     "week.|Everything was ready.|They could hardly wait.} But {just then|when they opened the door|all at once}, <b>.",
+     "`{Oh no|What a pity|That is not fair}!` said {<hero>|<his> friend}. {They looked out of the window.|They sat "
+     "down on the steps, {<sad>|with long faces}.|For a while, they did not know what to do.}",
+     "Then {<hero>|<his> friend} {had an idea|jumped up|began to smile}. `{I know|Wait}! {We can <c>!|Why don't we "
+     "<c>?|Let us <c>!}` {`That is a great idea!` said the other.|And that is what they did.|They ran to get "
+     "everything they needed.}",
      "The two friends <d>. {They laughed so much that they forgot the weather.|It was even better than the first "
      "plan.|They had never had so much fun.|Time flew by.}",
-     "{Later|When they looked outside again|In the end}, <e>. {`This was the best day,` said {<hero>|<pal>}.|`{The "
-     "weather|The sky} can change,` said {<hero>|<pal>}, `but {so can our plans|we can have fun anyway}.`|They smiled "
-     "at each other and made a plan for the next day.}"}},
+     "{Later|When they looked outside again|In the end}, <e>. {`This was the best day,` said {<hero>|<his> friend}.|`{"
+     "The weather|The sky} can change,` said {<hero>|<his> friend}, `but {so can our plans|we can have fun anyway}.`|"
+     "They smiled at each other and made a plan for the next day.}"}},
     {"gift", ELDER, false, "af", "{A gift for <elder>|A gift from <hero>|The best gift|Made by hand}",
      gift_en, COUNT(gift_en), {
      "<open> [<be> ]{<Hero>'s <elder> would have a birthday soon|<Hero> knew that <his> <elder>'s birthday was near}, "
-     "{but "
-     "<hero> had no money|and <hero> wanted to give something special}.",
+     "{but <hero> had no money|and <hero> wanted to give something special}.",
      "{`What can I give?` <hero> {wondered|thought}.|<Hero> thought about it all day.|<Hero> walked around and "
      "thought.} Then <he> {had an idea|knew it}: <a>! {In secret, <he>|Every day after school, <he>|Full of hope, "
      "<he>} <b>.",
@@ -632,50 +636,50 @@ static const Plot plots_en[] = {
     {"rescue", PAL, false, "ad", "{The little <a>|Two friends and <an a>|Helping <an a>}",
      rescue_en, COUNT(rescue_en), {
      "<open> [<be> ]<Hero> had a [good ]friend {named|called} <pal>. <plike>",
-     "<day> {<hero> and <pal>|the two friends} {were on the way home|were playing outside|were out for a walk} when "
-     "they {heard a small sound|saw something move}. {It was <an a> that <b>.|There was <an a>, and it <b>.|They "
+     "<day> {<hero> and <his> friend|the two friends} {were on the way home|were playing outside|were out for a walk} "
+     "when they {heard a small sound|saw something move}. {It was <an a> that <b>.|There was <an a>, and it <b>.|They "
      "found <an a>. The poor thing <b>.}",
-     "`{Poor little thing|Look|Oh no}! We have to help it,` {said|whispered} {<hero>|<pal>}. {`But how?` asked the "
-     "other.|They came closer, slowly, so that it would not be afraid.|They thought for a moment.} {Then they|So they|"
-     "With gentle hands, they} <c>.",
-     "{<Hero> brought|<Pal> ran home and came back with|<Hero> and <pal> gave it} <d>. {At first, the <a> did not "
-     "move. Then it began to eat.|The <a> looked at them with bright eyes.|The little heart beat fast, but then it "
-     "grew calm.}",
+     "`{Poor little thing|Look|Oh no}! We have to help it,` {said|whispered} {<hero>|<his> friend}. {`But how?` asked "
+     "the other.|They came closer, slowly, so that it would not be afraid.|They thought for a moment.} {Then they|So "
+     "they|With gentle hands, they} <c>.",
+     "{<Hero> brought|<His> friend ran home and came back with|<Hero> and <his> friend gave it} <d>. {At first, the "
+     "<a> did not move. Then it began to eat.|The <a> looked at them with bright eyes.|The little heart beat fast, "
+     "but then it grew calm.}",
      "{They stayed close and waited|They watched over it|They sat still and hardly spoke}. {Then|After a while|In the "
      "end}, <e>. {And then it|It} <f>.",
-     "`{Goodbye, little friend|Take care, little one}!` {called|said} {<hero>|<pal>}. {The two friends were <joy>.|"
-     "They smiled at each other, {happy|glad} that they had helped.|`It was so small,` said <pal>, `but it was worth "
-     "all our time.`}[ <night>]"}},
-    {"build", PAL, false, "ab", "{How to build <a>|What <hero> and <pal> built|<A>}",
+     "`{Goodbye, little friend|Take care, little one}!` {called|said} {<hero>|<his> friend}. {The two friends were "
+     "<joy>.|They smiled at each other, {happy|glad} that they had helped.|`It was so small,` said <his> friend, `but "
+     "it was worth all our time.`}[ <night>]"}},
+    {"build", PAL, false, "ab", "{How to build <a>|What <hero> built|<A>}",
      build_en, COUNT(build_en), {
      "<open> [<be> ]<Hero> had a [good ]friend {named|called} <pal>. <plike>",
-     "<day> <hero> said, `{Let us build <a>!|We should build <a>.|Why don't we build <a>?}` {<Pal> liked the idea|"
-     "`Yes, let us!` said <pal>|<Pal> clapped and nodded}. {They found|They got} <b>, and {off they went|began to "
-     "work|set to work}.",
+     "<day> <hero> said, `{Let us build <a>!|We should build <a>.|Why don't we build <a>?}` {<His> friend liked the "
+     "idea|`Yes, let us!` said <his> friend|<His> friend clapped and nodded}. {They found|They got} <b>, and {off "
+     "they went|began to work|set to work}.",
      "{It was not easy|At first all went well|They worked all morning}, but <c>. {`It will never work,` {said|sighed} "
-     "<pal>.|<Pal> sat down, <sad>.|<Hero> scratched <his> head.|They tried three times, and three times it went "
-     "wrong.}",
+     "<his> friend.|<His> friend sat down, <sad>.|<Hero> scratched <his> head.|They tried three times, and three "
+     "times it went wrong.}",
      "{<Hero> walked around it and thought.|`Let us not give up,` said <hero>.|They drank some water and thought "
      "again.} {`What if we <d>?`|`Maybe we could <d>,`|`I know! We can <d>!`} {said <hero>|<he> said at last}. {They "
-     "tried it at once.|<Pal> jumped up to help.|So they did.}",
+     "tried it at once.|<His> friend jumped up to help.|So they did.}",
      "{And it worked!|This time it worked!|That was it!} {By the evening|Soon|Before supper}, <a> {was ready|stood in "
-     "front of them}. <E>. {<Hero> and <pal> cheered.|They looked at it with pride.|`We did it!` they cried.}",
+     "front of them}. <E>. {<Hero> and <his> friend cheered.|They looked at it with pride.|`We did it!` they cried.}",
      "{After that|Then|The next day}, they <f>. {`{Two heads are better than one|Together we can do anything}!` said "
-     "<pal>.|What one of them could not do alone, they had done together.|They were <joy>.}[ <night>]"}},
+     "<his> friend.|What one of them could not do alone, they had done together.|They were <joy>.}[ <night>]"}},
     {"forest", PAL, true, "", "{The <kind> and the <pkind>|A friend in the forest|The kind <kind>}",
      forest_en, COUNT(forest_en), {
      "<aopen> {Not far away lived <an pkind> named <pal>.|<Hero> had a neighbor, <an pkind> {named|called} <pal>.} "
      "<Pal> {was often alone|was quiet and shy|did not have many friends}.",
-     "<day> <pal> the <pkind> <a>. {<Pal> sat {on a stone|under a tree} and {sighed|cried}.|<Pal> did not know what "
-     "to do.|<Pal> asked the wind for help, but the wind only blew.} {Then <hero> came by|Just then, <hero> came "
-     "along the path}.",
+     "<day> the <pkind> <a>. {The <pkind> sat {on a stone|under a tree} and {sighed|cried}.|The <pkind> did not know "
+     "what to do.|The <pkind> asked the wind for help, but the wind only blew.} {Then <hero> came by|Just then, "
+     "<hero> came along the path}.",
      "`<B>,` thought <hero>{ at first|}. But {then <he> looked at the <pkind> again|<his> heart said something else|"
-     "<he> could not just walk on}. `{Don't cry|Don't worry|Chin up}, <pal>,` <hero> said. `{I will help you|We will "
-     "find a way|You are not alone}.`",
+     "<he> could not just walk on}. `{Don't cry|Don't worry|Chin up},` <hero> said. `{I will help you|We will find a "
+     "way|You are not alone}.`",
      "{And so|Right away|Without another word}, <hero> <c>. {It took a long time|It was hard work|It was not easy}, "
      "but {in the end|at last} <d>.",
      "`Thank you, <hero>!` said the <pkind>. `{I will not forget it|You are a true friend|How kind you are}.` [The "
-     "<kind> only smiled. ]{Some time later|One day|When the moon was full}, <pal> <e>.",
+     "<kind> only smiled. ]{Some time later|One day|When the moon was full}, the <pkind> <e>.",
      "{Since then|From that day on}, the <kind> and the <pkind> were {the best of friends|never apart for long}. {And "
      "everyone in the forest knew: <f>.|`You see,` said the old owl, `<f>.`|They had both learned that <f>.}"}},
     {"race", PAL, false, "ae", "{<A>|Two friends and the prize|The kind {winner|<child>}}",
@@ -685,15 +689,16 @@ static const Plot plots_en[] = {
      "hardly sleep the night before}. {A <pchild> {named|called} <pal> was there, too. <Pal> lived next door.|<Hero> "
      "had a friend {named|called} <pal>. <Pal> was there, too.}",
      "{`Ready? Go!` {called the judge|cried a loud voice}.|A bell rang, and it began.|Everyone cheered, and it began.}"
-     " <Hero> was {in front|doing very well|faster than all the others}. But then <pal> <b>.",
-     "{<Hero> looked at the others, and then at <pal>.|`If I help, I will not win,` thought <hero>.|For a moment, "
-     "<hero> did not know what to do.} {But a friend is more than a prize.|Then <he> knew what was right.} <Hero> "
-     "<c>. `{You go on|Don't wait for me},` said <pal>. `{Not without you|We do this together},` said <hero>.",
-     "{So the two of them|Then they|In the end, <hero> and <pal>} <d>. {Everyone stood up and clapped|The people "
-     "cheered louder than before}. The judge {smiled|came over} and said, `<F>!`",
+     " <Hero> was {in front|doing very well|faster than all the others}. But then <his> friend <b>.",
+     "{<Hero> looked at the others, and then at <his> friend.|`If I help, I will not win,` thought <hero>.|For a "
+     "moment, <hero> did not know what to do.} {But a friend is more than a prize.|Then <he> knew what was right.} "
+     "<Hero> <c>. `{You go on|Don't wait for me},` said <his> friend. `{Not without you|We do this together},` said "
+     "<hero>.",
+     "{So the two of them|Then they|In the end, <hero> and <his> friend} <d>. {Everyone stood up and clapped|The "
+     "people cheered louder than before}. The judge {smiled|came over} and said, `<F>!`",
      "{They got|The judge gave them} <e>. {<Hero> was <joy>, even without the first prize.|`I won something better,` "
-     "said <hero>, and looked at <pal>.|On the way home, <pal> said, `Thank you. {You are a real friend|I will never "
-     "forget it}.`}"}},
+     "said <hero>, and looked at <his> friend.|On the way home, <his> friend said, `Thank you. {You are a real friend|"
+     "I will never forget it}.`}"}},
     {"trip", ELDER, false, "abef", "{A day at <a>|How <hero> went to <a>|The trip to <a>}",
      trip_en, COUNT(trip_en), {
      "<open> [<be> ]<elike>",
@@ -821,12 +826,12 @@ static const char *const learn_zh[][N_FIELDS] = {
 };
 static const char *const share_zh[][N_FIELDS] = {
     /* 主角的东西, 朋友怎么了, 怎么分, 一起做了什么, 第二天朋友的回报, 名词 */
-    {"一块香香的蛋糕", "忘了带点心", "把蛋糕切成两半，把大的一半给了<pal>", "坐在树荫下，一口一口慢慢吃", "带来两个红红的李子，分给<hero>一个", "蛋糕"},
+    {"一块香香的蛋糕", "忘了带点心", "把蛋糕切成两半，把大的一半给了朋友", "坐在树荫下，一口一口慢慢吃", "带来两个红红的李子，分给<hero>一个", "蛋糕"},
     {"一盒新彩笔", "只有一支短短的铅笔", "把彩笔放在桌子中间", "画了一道七种颜色的彩虹", "带来好看的贴纸，和<hero>一起贴", "彩笔"},
     {"一块大橡皮泥", "没有东西可玩", "把橡皮泥分成一样大的两块", "捏出了一个小小的动物园", "带来彩色的小珠子，给动物们做眼睛", "橡皮泥"},
     {"一袋樱桃", "手里的冰淇淋掉在了地上", "一颗一颗地数，“你一颗，我一颗”", "坐在台阶上，把樱桃都吃完了", "提来一小篮草莓，请<hero>尝尝", "樱桃"},
-    {"一只新风筝", "从来没有放过风筝", "把线轴放到<pal>手里", "看着风筝在树顶上飘来飘去", "让<hero>骑自己的滑板车", "风筝"},
-    {"一瓶泡泡水", "没有东西可玩", "让<pal>先吹", "吹出好大的泡泡，在草地上追着跑", "教<hero>玩一种新的拍手游戏", "泡泡水"},
+    {"一只新风筝", "从来没有放过风筝", "把线轴放到朋友手里", "看着风筝在树顶上飘来飘去", "让<hero>骑自己的滑板车", "风筝"},
+    {"一瓶泡泡水", "没有东西可玩", "让朋友先吹", "吹出好大的泡泡，在草地上追着跑", "教<hero>玩一种新的拍手游戏", "泡泡水"},
     {"一盒新拼图", "一个人坐着，没有人陪", "把拼图分了一半过去", "一块一块地把图拼好了", "带来一盒更大的拼图，请<hero>一起拼", "拼图"},
     {"一本有趣的故事书", "的书被雨淋湿了", "把书放在两个人的膝盖上", "你读一页，我读一页", "给<hero>讲了一个更有趣的故事", "故事书"},
 };
@@ -899,7 +904,7 @@ static const char *const grow_zh[][N_FIELDS] = {
 static const char *const rescue_zh[][N_FIELDS] = {
     /* 小动物（带量词）, 怎么了, 怎么救, 喂什么, 好了, 去了哪里 */
     {"一只小鸟", "翅膀受了伤", "把它放进铺着软布的盒子里", "小米和清水", "小鸟张开了翅膀", "飞上了最高的树枝"},
-    {"一只小猫", "卡在高高的树杈上下不来", "找来一块长木板，靠在树上", "温热的牛奶", "小猫一步一步走了下来", "钻进了<pal>的怀里"},
+    {"一只小猫", "卡在高高的树杈上下不来", "找来一块长木板，靠在树上", "温热的牛奶", "小猫一步一步走了下来", "钻进了朋友的怀里"},
     {"一只小乌龟", "四脚朝天，翻不过身来", "轻轻把它翻过来，抱到草地上", "新鲜的菜叶", "小乌龟伸出了头", "慢慢爬回了池塘"},
     {"一只小刺猬", "掉进了一个深坑", "往坑里放了一块木板", "苹果片", "小刺猬顺着木板爬了上来", "钻进了草丛"},
     {"一只小狗", "浑身湿透，找不到家了", "用大毛巾把它擦干", "馒头和热汤", "小狗听见远处有人叫它的名字", "摇着尾巴跑向了主人"},
@@ -910,11 +915,11 @@ static const char *const rescue_zh[][N_FIELDS] = {
 static const char *const forest_zh[][N_FIELDS] = {
     /* 朋友的难处, 主角起先的念头, 主角做的事, 结果, 后来的报答, 道理 */
     {"没有过冬的粮食", "这些松果是我辛辛苦苦捡来的", "把松果分了一半送过去", "大家都吃得饱饱的，一直到春天", "带<hero>去了最甜的莓子地", "帮助别人，也是帮助自己"},
-    {"过不了河", "河又不是我弄宽的", "推来一根长木头，架在河上", "<pal>稳稳当当地走了过去", "从河那边带回了又大又红的苹果", "好心就像一座桥"},
-    {"迷了路", "天晚了，我也累了", "提着灯笼，一路送<pal>回家", "<they>看见了<pal>家窗户里的灯光", "在门口挂了一盏灯，让<hero>随时能找到", "有朋友做伴，路就不长"},
-    {"脚上扎了一根刺", "也许会有别人来帮忙", "慢慢地、轻轻地把刺拔了出来", "<pal>又能跑又能跳了", "在暴风雨来之前，赶来告诉<hero>", "小小的手也能做大大的好事"},
+    {"过不了河", "河又不是我弄宽的", "推来一根长木头，架在河上", "<pkind>稳稳当当地走了过去", "从河那边带回了又大又红的苹果", "好心就像一座桥"},
+    {"迷了路", "天晚了，我也累了", "提着灯笼，一路送<pkind>回家", "<they>看见了<pkind>家窗户里的灯光", "在门口挂了一盏灯，让<hero>随时能找到", "有朋友做伴，路就不长"},
+    {"脚上扎了一根刺", "也许会有别人来帮忙", "慢慢地、轻轻地把刺拔了出来", "<pkind>又能跑又能跳了", "在暴风雨来之前，赶来告诉<hero>", "小小的手也能做大大的好事"},
     {"的房子被大风吹倒了", "我的房子好好的", "搬来树枝和青苔，帮着盖新屋顶", "新房子比原来的还结实", "请<hero>来新家吃了第一顿热饭", "人多力量大"},
-    {"没有被请去参加晚会", "我自己去就行了", "请大家再添一把椅子", "晚会上也有了<pal>的位子", "在晚会上为<hero>唱了一支最好听的歌", "多一个朋友，就多一份快乐"},
+    {"没有被请去参加晚会", "我自己去就行了", "请大家再添一把椅子", "晚会上也有了<pkind>的位子", "在晚会上为<hero>唱了一支最好听的歌", "多一个朋友，就多一份快乐"},
     {"被猫头鹰吵得睡不着", "我自己睡得很香", "请猫头鹰唱得轻一点", "整个森林都安安静静地睡着了", "用软软的羽毛给<hero>做了一个枕头", "好好说话，事情就好办"},
     {"把大家的风筝弄破了", "又不是我弄破的", "用一片大绿叶把风筝补好", "风筝飞得比从前还要高", "让<hero>第一个放风筝", "破了的东西，用心补一补会更好"},
 };
@@ -929,12 +934,12 @@ static const char *const moon_zh[][N_FIELDS] = {
 };
 static const char *const race_zh[][N_FIELDS] = {
     /* 比赛, 朋友出了什么事, 主角做了什么, 怎么到终点, 奖品, 评语 */
-    {"跑步比赛", "被石头绊倒了", "跑回去扶起<pal>", "手拉着手跑过了终点", "一条红丝带，一人一半", "友谊比丝带更宝贵"},
-    {"纸船比赛", "的纸船翻了", "把自己多带的一张纸送给了<pal>", "让两只小船并排漂了过去", "两面小蓝旗", "这才是真正的一帆风顺"},
+    {"跑步比赛", "被石头绊倒了", "跑回去扶起朋友", "手拉着手跑过了终点", "一条红丝带，一人一半", "友谊比丝带更宝贵"},
+    {"纸船比赛", "的纸船翻了", "把自己多带的一张纸送给了朋友", "让两只小船并排漂了过去", "两面小蓝旗", "这才是真正的一帆风顺"},
     {"自行车比赛", "的车胎没气了", "停下来，帮忙补好了车胎", "唱着歌，一起骑到了终点", "两个亮闪闪的车铃", "这是我见过的最暖心的比赛"},
     {"堆沙堡比赛", "的沙堡被浪冲倒了", "提来湿沙子和铲子", "用一座桥把两个沙堡连在了一起", "一顶金色的纸王冠", "两个人一起做，才是最好的"},
-    {"讲故事比赛", "忘了词，脸都红了", "走到<pal>身边，叫<pal>别急，慢慢想", "一起把故事讲到了最后", "两本新书，一人一本", "好朋友讲出了好故事"},
-    {"爬山比赛", "崴了脚，坐在路边", "扶着<pal>，一步一步往上走", "最后一个到了山顶", "山顶上的一束野花", "你们最慢，可是最了不起"},
+    {"讲故事比赛", "忘了词，脸都红了", "走到朋友身边，叫朋友别急，慢慢想", "一起把故事讲到了最后", "两本新书，一人一本", "好朋友讲出了好故事"},
+    {"爬山比赛", "崴了脚，坐在路边", "扶着朋友，一步一步往上走", "最后一个到了山顶", "山顶上的一束野花", "你们最慢，可是最了不起"},
 };
 static const char *const trip_zh[][N_FIELDS] = {
     /* 去哪里, 看见什么, 做什么, 惊喜, 带回什么, 怎么去 */
@@ -981,14 +986,14 @@ static const Plot plots_zh[] = {
      "”<f>{就|正好好地|安安静静地}待在<d>。<e>。",
      "<hero>{紧紧抱住<f>|捧着<f>}，<joy>。{“谢谢你帮我！”<hero>对<elder>说。|从那以后，<he>每次用完都把<f>放回原处。|<elder>说：“四只眼睛比两只眼睛看得清楚。”|<elder>也"
      "笑了：“下次要记得放好哦。”}[<night>]"}},
-    {"friend", PAL, false, "a", "{新朋友|<hero>交朋友|<hero>和<pal>|一声“你好”}", friend_zh, COUNT(friend_zh), {
+    {"friend", PAL, false, "a", "{新朋友|<hero>交朋友|<hero>和朋友|一声“你好”}", friend_zh, COUNT(friend_zh), {
      "<open>[<be>]<like>",
      "<day><hero>来到<a>，看见一个{不认识的|新来的}<pchild><b>。{那个<pchild>看起来有点儿孤单|谁也没有和那个<pchild>说话|<hero>以前没见过这个<pchild>}。",
      "{<hero>有点儿害羞，可还是走了过去|<hero>想：“一个人多没意思啊。”<hero>走了过去|<hero>鼓起勇气走了过去}，{笑着|轻轻地|大方地}说：“你好，我叫<hero>。<c>？”",
      "那个<pchild>{抬起头，笑了|高兴地点点头|眼睛一下子亮了}：“{好啊|太好了|当然好}！我叫<pal>。”",
-     "{于是|就这样|很快}，{<hero>和<pal>|两个人|<they>}<d>。<e>。",
-     "{太阳下山了|该回家了|天快黑了}，<pal>问：“{明天你还来吗？”“来|明天你还来吗？”“一定来|我们还能一起玩吗？”“当然能}！”<hero>说，“{下次|明天}我们<f>吧！”{从那天起，<they>成了好朋友。|一"
-     "声“你好”，换来了一个新朋友。|<pal>再也不孤单了。|<hero>一路蹦蹦跳跳地回了家，<joy>。}"}},
+     "{于是|就这样|很快}，{<hero>和朋友|两个人|<they>}<d>。<e>。",
+     "{太阳下山了|该回家了|天快黑了}，朋友问：“{明天你还来吗？”“来|明天你还来吗？”“一定来|我们还能一起玩吗？”“当然能}！”<hero>说，“{下次|明天}我们<f>吧！”{从那天起，<they>成了好朋友。|一声“你"
+     "好”，换来了一个新朋友。|朋友再也不孤单了。|<hero>一路蹦蹦跳跳地回了家，<joy>。}"}},
     {"learn", ELDER, false, "", "{<hero>学<a>|<hero>不放弃|再试一次}", learn_zh, COUNT(learn_zh), {
      "<open>[<be>]{<hero>一直想学<a>|<hero>很想学会<a>|<hero>看见别人会<a>，自己也想学}。",
      "<day><elder>{笑着说|对<he>说}：“{来，我教你|今天我们试一试|我们一起来学，好吗}{！|。}”{可是第一次试的时候|没想到，刚一开始|谁知道，试了一下}，<b>。",
@@ -996,14 +1001,14 @@ static const Plot plots_zh[] = {
      "<hero>{点点头，又试了一次|擦擦眼泪，接着练|听了，一遍又一遍地练}。{几天下来|练着练着|一天又一天}，<he>每次都能<d>。",
      "{终于|一个星期后|有一天}，<he><e>！“{你成功了|我就知道你行|真了不起}！”<elder>{拍着手说|高兴地喊|竖起了大拇指}。",
      "<hero><joy>。{“下次我要<f>！”<hero>说。|<hero>明白了：{只要肯练，难事也会变容易|多试几次，总会成功}。|<elder>说：“这不是变戏法，是你一次一次练出来的。”}[<night>]"}},
-    {"share", PAL, false, "af", "{分享|<hero>和<pal>的<f>|两个人的<f>|一人一半}", share_zh, COUNT(share_zh), {
+    {"share", PAL, false, "af", "{分享|一起玩的<f>|两个人的<f>|一人一半}", share_zh, COUNT(share_zh), {
      "<open>[<be>]<hero>有个{好朋友|同学|邻居}，{名叫|叫}<pal>。<plike>",
-     "<day><hero>{带着|拿着}<a>，{心里美滋滋的|高高兴兴地出了门|这是<he>盼了好几天才得到的}。{走着走着|这时候}，<he>看见了<pal>。<pal><b>，{<sad>|一句话也不说|眼睛看着地上}。",
-     "{<hero>想：“要是分给别人，我的就少了。”可是看看<pal>，<he>又想：“朋友开心，我才开心。”|<hero>想：“要是我是<pal>，会多难过呀！”|<hero>想都没想就走了过去。|<hero>犹豫了一下，很快"
-     "拿定了主意。}",
-     "“{来，我们一起|咱们两个人够了|别难过，有我呢}！”{<hero>说着，|说完，<hero>|<hero>一边说，一边走过去，}<c>。<pal>{笑了。|高兴地说：“谢谢你！”|眼睛亮了起来：“真的吗？太谢谢你了！”}",
+     "<day><hero>{带着|拿着}<a>，{心里美滋滋的|高高兴兴地出了门|这是<he>盼了好几天才得到的}。{走着走着|这时候}，<he>看见了朋友。朋友<b>，{<sad>|一句话也不说|眼睛看着地上}。",
+     "{<hero>想：“要是分给别人，我的就少了。”可是看看朋友，<he>又想：“朋友开心，我才开心。”|<hero>想：“要是换成我，会多难过呀！”|<hero>想都没想就走了过去。|<hero>犹豫了一下，很快拿定了主意。"
+     "}",
+     "“{来，我们一起|咱们两个人够了|别难过，有我呢}！”{<hero>说着，|说完，<hero>|<hero>一边说，一边走过去，}<c>。朋友{笑了。|高兴地说：“谢谢你！”|眼睛亮了起来：“真的吗？太谢谢你了！”}",
      "两个好朋友<d>。{比一个人的时候有意思多了|<they>又说又笑，忘了时间|大家都说，好久没有这么开心了}。",
-     "{第二天|过了几天|没过多久}，<pal><e>。{<hero>明白了：快乐分给别人，就会变成两份。|“好朋友就是这样的！”<pal>说。|两个人的心里都暖暖的。|从此，<they>有什么好东西都一起分享。}"}},
+     "{第二天|过了几天|没过多久}，朋友<e>。{<hero>明白了：快乐分给别人，就会变成两份。|“好朋友就是这样的！”朋友说。|两个人的心里都暖暖的。|从此，<they>有什么好东西都一起分享。}"}},
     {"fear", ELDER, false, "a", "{勇敢的<hero>|<hero>不怕了|不怕<a>}", fear_zh, COUNT(fear_zh), {
      "<open>[<be>]<elike>{可是<hero>有一样不好：怕<a>。|<hero>什么都不怕，就怕<a>。|不过，<hero>有点儿怕<a>。}",
      "<b>。<hero>{心怦怦直跳|手心都出汗了|腿有点儿发抖|吓得不敢动}。“我害怕，”<hero>{小声说|拉着<elder>的衣角说|说}。",
@@ -1026,13 +1031,13 @@ static const Plot plots_zh[] = {
      "<elder>{听了，摸摸<he>的头|看了看<he>，点点头|没有生气}，说：“{做错了不要紧，说实话就是好孩子|你能说出来，我很高兴|肯认错，就很了不起}。{来，我们一起想办法|我们一起把它弄好吧}。”{<they>一起"
      "|两个人|说着，两个人}<d>。",
      "{从那以后|从此|从这一天起}，<hero><e>。{<hero>知道了：{说实话，心里才轻松|有错就改，还是好孩子}。|<he>的心里又像天空一样晴朗了。|<elder>说：“诚实比什么都宝贵。”}"}},
-    {"weather", PAL, false, "f", "{改了的计划|<hero>和<pal>的好主意|天气变了}", weather_zh, COUNT(weather_zh), {
+    {"weather", PAL, false, "f", "{改了的计划|两个人的好主意|天气变了}", weather_zh, COUNT(weather_zh), {
      "<open>[<be>]<hero>有一个{好朋友|最好的朋友}，{名叫|叫}<pal>。<plike>",
-     "{一天|有一天|星期天}，{<hero>和<pal>|<they>俩}说好了要<a>。{东西都准备好了|<they>盼了整整一个星期|两个人高兴得一晚上没睡好}。{谁知道|可是|没想到}，<b>。",
-     "“{唉|哎呀}，{去不成了|真可惜|真扫兴}！”{<hero>|<pal>}说。{两个人趴在窗台上，往外看了好久|<they>坐在门口，谁也不说话|<they>你看看我，我看看你}。",
-     "忽然，{<hero>|<pal>}{拍了一下手|眼睛一亮|跳了起来}：“有了！我们可以<c>！”“{好主意|太好了|这个好玩}！”{两个人马上动起手来|说干就干}。",
+     "{一天|有一天|星期天}，{<hero>和朋友|<they>俩}说好了要<a>。{东西都准备好了|<they>盼了整整一个星期|两个人高兴得一晚上没睡好}。{谁知道|可是|没想到}，<b>。",
+     "“{唉|哎呀}，{去不成了|真可惜|真扫兴}！”{<hero>|朋友}说。{两个人趴在窗台上，往外看了好久|<they>坐在门口，谁也不说话|<they>你看看我，我看看你}。",
+     "忽然，{<hero>|朋友}{拍了一下手|眼睛一亮|跳了起来}：“有了！我们可以<c>！”“{好主意|太好了|这个好玩}！”{两个人马上动起手来|说干就干}。",
      "{<they>|两个人|两个好朋友}<d>。{两个人笑个不停，早把天气忘了|比原来的计划还要好玩|时间过得真快}。",
-     "{后来|傍晚|等<they>再往外看的时候}，<e>。{“今天真开心！”{<hero>|<pal>}说。|“天气会变，我们的主意也会变！”{<hero>|<pal>}笑着说。|<they>说好，明天还要一起玩。}"}},
+     "{后来|傍晚|等<they>再往外看的时候}，<e>。{“今天真开心！”{<hero>|朋友}说。|“天气会变，我们的主意也会变！”{<hero>|朋友}笑着说。|<they>说好，明天还要一起玩。}"}},
     {"gift", ELDER, false, "af", "{给<elder>的礼物|<hero>的礼物|生日礼物|自己做的<f>}", gift_zh, COUNT(gift_zh), {
      "<open>[<be>]<hero>知道，{<elder>的生日快到了|过几天就是<elder>的生日|<elder>要过生日了}。<hero>想{送一件特别的礼物|给<elder>一个惊喜}。",
      "{可是<he>没有钱，怎么办呢？|送什么好呢？|送什么好呢？<he>想了一天。}{忽然，<he>有了主意|<hero>看看自己的一双手，有了主意}：做<a>！<he>{悄悄地|每天放学以后|认认真真地}<b>。",
@@ -1048,21 +1053,20 @@ static const Plot plots_zh[] = {
      "起}<c>。",
      "{日子一天天过去|太阳晒，雨水浇}，{终于，|到最后，|有一天，}长出了<d>。“{看，这是你的功劳|是你把它照顾得这么好}！”<elder>说。",
      "<hero>{和<elder>一起|高兴地}<e>。{<hero>懂得了：{有耐心，才有收获|用心照顾，就会有收获}。|“等得真值得！”<hero>笑着说。}"}},
-    {"rescue", PAL, false, "ad", "{救小动物|<hero>和<pal>做好事|小小的客人}", rescue_zh, COUNT(rescue_zh), {
+    {"rescue", PAL, false, "ad", "{救小动物|<hero>和朋友做好事|小小的客人}", rescue_zh, COUNT(rescue_zh), {
      "<open>[<be>]<hero>有一个好朋友，{名叫|叫}<pal>。<plike>",
-     "<day>{<they>俩|<hero>和<pal>}{在回家的路上|正在外面玩|去散步}，{听见一个细小的声音|看见前面有东西在动}。{走近一看|跑过去一看}，是<a>，它<b>。",
-     "“{好可怜啊|真可怜|哎呀}，我们{帮帮它|救救它}吧！”{<hero>|<pal>}说。{<they>慢慢地走过去，怕吓着它。|两个人想了想办法。|“可是怎么办呢？”另一个问。}{然后，|于是，|说着，}"
-     "<they><c>。",
+     "<day>{<they>俩|<hero>和朋友}{在回家的路上|正在外面玩|去散步}，{听见一个细小的声音|看见前面有东西在动}。{走近一看|跑过去一看}，是<a>，它<b>。",
+     "“{好可怜啊|真可怜|哎呀}，我们{帮帮它|救救它}吧！”{<hero>|朋友}说。{<they>慢慢地走过去，怕吓着它。|两个人想了想办法。|“可是怎么办呢？”另一个问。}{然后，|于是，|说着，}<they><c>。",
      "<hero>{拿来了|跑回家拿来}<d>。{开始，小家伙不敢动，后来就吃了起来|小家伙看着<they>，眼睛亮亮的|小家伙一口一口地吃了起来}。",
      "{<they>静静地守在旁边|<they>轻轻地等着，不敢大声说话}。{过了很久|过了一会儿|后来}，<e>，{然后|接着}就<f>。",
-     "“{再见，小家伙|要好好的啊}！”{<hero>|<pal>}{说|挥着手说}。{两个好朋友<joy>。|帮助了这么小的朋友，<they>觉得比什么都快乐。|<they>手拉着手回家了，一路上都在说这件事。}"}},
+     "“{再见，小家伙|要好好的啊}！”{<hero>|朋友}{说|挥着手说}。{两个好朋友<joy>。|帮助了这么小的朋友，<they>觉得比什么都快乐。|<they>手拉着手回家了，一路上都在说这件事。}"}},
     {"forest", PAL, true, "", "{<kind>和<pkind>|森林里的好朋友|好心的<kind>}", forest_zh, COUNT(forest_zh), {
      "<aopen><hero>{的邻居是|家不远的地方住着}一只<pkind>，叫<pal>。<pal>{常常一个人待着|不太爱说话|朋友不多}。",
-     "<day><pal><a>，{坐在大树下叹气|急得团团转|不知道该怎么办}。{正好<hero>从这儿走过|这时候，<hero>走了过来}。",
-     "{起先，|一开始，}<hero>想：“<b>。”可是{看看<pal>的样子，<he>心软了|走了几步，<he>又停了下来|<hero>转念一想，这样可不好}。“{别难过|别着急|不要怕}，<pal>，”<hero>说，“{我"
-     "来帮你|我们一起想办法}！”",
+     "<day><pkind><a>，{坐在大树下叹气|急得团团转|不知道该怎么办}。{正好<hero>从这儿走过|这时候，<hero>走了过来}。",
+     "{起先，|一开始，}<hero>想：“<b>。”可是{看看<pkind>的样子，<he>心软了|走了几步，<he>又停了下来|<hero>转念一想，这样可不好}。“{别难过|别着急|不要怕}，”<hero>说，“{我来帮你|"
+     "我们一起想办法}！”",
      "{于是|说做就做|就这样}，<hero><c>。{虽然很累|费了好大的劲儿|忙了大半天}，{不过到最后|可是最后}，<d>。",
-     "“谢谢你，<hero>！”<pkind>说，“{你真是我的好朋友|我不会忘记的}。”{过了些日子|后来有一天|没过多久|从这以后}，<pal>{也记着这件事，|}<e>。",
+     "“谢谢你，<hero>！”<pkind>说，“{你真是我的好朋友|我不会忘记的}。”{过了些日子|后来有一天|没过多久|从这以后}，<pkind>{也记着这件事，|}<e>。",
      "从此，<kind>和<pkind>成了{最好的朋友|分不开的好朋友}。{大家都说：“<f>。”|老猫头鹰点点头说：“<f>。”|<they>都懂得了：<f>。}"}},
     {"moon", ELDER, false, "abf", "{<a>|<hero>过<a>|热闹的<a>}", moon_zh, COUNT(moon_zh), {
      "<open>[<be>]<elike>",
@@ -1072,14 +1076,14 @@ static const Plot plots_zh[] = {
      "{不一会儿，|过了一会儿，|最让人盼望的时刻到了：}<e>。“{快看|哇，真美|真好看}！”<hero>{叫了起来|拍着手说}。",
      "大家一边吃<b>，一边听<elder>讲<f>。<hero>{听得入了神|听得眼睛一眨也不眨|问了许多个为什么}。{“我还要听！”<hero>说。|“原来是这样啊！”<hero>说。}",
      "{“要是天天过节就好了！”<hero>说。<elder>笑了：“一家人在一起，天天都像过节。”|<hero>想：和家人在一起，真好。|这个节日，<hero>过得开心极了。}[<night>]"}},
-    {"race", PAL, false, "ae", "{<a>|<hero>和<pal>|比第一名更好}", race_zh, COUNT(race_zh), {
+    {"race", PAL, false, "ae", "{<a>|<hero>和朋友|比第一名更好}", race_zh, COUNT(race_zh), {
      "<open>[<be>]<like>",
      "<day>{学校里|村子里|镇上}有一场<a>。<hero>{练了好久|很想得第一|头天晚上都没睡好}。<hero>有个好朋友，{名叫|叫}<pal>，<pal>也参加了。",
-     "{“预备，开始！”|铃声一响，比赛开始了。|大家一声欢呼，比赛开始了。}<hero>{一开始就领先|越来越有劲儿|表现得特别好}。{可是就在这时|没想到|突然}，<pal><b>。",
-     "{<hero>看看前面，又看看<pal>。|<hero>想：“要是停下来，我就得不到第一了。”}{可是朋友更要紧。|不过，<he>很快就想明白了。}<he><c>。“{你别管我|你先走吧}，”<pal>说。“{我们一起|不，"
-     "我等你}，”<hero>说。",
+     "{“预备，开始！”|铃声一响，比赛开始了。|大家一声欢呼，比赛开始了。}<hero>{一开始就领先|越来越有劲儿|表现得特别好}。{可是就在这时|没想到|突然}，朋友<b>。",
+     "{<hero>看看前面，又看看朋友。|<hero>想：“要是停下来，我就得不到第一了。”}{可是朋友更要紧。|不过，<he>很快就想明白了。}<he><c>。“{你别管我|你先走吧}，”朋友说。“{我们一起|不，我等你}，"
+     "”<hero>说。",
      "{就这样|最后|接着}，{<they>|两个人|两个好朋友}<d>。{大家都站起来鼓掌|掌声比什么时候都响}。裁判{走过来|笑着走过来|站起来}说：“<f>！”",
-     "<they>得到了<e>。{<hero>没有得第一，可是<joy>。|“我得到了更好的东西，”<hero>看着<pal>说。|回家的路上，<pal>说：“谢谢你，你是我最好的朋友。”}"}},
+     "<they>得到了<e>。{<hero>没有得第一，可是<joy>。|“我得到了更好的东西，”<hero>看着朋友说。|回家的路上，朋友说：“谢谢你，你是我最好的朋友。”}"}},
     {"trip", ELDER, false, "abef", "{去<a>|<hero>去<a>|<a>的一天}", trip_zh, COUNT(trip_zh), {
      "<open>[<be>]<elike>",
      "<day><elder>说：“{快穿上鞋|收拾好书包|戴上帽子}，我们去<a>！”<hero>{高兴得跳了起来。|一分钟就准备好了。|欢呼起来：“太好了！”}<they><f>去，{一路上有说有笑|一路上，<he>问了许许多"
@@ -1374,8 +1378,8 @@ static const Problem problems[] = {
      "all?",
      "<x> * <y> = <r>. <Hero> has <r> <t>.", "groups = <x>\neach = <y>\nanswer = groups * each\nprint(answer)\n"},
     {false, MUL, "<Hero> {collects|finds|gets} <y> <t> every day. How many <t> {is that|does that make} in <x> "
-     "days?", "<x> * <y> = <r>. In <x> days it is <r> <t>.",
-     "days = <x>\nper_day = <y>\nanswer = days * per_day\nprint(answer)\n"},
+     "days?", "<y> * <x> = <r>. In <x> days it is <r> <t>.",
+     "per_day = <y>\ndays = <x>\nanswer = per_day * days\nprint(answer)\n"},
     {false, MUL, "<Hero> lays <t> in <x> rows, with <y> in each row. How many <t> {are there|does <he> need}?",
      "<x> * <y> = <r>. There are <r> <t>.", "rows = <x>\nper_row = <y>\nanswer = rows * per_row\nprint(answer)\n"},
     {false, DIV, "<Hero> shares <x> <t> equally among <y> {friends. How many <t> does each friend|children. How many "
@@ -1428,7 +1432,7 @@ static const Problem problems[] = {
      "hero = <x>\nfriend = <y>\nanswer = hero - friend\nprint(answer)\n"},
     {true, MUL, "{每个盒子里有 <y> <m><t>。有 <x> 个盒子|每个袋子里有 <y> <m><t>。有 <x> 个袋子|每袋有 <y> <m><t>。有 <x> 袋}，一共有多少<m><t>？", "因为 "
      "<x> * <y> = <r>，所以一共有 <r> <m><t>。",
-     "groups = <x>\neach = <y>\nanswer = groups * each\nprint(answer)\n"},
+     "each = <y>\ngroups = <x>\nanswer = each * groups\nprint(answer)\n"},
     {true, MUL, "<hero>把<t>摆成 <x> 排，每排 <y> <m>。一共有多少<m><t>？", "因为 <x> * <y> = <r>，所以一共有 <r> <m><t>。",
      "rows = <x>\nper_row = <y>\nanswer = rows * per_row\nprint(answer)\n"},
     {true, DIV, "<hero>把 <x> <m><t>平均分给 <y> 个{小朋友|同学}，每人分到多少<m>？", "因为 <x> / <y> = <r>，所以每人分到 <r> <m>。",
