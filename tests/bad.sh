@@ -22,13 +22,13 @@ printf '[[1,2,3,4]]' >"$D/ids.json"
 bad() {
     want=$1 text=$2
     shift 2
-    timeout 20 "$@" >"$D/stdout" 2>"$D/stderr" </dev/null
+    timeout 60 "$@" >"$D/stdout" 2>"$D/stderr" </dev/null
     judge $? "$*"
 }
 # The same, the command a string for the shell: redirections, limits.
 bad_shell() {
     want=$1 text=$2
-    timeout 20 sh -c "$3" >"$D/stdout" 2>"$D/stderr" </dev/null
+    timeout 60 sh -c "$3" >"$D/stdout" 2>"$D/stderr" </dev/null
     judge $? "$3"
 }
 judge() {
@@ -36,7 +36,7 @@ judge() {
     shown=$(printf '%s' "$2" | sed "s|$BUILD/||g; s|$D/||g" | cut -c 1-90)
     lines=$(grep -c '' "$D/stderr")
     [ "$code" = "$want" ] || problem="exit code $code, want $want"
-    [ "$code" != 124 ] || problem="still running after 20 seconds"
+    [ "$code" != 124 ] || problem="still running after a minute"
     [ "$code" -lt 128 ] || problem="ended by signal $((code - 128))"
     [ "$lines" = 1 ] || problem="${problem:+$problem; }$lines lines on stderr, want one"
     grep -q '^tea: ' "$D/stderr" || problem="${problem:+$problem; }no sentence beginning with tea:"

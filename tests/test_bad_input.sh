@@ -128,8 +128,8 @@ config m 's/"num_hidden_layers": [0-9]*/"num_hidden_layers": 3/'
 bad 1 'layers.2.' $I "$D/m"
 config m 's/"num_attention_heads": [0-9]*/"num_attention_heads": 4096, "head_dim": 65536/'
 bad 1 'm/' $I "$D/m"
-config m 's/"rope_scaling": null/"rope_scaling": {"rope_type": "yarn", "factor": 2}/'
-bad 1 'yarn' $I "$D/m"
+config m 's/"rope_scaling": null/"rope_scaling": {"rope_type": "longrope", "factor": 2}/'
+bad 1 'longrope' $I "$D/m"
 config m 's/"rope_scaling": null/"rope_scaling": {"rope_type": "linear", "factor": -1}/'
 bad 1 'factor' $I "$D/m"
 config m 's/"hidden_act": "silu"/"hidden_act": "relu"/'
