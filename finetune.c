@@ -18,6 +18,7 @@
  *   [finetune.options]  every choice, one line each; Trainer's names are the aliases
  *   [finetune.data]     reading, holding out, the report before training
  *   [finetune.eval]     loss, perplexity, accuracy, F1; what was forgotten
+ *   [finetune.anchor]   weights held where they began
  *   [finetune.save]     what a checkpoint holds
  *   [finetune.loop]     the loop
  *   [finetune.merge]    an adapter into its base
@@ -41,7 +42,7 @@ static struct {
     StrList data, eval_data, replay_data, lora_targets;
     int64_t lora, freeze, seq, max_steps, batch, eval_batch, accum, warmup, log_steps, eval_steps, save_steps, keep;
     double lora_alpha, lora_dropout, eval_fraction, replay, epochs, lr, warmup_ratio, min_lr, weight_decay, beta1,
-        beta2, eps, clip, dropout;
+        beta2, eps, clip, dropout, l2_start, ewc;
     bool rslora, freeze_embeddings, recompute, no_pack, load_best, overwrite;
 } o = {
     .model = "out", .task = "chat", .precision = "bf16", .schedule = "linear", .out = "tuned", .metric = "eval_loss",
@@ -63,6 +64,8 @@ static Opt table[] = {
     WORDS("lora-targets", lora_targets,
           "modules to adapt, by the end of their name, or all-linear (default: attention's)"),
     FLAG("rslora", rslora, "the adapter counts alpha / sqrt(rank) times"),
+    REAL("l2-start", l2_start, "pull of each weight back to where it began", 0, 1e9),
+    REAL("ewc", ewc, "the same, by how much the --replay-data need the weight (elastic weight consolidation)", 0, 1e9),
     INT("freeze", freeze, "the first so many layers do not change", 0, 4096),
     FLAG("freeze-embeddings", freeze_embeddings, "nor do the embeddings"),
     TEXT("merge", merge, "no training: fold this adapter into --model, write the result to --out, compare the two"),
@@ -201,6 +204,7 @@ typedef struct {
     int64_t epoch, epoch_first, epoch_steps;   /* its number, its first step, how many it has */
     int64_t steps;                 /* in all */
     DType stored;                  /* of the base's weights */
+    float *start, *need;           /* (n_trained) on the host: the first weights, how much each is held; or NULL */
     size_t *confusion;             /* (classes, classes) of the last evaluation: row the truth, column the answer */
 } Run;
 
@@ -474,6 +478,72 @@ static void forgetting_report(const Run *r, const Eval *after) {
 }
 
 /* ================================================================================================================= *
+ * [finetune.anchor] Two ways to forget less without other data in the mix: the loss gets 1/2 sum f (w - start)^2. f is
+ * the same for all weights (--l2-start), or as large as old texts' loss is sensitive to the weight (--ewc; Kirkpatrick
+ * et al. 2017): the diagonal of the Fisher information, a mean of squared gradients, here scaled to a mean of 1. */
+static void masters_get(const Model *m, float *host) {
+    for (int i = 0; i < m->n_params; i++) {
+        const Param *p = &m->params[i];
+        if (p->grad) op.download(host + (p->grad - m->grad), p->master, p->n * sizeof *host);
+    }
+}
+static void fisher(Run *r, float *f) {
+    enum { ROWS = 200 };
+    StrList files = o.replay_data.n ? o.replay_data : base_data();
+    SampleReader rd = reader(r, false);
+    rd.task = TASK_LM;
+    SampleSet **sets = xcalloc((size_t)files.n, sizeof *sets);
+    for (int i = 0; i < files.n; i++) sets[i] = samples_read(&rd, files.v[i]);
+    Plan p = plan_epoch(sets, files.n, (uint64_t)common.seed ^ 0xF15E, 0, r->pack, 1);
+    size_t n = r->m->n_trained, rows = p.n_rows < ROWS ? p.n_rows : ROWS;
+    float *g = xmalloc(size_mul(n, sizeof *g));
+    Progress bar = progress_begin("fisher", (double)rows);
+    for (size_t row = 0; row < rows; row++) {
+        Batch b = plan_batch(&p, sets, row, 1, r->T, r->cfg.pad >= 0 ? r->cfg.pad : 0, r->cfg.type_vocab > 0, &r->room);
+        acts_reshape(r->m, r->acts, b.B, b.T);
+        forward(r->m, r->acts, &b);
+        model_loss(r->m, r->acts, &b, 1.0f / (float)batch_targets(&b, false));
+        op.download(g, r->m->grad, n * sizeof *g);
+        op.zero(r->m->grad, n * sizeof *g);
+        for (size_t i = 0; i < n; i++) f[i] += g[i] * g[i];
+        progress_at(&bar, (double)row + 1, "%s", "");
+    }
+    progress_end(&bar, "%zu rows", rows);
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) sum += (double)f[i];
+    if (!(sum > 0 && isfinite(sum))) die("--ewc: the gradients of the --replay-data are %s", sum > 0
+                                         ? "not finite" : "zero");
+    for (size_t i = 0; i < n; i++) f[i] = (float)((double)f[i] / sum * (double)n);
+    plan_free(&p);
+    for (int i = 0; i < files.n; i++) samples_free(sets[i]);
+    free(sets);
+    free(g);
+}
+static void anchor_begin(Run *r) {
+    size_t n = r->m->n_trained;
+    r->start = xcalloc(n, sizeof *r->start);
+    r->need = xcalloc(n, sizeof *r->need);
+    masters_get(r->m, r->start);
+    float dropout = r->acts->dropout;
+    r->acts->dropout = 0;
+    if (o.ewc > 0) fisher(r, r->need);
+    r->acts->dropout = dropout;
+    for (size_t i = 0; i < n; i++) r->need[i] = (float)(o.ewc * (double)r->need[i] + o.l2_start);
+}
+/* The gradient of that sum, added to the step's. By way of the host: three copies, little beside a step. */
+static void anchor_pull(const Run *r) {
+    size_t n = r->m->n_trained;
+    float *w = xcalloc(n, sizeof *w), *g = xmalloc(n * sizeof *g);
+    masters_get(r->m, w);
+    op.download(g, r->m->grad, n * sizeof *g);
+    #pragma omp parallel for schedule(static)
+    for (size_t i = 0; i < n; i++) g[i] += r->need[i] * (w[i] - r->start[i]);
+    op.upload(r->m->grad, g, n * sizeof *g);
+    free(w);
+    free(g);
+}
+
+/* ================================================================================================================= *
  * [finetune.save] */
 static void write_card(const Run *r, const char *dir, double metric) {
     Buf b = {0};
@@ -560,6 +630,7 @@ static double train_step(Run *r, double lr, double *norm, size_t *n_tok) {
         sum += model_loss(r->m, r->acts, &b, 1.0f / (float)n_target);
     }
     double loss = sum / (double)n_target;
+    if (r->start) anchor_pull(r);
     *norm = model_grad_norm(r->m);
     if (!isfinite(loss) || !isfinite(*norm)) return NAN;
     OptimOpts h = {lr, o.beta1, o.beta2, o.eps, o.weight_decay, o.clip};
@@ -789,7 +860,7 @@ static void check_memory(const Run *r, size_t n_trained) {
     size_t B = (size_t)(o.eval_batch > o.batch ? o.eval_batch : o.batch);
     double acts = (double)acts_bytes(&r->cfg, B, r->T, r->T, true, o.recompute);
     double all = (double)config_weights(&r->cfg), base = o.lora ? all * (double)dtype_size(r->stored) : all * 4;
-    double trained = o.lora ? (double)n_trained * 16 : (double)n_trained * 12, data = 0;
+    double trained = (double)n_trained * (o.lora ? 16 : o.l2_start > 0 || o.ewc > 0 ? 28 : 12), data = 0;
     for (int k = 0; k < 2; k++)
         for (int i = 0; i < (k ? r->n_eval : r->n_train); i++) data += 6 * (double)(k ? r->eval : r->train)[i]->ids.n;
     double need = base + trained + acts + data, there = strcmp(common.device, "cpu") ? NAN : memory_free();
@@ -829,7 +900,8 @@ static void freeze(Model *m) {
     }
 }
 static void load_model(Run *r, const char *resume_dir) {
-    const char *dir = resume_dir && !o.lora ? resume_dir : o.model;
+    bool anchored = o.l2_start > 0 || o.ewc > 0;                      /* then the first weights come first */
+    const char *dir = resume_dir && !o.lora && !anchored ? resume_dir : o.model;
     if (classes()) r->m = model_load_classifier(dir, r->labels, (uint64_t)common.seed);
     else r->m = model_load(dir, !o.lora);
     if (o.lora) {
@@ -866,6 +938,9 @@ int main(int argc, char **argv) {
     if (o.lora && classes())
         die("--lora with --task classify: its head would have to train too, which adapters here do not hold");
     if (o.lora && (o.freeze || o.freeze_embeddings)) die_usage("--lora freezes all weights: --freeze adds nothing");
+    if (o.lora && (o.l2_start > 0 || o.ewc > 0))
+        die_usage("--lora begins at no change: --weight-decay pulls it back there");
+    if (o.ewc > 0 && classes()) die_usage("--ewc reads plain text again, which --task classify cannot");
     Precision precision = strcmp(o.precision, "bf16") ? PREC_F32 : PREC_BF16;
     ops_select(common.device, common.isa, precision);
     r.cfg = config_read(o.model);
@@ -893,6 +968,10 @@ int main(int argc, char **argv) {
     r.acts->dropout = (float)o.dropout;
     r.acts->lora_dropout = (float)o.lora_dropout;
     r.room = batch_room(B, r.T);
+    if (o.l2_start > 0 || o.ewc > 0) {
+        anchor_begin(&r);
+        if (resume_dir) load_checkpoint(&r, resume_dir);
+    }
     r.confusion = xcalloc(n_labels * n_labels + 1, sizeof *r.confusion);
     r.before = xcalloc((size_t)r.n_eval + 1, sizeof *r.before);
     r.steps = count_steps(&r);

@@ -358,6 +358,8 @@ SampleSet *samples_read(const SampleReader *r, const char *path) {
     }
     ids_free(&rr.ids), ids_free(&rr.types), ids_free(&rr.part), ids_free(&rr.part2);
     buf_free(&rr.learn);
+    if (!s->n && s->truncated)
+        die("%s: cut at %zu tokens, no sample has something to learn left: a larger --seq", path, r->max_tokens);
     if (!s->n) die("%s: there is no sample in it%s", path, s->dropped ? " that has something to learn" : "");
     if (s->n > UINT32_MAX) die("%s: %zu samples are too many", path, s->n);
     Hashed *h = hashed(s);

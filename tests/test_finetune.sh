@@ -30,7 +30,9 @@ check() { # DESCRIPTION COMMAND...
 all_of() { for f in "$@"; do [ -e "$f" ] || { echo "missing: $f"; return 1; }; done; }
 none_of() { for f in "$@"; do [ ! -e "$f" ] || { echo "there: $f"; return 1; }; done; }
 is() { [ "$1" = "$2" ] || { echo "\"$1\" is not \"$2\""; return 1; }; }
-less() { awk -v a="$1" -v b="$2" 'BEGIN { if (a != "" && b != "" && a < b) exit 0; print a " is not below " b; exit 1 }'; }
+less() {
+    awk -v a="$1" -v b="$2" 'BEGIN { if (a != "" && b != "" && a < b) exit 0; print a " is not below " b; exit 1 }'
+}
 
 run() { "$bin/finetune" "$@" >out.txt 2>err.txt; }
 broke() { fail "$1" && head -n 5 err.txt | sed 's/^/      | /'; }
@@ -73,26 +75,28 @@ best_of() { # RUN: "LOSS STEP"; the best weights, loaded, are evaluated once mor
 }
 tensor() { # FILE NAME: its bytes
     n=$(od -An -N8 -tu8 "$1" | tr -d ' ')
-    range=$(head -c $((n + 8)) "$1" | tail -c "$n" | sed -n "s/.*\"$2\":{[^}]*\"data_offsets\":\[\([0-9]*\),\([0-9]*\)\].*/\1 \2/p")
+    range=$(head -c $((n + 8)) "$1" | tail -c "$n" | sed -n \
+        "s/.*\"$2\":{[^}]*\"data_offsets\":\[\([0-9]*\),\([0-9]*\)\].*/\1 \2/p")
     [ -n "$range" ] || { echo "$1 has no $2"; return 1; }
     tail -c +$((n + 9 + ${range% *})) "$1" | head -c $((${range#* } - ${range% *}))
 }
 random() { awk -v r="$(od -An -N4 -tu4 /dev/urandom)" -v max="$1" 'BEGIN { printf "%.3f", r / 4294967296 * max }'; }
 
-tiny="--layers 2 --width 32 --heads 2 --vocab 300 --batch 4 --seq 32 --steps 40 --warmup 5 --eval-steps 0 --sample-steps 0
-      --sample-tokens 8 --save-steps 0 --threads 1 --quiet"
+tiny="--layers 2 --width 32 --heads 2 --vocab 300 --batch 4 --seq 32 --steps 40 --warmup 5 --eval-steps 0
+      --sample-steps 0 --sample-tokens 8 --save-steps 0 --threads 1 --quiet"
 "$bin/train" $tiny --data corpus:60k --out base >out.txt 2>err.txt || broke "train --out base"
 "$bin/train" $tiny --data corpus:60k --arch bert --steps 5 --out bert >out.txt 2>err.txt || broke "train --arch bert"
 
+row_is() { printf '%s\n' "$1"; } # some shells' echo would read the \n in it
 i=0
-while [ $i -lt 60 ]; do
+while [ $i -lt 60 ]; do # the same 60 rows in four forms
     i=$((i + 1))
-    echo "{\"messages\":[{\"role\":\"user\",\"content\":\"Count from $i\"},{\"role\":\"assistant\",\"content\":\"$i, $((i + 1)), $((i * 2))\"}]}"
-done >chat.jsonl
-sed 's/.*from \([0-9]*\)".*"content":"\([^"]*\)".*/{"instruction":"Count from","input":"\1","output":"\2"}/' chat.jsonl >alpaca.jsonl
-sed 's/.*from \([0-9]*\)".*"content":"\([^"]*\)".*/{"conversations":[{"from":"human","value":"Count from\\n\1"},{"from":"gpt","value":"\2"}]}/' \
-    chat.jsonl >sharegpt.jsonl
-sed 's/.*from \([0-9]*\)".*"content":"\([^"]*\)".*/{"prompt":"Count from\\n\1","completion":"\2"}/' chat.jsonl >pairs.jsonl
+    q="Count from" a="$i, $((i + 1)), $((i * 2))"
+    row_is "{\"messages\":[{\"role\":\"user\",\"content\":\"$q $i\"},{\"role\":\"assistant\",\"content\":\"$a\"}]}" >&3
+    row_is "{\"instruction\":\"$q\",\"input\":\"$i\",\"output\":\"$a\"}" >&4
+    row_is "{\"conversations\":[{\"from\":\"human\",\"value\":\"$q\\n$i\"},{\"from\":\"gpt\",\"value\":\"$a\"}]}" >&5
+    row_is "{\"prompt\":\"$q\\n$i\",\"completion\":\"$a\"}" >&6
+done 3>chat.jsonl 4>alpaca.jsonl 5>sharegpt.jsonl 6>pairs.jsonl
 { echo '['; sed '$!s/$/,/' alpaca.jsonl; echo ']'; } >alpaca.json
 yes 'The sea is wide and the boat is small, so we row and row until the evening comes.' | head -n 200 >general.txt
 i=0
@@ -102,7 +106,7 @@ while [ $i -lt 40 ]; do
     echo "{\"text\":\"it was bad $i\",\"label\":\"bad\"}"
 done >labels.jsonl
 
-# ---- the same from any form of the rows, on any number of threads -----------------------------------------------------
+# ---- the same from any form of the rows, on any number of threads ----------------------------------------------------
 short="--epochs 1 --batch 4 --seq 64 --lr 1e-3"
 tune alpaca $short --data alpaca.jsonl
 for f in sharegpt.jsonl pairs.jsonl alpaca.json; do
@@ -114,7 +118,8 @@ tune threads $short --data alpaca.jsonl --threads 3
 check "--threads 3 gives the losses and weights of --threads 1" same_end alpaca threads
 tune recompute $short --data alpaca.jsonl --recompute
 check "--recompute too" same_end alpaca recompute
-check "the directory is complete" all_of alpaca/config.json alpaca/tokenizer.json alpaca/tokenizer_config.json alpaca/README.md \
+check "the directory is complete" all_of alpaca/config.json alpaca/tokenizer.json alpaca/tokenizer_config.json \
+    alpaca/README.md \
     alpaca/report.html
 check "a base model's template is written down" grep -q '### Instruction:' alpaca/tokenizer_config.json
 cat >ask.jsonl <<'TEXT'
@@ -130,9 +135,9 @@ check "the loss counts the answer alone: \"x\" and its end" is "$(value one eval
 tune lm $short --task lm --data two.txt
 check "--task lm learns plain text" less "$(last_value lm eval val_loss)" "$(value lm eval val_loss | head -n 1)"
 
-# ---- stopped, killed, resumed -----------------------------------------------------------------------------------------
-long="--epochs 6 --batch 2 --accum 2 --lr 1e-3 --seq 64 --dropout 0.1 --save-steps 10 --eval-steps 10 --keep 0 --data chat.jsonl
-      --data general.txt:0.5"
+# ---- stopped, killed, resumed ----------------------------------------------------------------------------------------
+long="--epochs 6 --batch 2 --accum 2 --lr 1e-3 --seq 64 --dropout 0.1 --save-steps 10 --eval-steps 10 --keep 0
+      --data chat.jsonl --data general.txt:0.5"
 has_ended() { grep -q '"event":"end",.*finished' "$1/log.jsonl" 2>/dev/null; }
 for kind in full lora padded; do
     case $kind in full) more= ;; lora) more="--lora 4 --lora-dropout 0.1" ;; padded) more=--no-pack ;; esac
@@ -164,10 +169,12 @@ for kind in full lora padded; do
     has_ended killed-$kind || run --model base --threads 1 --quiet --out killed-$kind $from || broke "resume: exit $?"
     check "$kind: killed and resumed, it ends as the unbroken run" same_end $kind killed-$kind
 done
-"$bin/finetune" --model base --threads 1 --quiet --out stopped $long --epochs 60 --schedule constant >out.txt 2>err.txt &
+"$bin/finetune" --model base --threads 1 --quiet --out stopped $long --epochs 60 --schedule constant >out.txt \
+    2>err.txt &
 started=$!
 tries=0
-until grep -q '"event":"step","step":12,' stopped/log.jsonl 2>/dev/null || [ $tries -gt 1000 ]; do sleep 0.01; tries=$((tries + 1)); done
+until grep -q '"event":"step","step":12,' stopped/log.jsonl 2>/dev/null || [ $tries -gt 1000 ]; do sleep 0.01; \
+    tries=$((tries + 1)); done
 kill -INT $started
 wait $started
 code=$? started=
@@ -177,9 +184,10 @@ resume stopped --max-steps 40
 check "and goes on to the same end, with another --max-steps" cmp once/model.safetensors stopped/model.safetensors
 check "a finished run has nothing to resume" refused 1 "nothing to do" --resume last --out full
 
-# ---- what is kept, what is best ---------------------------------------------------------------------------------------
+# ---- what is kept, what is best --------------------------------------------------------------------------------------
 yes '{"prompt":"a","completion":"never seen before, and unlike all the rest: 0123456789"}' | head -n 3 >other.jsonl
-tune best --data chat.jsonl --eval-data other.jsonl --epochs 8 --batch 4 --seq 64 --no-pack --lr 1e-2 --eval-steps 5 --save-steps 5 --keep 1 \
+tune best --data chat.jsonl --eval-data other.jsonl --epochs 8 --batch 4 --seq 64 --no-pack --lr 1e-2 --eval-steps 5 \
+    --save-steps 5 --keep 1 \
     --load-best
 last=$(last_value best step step)
 best=$(best_of best)
@@ -187,53 +195,64 @@ best_loss=${best% *} best=${best#* }
 check "--keep 1 keeps the last and the best (step $best of $last)" \
     is "$(ls -d best/checkpoint-* | sort)" "$(printf 'best/checkpoint-%s\n' "$best" "$last" | sort -u)"
 check "the best is not the last here" test "$best" != "$last"
-check "--load-best: the model is the best checkpoint's" cmp best/model.safetensors "best/checkpoint-$best/model.safetensors"
+check "--load-best: the model is the best checkpoint's" cmp best/model.safetensors \
+    "best/checkpoint-$best/model.safetensors"
 check "--load-best: and so is the loss at the end" is "$(last_value best end val_loss)" "$best_loss"
-tune lorabest --lora 4 --data chat.jsonl --eval-data other.jsonl --epochs 8 --batch 4 --seq 64 --no-pack --lr 1e-2 --eval-steps 5 --save-steps 5 \
+tune lorabest --lora 4 --data chat.jsonl --eval-data other.jsonl --epochs 8 --batch 4 --seq 64 --no-pack --lr 1e-2 \
+    --eval-steps 5 --save-steps 5 \
     --load-best
 best=$(best_of lorabest)
-check "--load-best with an adapter" cmp lorabest/adapter_model.safetensors "lorabest/checkpoint-${best#* }/adapter_model.safetensors"
-tune epochs --data chat.jsonl --epochs 3 --batch 4 --seq 64 --no-pack --eval-strategy epoch --save-strategy epoch --keep 0
+check "--load-best with an adapter" cmp lorabest/adapter_model.safetensors \
+    "lorabest/checkpoint-${best#* }/adapter_model.safetensors"
+tune epochs --data chat.jsonl --epochs 3 --batch 4 --seq 64 --no-pack --eval-strategy epoch --save-strategy epoch \
+    --keep 0
 check "by epochs: 54 samples in batches of 4 are 14 steps, evaluated and saved three times" \
-    is "$(cd epochs && echo checkpoint-*) $(value epochs eval step | sort -nu | tr '\n' ' ')" "checkpoint-14 checkpoint-28 checkpoint-42 0 14 28 42 "
+    is "$(cd epochs && echo checkpoint-*) $(value epochs eval step | sort -nu | tr '\n' ' ')" \
+        "checkpoint-14 checkpoint-28 checkpoint-42 0 14 28 42 "
 
-# ---- Trainer's names, from a file -------------------------------------------------------------------------------------
+# ---- Trainer's names, from a file ------------------------------------------------------------------------------------
 cat >trainer.json <<'TEXT'
 {"num_train_epochs": 3, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1, "learning_rate": 1e-3,
- "save_steps": 1000, "eval_steps": 1000, "logging_steps": 100, "load_best_model_at_end": true, "evaluation_strategy": "steps",
- "metric_for_best_model": "eval_loss", "weight_decay": 0.01, "warmup_ratio": 0.1, "max_grad_norm": 1.0,
- "lr_scheduler_type": "cosine", "save_total_limit": 2, "seed": 7, "output_dir": "course", "gradient_checkpointing": false,
- "train_file": ["chat.jsonl"], "max_seq_length": 64, "overwrite_output_dir": true, "no_pack": true}
+ "save_steps": 1000, "eval_steps": 1000, "logging_steps": 100, "evaluation_strategy": "steps", "weight_decay": 0.01,
+ "load_best_model_at_end": true, "metric_for_best_model": "eval_loss", "warmup_ratio": 0.1, "max_grad_norm": 1.0,
+ "lr_scheduler_type": "cosine", "save_total_limit": 2, "seed": 7, "output_dir": "course", "no_pack": true,
+ "gradient_checkpointing": false, "train_file": ["chat.jsonl"], "max_seq_length": 64, "overwrite_output_dir": true}
 TEXT
 run --model base --threads 1 --quiet --config-file trainer.json || broke "--config-file"
-tune same --data chat.jsonl --epochs 3 --batch 4 --lr 1e-3 --save-steps 1000 --eval-steps 1000 --log-steps 100 --load-best --weight-decay 0.01 \
+tune same --data chat.jsonl --epochs 3 --batch 4 --lr 1e-3 --save-steps 1000 --eval-steps 1000 --log-steps 100 \
+    --load-best --weight-decay 0.01 \
     --warmup-ratio 0.1 --schedule cosine --seed 7 --seq 64 --no-pack
 check "a JSON file of Trainer's names is the same run" cmp course/model.safetensors same/model.safetensors
 check "its last step is evaluated and saved" all_of course/checkpoint-42/trainer_state.json
-run --model base --threads 1 --quiet --config-file trainer.json --out course2 --num-train-epochs 1 || broke "--config-file and more"
+run --model base --threads 1 --quiet --config-file trainer.json --out course2 --num-train-epochs 1 || broke \
+    "--config-file and more"
 check "the command line wins over the file" is "$(cd course2 && echo checkpoint-*)" checkpoint-14
 echo '{"learning_rat": 1}' >bad.json
 check "an unknown name in the file" refused 2 "no option --learning-rat" --model base --config-file bad.json
 
-# ---- what trains and what does not ------------------------------------------------------------------------------------
+# ---- what trains and what does not -----------------------------------------------------------------------------------
 tune frozen $short --data chat.jsonl --freeze 1 --freeze-embeddings
-same_tensor() { tensor base/model.safetensors "$1" >a.bin && tensor "$2/model.safetensors" "$1" >b.bin && cmp a.bin b.bin; }
+same_tensor() { tensor base/model.safetensors "$1" >a.bin && tensor "$2/model.safetensors" "$1" >b.bin && cmp a.bin \
+    b.bin; }
 check "--freeze 1: layer 0 stays" same_tensor model.layers.0.mlp.up_proj.weight frozen
 check "--freeze 1: layer 1 moves" sh -c '! cmp -s "$1" "$2"' - frozen/model.safetensors base/model.safetensors
 check "--freeze 1: layer 1's own tensor moves" sh -c '! "$@"' - cmp -s a.bin /dev/null
 if same_tensor model.layers.1.mlp.up_proj.weight frozen >/dev/null; then fail "--freeze 1: layer 1 did not move"; fi
 check "--freeze-embeddings: they stay" same_tensor model.embed_tokens.weight frozen
-check "and have no moments" sh -c '! grep -q "exp_avg.wte\|exp_avg.layers.0" "$1"' - frozen/checkpoint-*/optimizer.safetensors
+check "and have no moments" sh -c '! grep -q "exp_avg.wte\|exp_avg.layers.0" "$1"' - \
+    frozen/checkpoint-*/optimizer.safetensors
 tune adapter $short --data chat.jsonl --lora 4 --lora-targets all-linear
 check "an adapter's directory holds no weights" none_of adapter/model.safetensors adapter/config.json
-check "PEFT's layout" grep -q '"base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"' adapter/adapter_model.safetensors
+check "PEFT's layout" grep -q '"base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"' \
+    adapter/adapter_model.safetensors
 run --model base --merge adapter --out merged --threads 1 || broke "--merge"
 difference=$(sed -n 's/.*at most \([0-9.e+-]*\) .*/\1/p' out.txt)
 check "--merge: the adapter's logits ($difference)" less "$difference" 1e-4
 check "and they are not the base's" sh -c '! cmp -s base/model.safetensors merged/model.safetensors'
-check "merging into the base itself is refused" refused 1 "where the run reads from" --model base --merge adapter --out base --overwrite
+check "merging into the base itself is refused" refused 1 "where the run reads from" --model base --merge adapter \
+    --out base --overwrite
 
-# ---- mixing and forgetting --------------------------------------------------------------------------------------------
+# ---- mixing and forgetting -------------------------------------------------------------------------------------------
 measure="--data chat.jsonl --eval-data chat.jsonl --eval-data general.txt --epochs 3 --batch 4 --seq 64 --lr 3e-3"
 "$bin/train" $tiny --data general.txt --steps 60 --out knows >out.txt 2>err.txt || broke "train --out knows"
 tune alone $measure --model knows
@@ -249,29 +268,45 @@ check "mixed with the old text, less is lost ($(row 2))" less "$(row 2)" "$lost"
 tune replay $measure --model knows --replay 0.5
 grep '^general.txt' out.txt | head -n 1 >report.txt
 check "--replay finds what the model was trained on ($(row 2))" less "$(row 2)" "$lost"
+for hold in "--l2-start 1" "--ewc 1 --replay-data general.txt"; do
+    tune held $measure --model knows $hold --save-steps 20 --keep 0
+    cp out.txt report.txt
+    check "$hold: less is lost ($(row 2))" less "$(row 2)" "$lost"
+    cp -r held/checkpoint-20 from20
+    run --resume from20 --out held2 --overwrite --threads 1 --quiet || broke "$hold: resume: exit $?"
+    check "$hold: resumed, it is held at the same place" cmp held/model.safetensors held2/model.safetensors
+    rm -r from20
+done
 tune still $measure --model knows --lr 1e-30
 cp out.txt report.txt
 check "nothing learnt, nothing lost" is "$(row 1)" "$(row 2)"
 run --model knows --threads 1 --out half --overwrite $measure --replay 0.5 --max-steps 1
 check "half of an epoch's samples are replayed: 60 beside 60" grep -q 'weight .*: 60 an epoch' err.txt
 
-# ---- classes ----------------------------------------------------------------------------------------------------------
-tune classes --model bert --task classify --data labels.jsonl --epochs 6 --batch 8 --seq 32 --lr 3e-3 --metric f1 --load-best --eval-steps 9 \
+# ---- classes ---------------------------------------------------------------------------------------------------------
+tune classes --model bert --task classify --data labels.jsonl --epochs 6 --batch 8 --seq 32 --lr 3e-3 --metric f1 \
+    --load-best --eval-steps 9 \
     --save-steps 9
 check "two words tell the classes apart" is "$(last_value classes eval accuracy) $(last_value classes eval f1)" "1 1"
 check "the confusion matrix is printed" grep -q '^good  *0  *[1-9]' out.txt
 check "classes have their names" grep -q '"label2id"' classes/config.json
 tune again --model classes --task classify --data labels.jsonl --max-steps 1 --seq 32
 check "a classifier of the same classes keeps its head" is "$(value again eval accuracy | head -n 1)" 1
-check "--metric f1 without classes" refused 2 "is for --task classify" --model base --data chat.jsonl --metric f1 --out x
-check "a decoder as classifier" refused 1 "cannot be given a classification head" --model base --task classify --data labels.jsonl --out x
+check "--metric f1 without classes" refused 2 "is for --task classify" --model base --data chat.jsonl --metric f1 \
+    --out x
+check "a decoder as classifier" refused 1 "cannot be given a classification head" --model base --task classify --data \
+    labels.jsonl --out x
 check "an encoder that should write" refused 1 "does not write text" --model bert --data chat.jsonl --out x
 
-# ---- memory -----------------------------------------------------------------------------------------------------------
-check "what cannot fit is refused, with its size" refused 1 "needs .*iB of memory and .* free" --model base --data chat.jsonl --batch 1000000 --out x
+# ---- memory ----------------------------------------------------------------------------------------------------------
+check "what cannot fit is refused, with its size" refused 1 "needs .*iB of memory and .* free" --model base --data \
+    chat.jsonl --batch 1000000 --out x
 check "and nothing is left of it" none_of x
+check "a question as long as --seq: said so" refused 1 "cut at 9 tokens, no sample has something to learn left" \
+    --model base --data chat.jsonl \
+    --seq 8 --out x
 
-# ---- bad data: file and line, and nothing is written ------------------------------------------------------------------
+# ---- bad data: file and line, and nothing is written -----------------------------------------------------------------
 bad() { # WHAT TEXT OPTIONS...: bad.jsonl or another file, as prepared
     about=$1 text=$2
     shift 2
@@ -321,12 +356,14 @@ bad "a weight of nothing" "a weight is above 0" --data chat.jsonl:0
 bad "a conversation for --task lm" "chat.jsonl:1: a conversation: --task chat learns it" --task lm --data chat.jsonl
 check "no data at all" refused 2 "what should it learn from" --model base --out x
 sed 's/good"}/splendid"}/' labels.jsonl >other-labels.jsonl
-bad "a label unseen in training" 'other-labels.jsonl:1: label "splendid" was not seen in training' --model bert --task classify --data labels.jsonl \
+bad "a label unseen in training" 'other-labels.jsonl:1: label "splendid" was not seen in training' --model bert \
+    --task classify --data labels.jsonl \
     --eval-data other-labels.jsonl
 echo '{"text":"a"}' >bad.jsonl
 bad "a text without its label" 'bad.jsonl:1: holds no "label"' --model bert --task classify --data bad.jsonl
 echo '{"text":"a","label":1.5}' >bad.jsonl
-bad "a label between two" 'bad.jsonl:1: "label" must be a word or a whole number' --model bert --task classify --data bad.jsonl
+bad "a label between two" 'bad.jsonl:1: "label" must be a word or a whole number' --model bert --task classify --data \
+    bad.jsonl
 sed 's/bad"}/good"}/' labels.jsonl >bad.jsonl
 bad "one class only" "nothing to tell apart" --model bert --task classify --data bad.jsonl
 bad "classes from plain text" "classification reads .jsonl" --model bert --task classify --data general.txt
@@ -335,7 +372,8 @@ check "nothing was written" none_of x
 cp -r full/checkpoint-10 damaged
 head -c 9000 full/checkpoint-10/optimizer.safetensors >damaged/optimizer.safetensors
 check "a truncated optimizer.safetensors" refused 1 "optimizer.safetensors" --resume damaged --out damaged-out
-check "a diverging run stops with one sentence" refused 1 "the loss .* stopped" --model base --data chat.jsonl --lr 10 --clip 0 --epochs 50 \
+check "a diverging run stops with one sentence" refused 1 "the loss .* stopped" --model base --data chat.jsonl --lr \
+    10 --clip 0 --epochs 50 \
     --seq 64 --out diverging
 
 echo "$passed passed, $failed failed"
