@@ -4,7 +4,7 @@
  * made of them:
  *     strings.jsonl        "i" and "text", or "hex" for bytes that are not UTF-8
  *     NAME.jsonl           "i"; ids of the text: "ids", "ids_special" (special tokens recognised), "ids_roles" (roles
- *                          recognised), "ids_hf" (through tokenizer.json), where absent the same as "ids"; "ids_raw_bytes"
+ *                          recognised), "ids_hf" (by tokenizer.json), where absent the same as "ids"; "ids_raw_bytes"
  *                          (the bytes of hex as they are); "dec", "dec_hf": decoded again, absent: the text
  *     NAME.decode.jsonl    "ids"; "dec", "dec_hf", "dec_skip_special", "hex": as text, without special tokens, as bytes
  *     NAME.pairs.jsonl     "text", "pair", "max_length"; "ids", "token_type_ids", "attention_mask" with the template,

@@ -153,9 +153,7 @@ static int32_t first_characters(const Tokenizer *t, const uint8_t *s, size_t n, 
 /* The symbols that a word starts from. A byte without a token (no published byte-level vocabulary lacks one, but
  * files exist) becomes the unknown token, or vanishes where there is none, as it does in Hugging Face's. */
 int32_t first_symbols(const Tokenizer *t, const uint8_t *s, size_t n, int32_t *id) {
-#if HAVE_SENTENCEPIECE
     if (t->sp) return sentencepiece_symbols(t, s, n, id);
-#endif
     if (!t->byte_level) return first_characters(t, s, n, id);
     int32_t n_id = 0;
     for (size_t i = 0; i < n; i++) {
@@ -201,7 +199,11 @@ void bpe(const Tokenizer *t, Worker *w, const uint8_t *s, size_t n, Ids *ids) {
 
 /* [tok.joins] where merges end --------------------------------------------------------------------------------------- */
 
+enum { NO_CHARACTER = 0x110000 }; /* a byte that is part of none */
+
 static bool joins_find(const Joins *j, uint64_t key, size_t *at) {
+    *at = 0;
+    if (!j->n_slots) return false;
     size_t i = mix(key) & (j->n_slots - 1);
     while (j->slot[i] && j->slot[i] != key) i = (i + 1) & (j->n_slots - 1);
     *at = i;
@@ -232,9 +234,11 @@ void joins_add(Joins *j, uint32_t a, uint32_t b) {
 void joins_from_merges(Tokenizer *t) {
     Joins *j = &t->joins;
     j->usable = !t->byte_level && !t->continuing_prefix && !t->word_suffix && !t->ignore_merges;
-    j->fuse = t->fuse_unk && t->unk >= 0;
-    if (t->byte_fallback) /* complete, it leaves nothing to unk */
-        for (int b = j->fuse = false; b < 256; b++) j->fuse |= t->fuse_unk && t->unk >= 0 && t->byte_id[b] < 0;
+    bool unknown = !t->byte_fallback; /* complete, it leaves nothing to unk */
+    for (int b = 0; b < 256 && !unknown; b++) unknown = t->byte_id[b] < 0;
+    j->fuse = unknown && t->fuse_unk;
+    /* What has no token vanishes, and its neighbours meet; or an unk in waiting goes behind the bytes that follow. */
+    if (unknown && (t->unk < 0 || t->byte_fallback)) j->usable = false;
     size_t slots = (size_t)1 << (64 - t->merges.shift);
     for (size_t i = 0; j->usable && i < slots; i++) {
         if (t->merges.slot[i].pair == NO_PAIR) continue;
@@ -258,10 +262,7 @@ void joins_from_merges(Tokenizer *t) {
         if (e->used && e->n && utf8_char((const uint8_t *)vocab_str(&t->vocab, (int32_t)id), e->n, &c) == (int)e->n)
             joins_add(j, 0, c);
     }
-    joins_add(j, 0, ' '); /* so that there is a table to look into */
 }
-
-enum { NO_CHARACTER = 0x110000 };
 
 static inline int char_at(const uint8_t *p, const uint8_t *end, uint32_t *cp) {
     if (*p < 0x80) return *cp = *p, 1;

@@ -43,7 +43,7 @@ void tokenizer_decode(const Tokenizer *t, const int32_t *ids, size_t n, bool ski
     Utf8Stream s = {0};
     for (size_t i = 0; i < n; i++) {
         check_id(t, ids[i]);
-        if (!(skip_special && t->is_special[ids[i]])) decode_one(t, &s, ids[i], out);
+        if (!(skip_special && t->is_special[ids[i]] & IS_SPECIAL)) decode_one(t, &s, ids[i], out);
     }
 }
 
@@ -77,12 +77,14 @@ static bool well_formed(const char *bytes, size_t n) {
 void tokenizer_decode_text(const Tokenizer *t, const int32_t *ids, size_t n, bool skip_special, Buf *out) {
     const Decoder *d = &t->decoder;
     Utf8Stream s = {0};
+    /* A blank among the bytes of a broken row is not there to be stripped: here the text is stripped, not its tokens. */
+    if (d->bad == BAD_RUN) s.stripped = d->strip;
     Buf raw = {0}, one = {0};
     size_t from = out->len, run = 0; /* bytes at the end of raw that came from tokens of single bytes */
     buf_add(&raw, "", 0);
     for (size_t i = 0; i <= n; i++) {
         if (i < n) check_id(t, ids[i]);
-        if (i < n && skip_special && t->is_special[ids[i]]) continue;
+        if (i < n && skip_special && t->is_special[ids[i]] & IS_SPECIAL) continue;
         one.len = 0;
         bool byte = i < n && d->is_byte && d->is_byte[ids[i]];
         if (i < n) decode_one(t, &s, ids[i], &one);
@@ -101,6 +103,15 @@ void tokenizer_decode_text(const Tokenizer *t, const int32_t *ids, size_t n, boo
     }
     mend(raw.data, raw.len, d->bad == BAD_BYTE, out);
     if (t->sp) sentencepiece_text(t, from, out);
+    size_t n_text = out->len - from, n_strip = 0;
+    for (int i = 0; d->bad == BAD_RUN && i < d->strip && n_strip < n_text; i++) {
+        uint32_t cp;
+        int len = utf8_char((uint8_t *)out->data + from + n_strip, n_text - n_strip, &cp);
+        if (len <= 0 || cp != d->strip_char) break;
+        n_strip += (size_t)len;
+    }
+    if (n_strip) memmove(out->data + from, out->data + from + n_strip, n_text - n_strip + 1);
+    out->len -= n_strip;
     buf_free(&raw);
     buf_free(&one);
 }

@@ -57,7 +57,6 @@ void cut_at_added(const Tokenizer *t, Worker *w, const AddedSet *set, const uint
         if (from > done) rest(t, w, done, (size_t)(from - done), with_special, ids);
         ids_add(ids, a->id);
         done = to;
-        if (p < done) p = done;
     }
     w->at_start = at_start && done == s;
     if (done < end) rest(t, w, done, (size_t)(end - done), with_special, ids);
@@ -117,12 +116,8 @@ void worker_give(const Tokenizer *t, Worker *w) {
 static void model_word(const Tokenizer *t, Worker *w, const uint8_t *s, size_t n, Ids *ids) {
     switch (t->model) {
     case MODEL_BPE: bpe(t, w, s, n, ids); break;
-#if HAVE_SENTENCEPIECE
     case MODEL_UNIGRAM: unigram_encode(t, w, s, n, ids); break;
-#endif
-#if HAVE_WORDPIECE
     case MODEL_WORDPIECE: wordpiece_encode(t, w, s, n, ids); break;
-#endif
     default: break;
     }
 }

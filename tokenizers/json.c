@@ -2,6 +2,7 @@
 #include "json.h"
 
 #include <math.h>
+#include <math.h>
 #include <stdlib.h>
 
 /* [tok.json] the parts of a tokenizer.json -------------------------------------------------------------------------- */
@@ -70,11 +71,7 @@ static void read_charsmap(const Loader *l, const cJSON *node, NormStep *step) {
     Buf blob = {0};
     if (*text && !base64_decode(text, strlen(text), &blob))
         die("%s: precompiled_charsmap is not base64", l->path);
-#if HAVE_SENTENCEPIECE
     if (blob.len) step->charsmap = charsmap_new(blob.data, blob.len, l->path);
-#else
-    (void)step;
-#endif
     buf_free(&blob);
 }
 
@@ -306,11 +303,12 @@ static void replace_all(const DecStep *step, Worker *w, const char *put, size_t 
 /* What one token becomes. */
 static void write_by_chain(const Loader *l, int32_t id, bool first, const void *state, Buf *out) {
     const DecChain *chain = state;
-    const Spelling *e = &l->t->vocab.spelling[id];
+    size_t n_name;
+    const char *name = token_name(l, id, &n_name);
     Buf b = {0};
-    size_t limit = norm_limit(e->n);
+    size_t limit = norm_limit(n_name);
     uint8_t byte;
-    buf_add(&b, vocab_str(&l->t->vocab, id), e->n);
+    buf_add(&b, name, n_name);
     if (chain->spaced && !first) buf_str(out, " "); /* without a decoder tokens are words */
     for (int i = 0; i < chain->n; i++) {
         const DecStep *step = &chain->v[i];
@@ -334,13 +332,11 @@ static void write_by_chain(const Loader *l, int32_t id, bool first, const void *
             break;
         case DEC_METASPACE: replace_all(step, chain->w, first && step->flag ? "" : " ", limit, &b); break;
         case DEC_WORDPIECE: {
-#if HAVE_WORDPIECE
             Buf word = {0};
             buf_add(&word, "", 0);
             wordpiece_write(b.data, b.len, step->find, step->flag, first, &word);
             buf_free(&b);
             b = word;
-#endif
             break;
         }
         case DEC_STRIP: strip(step, &b); break;
@@ -542,13 +538,8 @@ static void finish_wordpiece(Loader *l, const cJSON *model) {
     int32_t unk = json_str(model, "unk_token") ? read_unk(l, model) : vocab_find(&l->t->vocab, "[UNK]", 5);
     if (unk < 0) die("%s: WordPiece's unk_token is not in the vocabulary", l->path);
     if (!(most >= 1 && most <= 1e9)) die("%s: max_input_chars_per_word is not a number from 1 up", l->path);
-#if HAVE_WORDPIECE
     l->t->wordpiece = wordpiece_new(l->t, prefix ? prefix : "##", unk, (size_t)most);
     l->t->unk = unk;
-#else
-    (void)prefix;
-    die("%s: WordPiece is not supported yet", l->path);
-#endif
 }
 
 static void finish_unigram(Loader *l, const cJSON *model, const double *score, size_t n_pieces) {
@@ -556,15 +547,11 @@ static void finish_unigram(Loader *l, const cJSON *model, const double *score, s
     const cJSON *unk = json_get(model, "unk_id");
     t->unk = json_absent(unk) ? -1 : (int32_t)json_id(l->path, "unk", unk);
     if (t->unk >= (int32_t)n_pieces) die("%s: unk_id %d is outside the vocabulary", l->path, t->unk);
-#if HAVE_SENTENCEPIECE
     double *all = xcalloc((size_t)t->n_ids, sizeof *all); /* added tokens lie behind the pieces and are never made */
     memcpy(all, score, n_pieces * sizeof *all);
+    for (int id = (int)n_pieces; id < t->n_ids; id++) all[id] = NAN;
     t->unigram = unigram_new(t, all, t->unk);
     free(all);
-#else
-    (void)score;
-    die("%s: Unigram is not supported yet", l->path);
-#endif
 }
 
 void load_tokenizer_json(Loader *l) {

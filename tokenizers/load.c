@@ -18,6 +18,9 @@ cJSON *json_read(const char *path) {
     if (!json) die("%s: no valid JSON: broken at byte %zu of %zu", path, end ? (size_t)(end - text) : 0, n);
     while (end < text + n && strchr(" \t\r\n", *end) && *end) end++;
     if (end != text + n) die("%s: something follows the JSON at byte %zu", path, (size_t)(end - text));
+    /* cJSON's strings end at a NUL: a token with one would silently become another. */
+    for (const char *p = text; (p = strchr(p, '\\')); p += 2)
+        if (!strncmp(p, "\\u0000", 6)) die("%s: a string with \\u0000 in it is not supported", path);
     free(text);
     if (!cJSON_IsObject(json)) die("%s: the JSON is not an object", path);
     return json;
@@ -52,10 +55,17 @@ void read_vocab(Loader *l, const cJSON *vocab) {
 
 bool is_added(const Loader *l, int32_t id) { return (size_t)id < l->n_added_at && l->added_at[id]; }
 
+const char *token_name(const Loader *l, int32_t id, size_t *n) {
+    const AddedToken *a = is_added(l, id) ? &l->added[l->added_at[id] - 1] : NULL;
+    *n = a && a->normalized ? a->n : l->t->vocab.spelling[id].n;
+    return a && a->normalized ? a->text : vocab_str(&l->t->vocab, id);
+}
+
 void add_token(Loader *l, AddedToken a) {
     Vocab *v = &l->t->vocab;
     if (!a.n) die("%s: an added token has no content", l->path);
     int32_t known = vocab_find(v, a.text, a.n);
+    a.beyond_model = known < 0;
     if (known < 0) read_token(l, a.text, a.n, (uint32_t)a.id);
     else if (known != a.id)
         die("%s: the added token \"%.60s\" has the id %d, and %d in the vocabulary", l->path, a.text, a.id, known);
@@ -142,7 +152,7 @@ static void sort_added(Loader *l) {
     Worker *w = worker_take(t);
     for (int i = 0; i < l->n_added; i++) {
         AddedToken a = l->added[i];
-        t->is_special[a.id] = a.special;
+        t->is_special[a.id] = (uint8_t)((a.special ? IS_SPECIAL : 0) | (a.beyond_model ? BEYOND_MODEL : 0));
         if (a.normalized && t->n_norm) { /* it is looked for in normalised text, so it must be normalised itself */
             const uint8_t *s = (const uint8_t *)a.text;
             size_t n = a.n;
@@ -153,14 +163,13 @@ static void sort_added(Loader *l) {
             copy[n] = 0;
             free(a.text);
             a.text = copy, a.n = n;
+            l->added[i] = a;
         }
-        if (!a.n) { /* nothing is left of it to be found */
-            free(a.text);
-            continue;
-        }
+        if (!a.n) continue; /* nothing is left of it to be found */
         AddedSet *set = a.normalized ? &t->after_norm : &t->before_norm;
         set->v = xrealloc(set->v, sizeof *set->v * (size_t)(set->n + 1));
-        set->v[set->n++] = a;
+        set->v[set->n] = a;
+        set->v[set->n++].text = strf("%s", a.text);
     }
     worker_give(t, w);
     added_set_build(&t->before_norm);
@@ -174,7 +183,7 @@ static void find_bytes(Loader *l) {
         char name[8], c[4];
         size_t n = t->byte_level ? (size_t)utf8_put(char_of_byte[b], c) : (size_t)sprintf(name, "<0x%02X>", b);
         int32_t id = t->byte_id[b] = vocab_find(&t->vocab, t->byte_level ? c : name, n);
-        if (id >= 0 && t->is_special[id])
+        if (id >= 0 && t->is_special[id] & IS_SPECIAL)
             die("%s: the special token with id %d is spelt like the byte 0x%02X, so ordinary text would produce it",
                 l->path, id, b);
         missing += id < 0;
@@ -207,12 +216,12 @@ void decoder_build(Loader *l, bool by_position, TokenWriter *write, const void *
 
 void write_bytes(const Loader *l, int32_t id, bool first, const void *state, Buf *out) {
     (void)first, (void)state;
-    const Spelling *e = &l->t->vocab.spelling[id];
-    const char *s = vocab_str(&l->t->vocab, id);
-    if (is_added(l, id)) buf_add(out, s, e->n);
-    else if (!unspell(s, e->n, out))
+    size_t n;
+    const char *s = token_name(l, id, &n);
+    if (is_added(l, id)) buf_add(out, s, n);
+    else if (!unspell(s, n, out))
         die("%s: the token \"%.*s\" (id %d) has a character outside the byte alphabet, and is no added token", l->path,
-            (int)(e->n < 60 ? e->n : 60), s, id);
+            (int)(n < 60 ? n : 60), s, id);
 }
 
 void read_merge(Loader *l, size_t rank, const char *a, size_t n_a, const char *b, size_t n_b, Buf *joined) {
@@ -479,24 +488,14 @@ static void load_model_file(Loader *l) {
     bool proto = m.bytes && m.data[0] == 0x0A;
     file_unmap(&m);
     if (!proto) load_tiktoken(l);
-#if HAVE_SENTENCEPIECE
     else sentencepiece_load(l);
-#else
-    else die("%s: SentencePiece is not supported yet", l->path);
-#endif
 }
-
-#if HAVE_WORDPIECE
-#define load_vocab_txt wordpiece_load
-#else
-static void load_vocab_txt(Loader *l) { die("%s: WordPiece is not supported yet", l->path); }
-#endif
 
 /* In the order of preference: what the Hub's libraries load first comes first. */
 static const struct { const char *name, *with, *ending; void (*load)(Loader *l); } layouts[] = {
     {"tokenizer.json", NULL, NULL, load_tokenizer_json},   {"vocab.json", "merges.txt", NULL, load_vocab_and_merges},
     {"tokenizer.model", NULL, NULL, load_model_file},      {"ice_text.model", NULL, NULL, load_model_file},
-    {NULL, NULL, ".tiktoken", load_tiktoken},              {"vocab.txt", NULL, NULL, load_vocab_txt}};
+    {NULL, NULL, ".tiktoken", load_tiktoken},              {"vocab.txt", NULL, NULL, wordpiece_load}};
 
 /* The layout of a directory and, a new string, the path of its first file; -1: none. */
 static int layout_of(const char *dir, char **path) {
@@ -537,6 +536,7 @@ Tokenizer *tokenizer_load(const char *dir) {
     if (l.missing_bytes)
         warn("%s: %d of the 256 bytes have no token; text with them cannot be decoded back", path, l.missing_bytes);
     free(path);
+    for (int i = 0; i < l.n_added; i++) free(l.added[i].text);
     free(l.added);
     free(l.added_at);
     return t;
@@ -565,13 +565,9 @@ void tokenizer_free(Tokenizer *t) {
     free(t->pair.v);
     ids_free(&t->prefix);
     ids_free(&t->suffix);
-#if HAVE_SENTENCEPIECE
     if (t->unigram) unigram_free(t->unigram);
     if (t->sp) sentencepiece_free(t->sp);
-#endif
-#if HAVE_WORDPIECE
     if (t->wordpiece) wordpiece_free(t->wordpiece);
-#endif
     AddedSet *sets[] = {&t->before_norm, &t->after_norm};
     for (int k = 0; k < 2; k++) {
         for (int i = 0; i < sets[k]->n; i++) free(sets[k]->v[i].text);

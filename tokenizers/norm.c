@@ -17,7 +17,7 @@ typedef struct { uint32_t first, last; } Range;
 static const Range young_marks[] = {
     {0x7FD, 0x7FD}, {0x897, 0x89F}, {0x8CA, 0x8D3}, {0x9FE, 0x9FE}, {0xAFA, 0xAFF}, {0xB55, 0xB55}, {0xC04, 0xC04},
     {0xC3C, 0xC3C}, {0xCF3, 0xCF3}, {0xD00, 0xD00}, {0xD3B, 0xD3C}, {0xD81, 0xD81}, {0xEBA, 0xEBA}, {0xECE, 0xECE},
-    {0x1715, 0x1715}, {0x180F, 0x180F}, {0x1ABF, 0x1AFF}, {0x1CF2, 0x1CF3}, {0x1CF7, 0x1CF7}, {0x1DF6, 0x1DFA},
+    {0x1715, 0x1715}, {0x180F, 0x180F}, {0x1ABF, 0x1AFF}, {0x1CF7, 0x1CF7}, {0x1DF6, 0x1DFA},
     {0xA82C, 0xA82C}, {0xA8FF, 0xA8FF}, {0x10D24, 0x10D27}, {0x10D69, 0x10D6D}, {0x10EAB, 0x10EAC},
     {0x10EFA, 0x10EFF}, {0x10F46, 0x10F50}, {0x10F82, 0x10F85}, {0x11070, 0x11070}, {0x11073, 0x11074},
     {0x110C2, 0x110C2}, {0x11145, 0x11146}, {0x111C9, 0x111C9}, {0x111CE, 0x111CF}, {0x11241, 0x11241},
@@ -51,10 +51,14 @@ static void form_append(const uint8_t *s, size_t n, int options, Buf *out) {
     free(made);
 }
 
+/* Just before the Hangul finals, and none: utf8proc would have a syllable swallow it. */
+enum { NO_FINAL = 0x11A7 };
+
 enum { NFC_BASE, NFC_SUSPECT, NFC_BARRIER }; /* a barrier neither changes nor is joined by what follows it */
 
 static int nfc_kind(uint32_t cp) {
     if (cp < 0x300) return NFC_BASE;
+    if (cp == NO_FINAL) return NFC_BARRIER;
     if (cp >= 0x1160 && cp <= 0x11FF) return NFC_SUSPECT; /* Hangul vowels and finals join the syllable before them */
     const utf8proc_property_t *p = utf8proc_get_property((int32_t)cp);
     if (!p->combining_class && p->category != UTF8PROC_CATEGORY_MN && p->category != UTF8PROC_CATEGORY_MC &&
@@ -111,7 +115,7 @@ static bool other_form(const uint8_t *s, size_t n, int options, Buf *out) {
         }
         uint32_t cp;
         int len = utf8_char(s + i, n - i, &cp);
-        bool barrier = len <= 0 || IN(cp, young_marks) || IN(cp, young_composites);
+        bool barrier = len <= 0 || cp == NO_FINAL || IN(cp, young_marks) || IN(cp, young_composites);
         size_t next = i + (len > 0 ? (size_t)len : 1);
         if (barrier) {
             form_append(s + from, i - from, options, out);
@@ -160,6 +164,7 @@ void lowercase(const uint8_t *s, size_t n, Buf *out) {
 }
 
 static bool is_mark(uint32_t cp) {
+    if (cp == 0x1CF2 || cp == 0x1CF3) return true; /* letters since Unicode 12 */
     int category = cp < 0x300 ? UTF8PROC_CATEGORY_CN : utf8proc_category((int32_t)cp);
     return (category == UTF8PROC_CATEGORY_MN || category == UTF8PROC_CATEGORY_MC ||
             category == UTF8PROC_CATEGORY_ME) && !IN(cp, young_marks);
@@ -198,6 +203,10 @@ bool norm_replace(const NormStep *step, Worker *w, const uint8_t *s, size_t n, s
     for (size_t at = 0; at <= n; at = to > from ? to : to + char_bytes(s + to, n - to)) {
         if (step->regex) {
             if (!regex_find(step->regex, w, s, n, at, &from, &to)) break;
+            if (from == to && from == copied && any) { /* no empty match right behind a match */
+                to = from = at;
+                continue;
+            }
         } else {
             const uint8_t *p = at < n ? memmem(s + at, n - at, step->find, n_find) : NULL;
             if (!p) break;
@@ -213,7 +222,6 @@ bool norm_replace(const NormStep *step, Worker *w, const uint8_t *s, size_t n, s
     return any;
 }
 
-#if HAVE_SENTENCEPIECE
 /* tokenizer.json's Precompiled is SentencePiece's table, looked up another way: whole user-perceived characters of up to
  * five bytes first, then each code point, and of the keys that fit the shortest. */
 static bool precompiled(const Charsmap *map, const uint8_t *s, size_t n, Buf *out) {
@@ -244,7 +252,6 @@ static bool precompiled(const Charsmap *map, const uint8_t *s, size_t n, Buf *ou
     }
     return true;
 }
-#endif
 
 void normalize(const Tokenizer *t, Worker *w, const uint8_t **s, size_t *n) {
     Buf *holds = NULL; /* the text in hand; NULL: the caller's */
@@ -280,16 +287,10 @@ void normalize(const Tokenizer *t, Worker *w, const uint8_t **s, size_t *n) {
             break;
         case NORM_REPLACE: changed = norm_replace(step, w, *s, *n, limit, out); break;
         case NORM_BERT:
-#if HAVE_WORDPIECE
             bert_normalize(step->bert, *s, *n, out);
-#endif
             break;
-#if HAVE_SENTENCEPIECE
         case NORM_CHARSMAP: changed = precompiled(step->charsmap, *s, *n, out); break;
         case NORM_SENTENCEPIECE: sentencepiece_normalize(t, w, *s, *n, out); break;
-#else
-        case NORM_CHARSMAP: case NORM_SENTENCEPIECE: break;
-#endif
         }
         if (changed) *s = (const uint8_t *)out->data, *n = out->len, holds = out;
         check_growth(*n, limit);
@@ -300,7 +301,5 @@ void norm_step_free(NormStep *step) {
     free(step->find);
     free(step->put);
     regex_free(step->regex);
-#if HAVE_SENTENCEPIECE
     if (step->charsmap) charsmap_free(step->charsmap);
-#endif
 }

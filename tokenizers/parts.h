@@ -6,14 +6,12 @@
  *     pretok.c    text -> pieces, the general way   vocab.c    token <-> id, the table of merges
  *     bpe.c       word -> ids                       encode.c   added tokens, the cache of words, all of it in order
  *     decode.c    ids -> text                       load.c     a directory's files -> a Tokenizer, checked
- *     json.c      tokenizer.json                    train.c    learning a vocabulary
+ *     json.c      tokenizer.json                    sentencepiece.c, wordpiece.c   their models and files
+ *     train.c     learning a vocabulary
  *
  * What stands here as code is what the loops over every byte and word must inline. */
 #pragma once
 #include "../tokenizer.h"
-
-#define HAVE_SENTENCEPIECE __has_include("sentencepiece.c") /* until both are there */
-#define HAVE_WORDPIECE __has_include("wordpiece.c")
 
 #include <limits.h>
 #include <stdatomic.h>
@@ -64,6 +62,8 @@ enum { OTHER = 0, LETTER = 1, NUMBER = 2, SPACE = 4, NEWLINE = 8 | SPACE };
 extern uint8_t bmp_class[0x10000];              /* the plane that nearly all text lives in */
 uint8_t class_look_up(uint32_t cp);             /* any code point; slow */
 bool is_word_char(uint32_t cp);                 /* \w */
+/* What PCRE2 may not know of a general category ("L", "Nd"), from a code point on: as ranges of a class, appended. */
+void newer_ranges(const char *category, uint32_t from, Buf *out);
 const uint8_t *char_start_before(const uint8_t *start, const uint8_t *p); /* of the character that ends at p > start */
 void tables_once(void);                         /* fills the tables above; before anything else, from any thread */
 
@@ -156,7 +156,14 @@ static inline void ids_room(Ids *ids, size_t more) {
 
 /* ---- the tokenizer ---------------------------------------------------------------------------------------------- */
 
-typedef struct { char *text; size_t n; int32_t id; bool special, lstrip, rstrip, single_word, normalized; } AddedToken;
+/* beyond_model: an id that the model's own vocabulary lacks. */
+typedef struct {
+    char *text;
+    size_t n;
+    int32_t id;
+    bool special, lstrip, rstrip, single_word, normalized, beyond_model;
+} AddedToken;
+enum { IS_SPECIAL = 1, BEYOND_MODEL = 2 };
 
 /* Tokens to be found in text as they stand, sorted by first byte, then longest first. second[] says which second bytes
  * occur at all: it spares most of the comparisons in a text full of "<". */
@@ -238,7 +245,7 @@ typedef struct {
 
 struct Tokenizer {
     Vocab vocab;
-    uint8_t *is_special;                         /* [n_ids] */
+    uint8_t *is_special;                         /* [n_ids] IS_SPECIAL, BEYOND_MODEL; neither ever arises from text */
     int n_ids, bos, eos;
     Wrap single, pair;                           /* the post-processor's templates; n 0: the text alone */
     Ids prefix, suffix;                          /* what single puts before and after a text */
@@ -388,6 +395,8 @@ void read_roles(Loader *l);                     /* bos, eos from tokenizer_confi
                                                    there is one; all tokens that it names become special */
 void finish_tokens(Loader *l);
 bool is_added(const Loader *l, int32_t id);
+/* What decoders see: an added token that is looked for in normalised text is written so, too. After finish_tokens. */
+const char *token_name(const Loader *l, int32_t id, size_t *n);
 /* The decoder's texts: write appends what id is written as; by_position: in two ways, first: at a text's beginning. */
 typedef void TokenWriter(const Loader *l, int32_t id, bool first, const void *state, Buf *out);
 void decoder_build(Loader *l, bool by_position, TokenWriter *write, const void *state);

@@ -8,7 +8,72 @@
 #include <stdlib.h>
 
 /* [tok.regex] patterns --------------------------------------------------------------------------------------------- *
- * The reference library's engine is Oniguruma, in which ^ and $ stand at every line and a dot is anything but \n. */
+ * The reference library's engine is Oniguruma, in which ^ and $ stand at every line and a dot is anything but \n. What
+ * else the two understand differently is rewritten: \w, \s, \h, and the letters and numbers of the newest Unicode. */
+
+/* The inside of a class that is what Oniguruma takes \what for; false: both agree. */
+static bool class_inside(const char *what, size_t n, Buf *out) {
+    static const char *const scripts[] = {"Han", "Hiragana", "Katakana", "Hangul", "Latin", "Greek", "Cyrillic", "Arabic",
+                                          "Hebrew", "Thai", "Devanagari"};
+    out->len = 0;
+    char kind = n == 1 ? (char)(*what | 0x20) : 0;
+    if (kind == 'w') {
+        buf_str(out, "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{B2}\\x{B3}\\x{B9}\\x{BC}-\\x{BE}\\x{24B6}-\\x{24E9}\\x{1F130}-\\x{1F149}"
+                     "\\x{1F150}-\\x{1F169}\\x{1F170}-\\x{1F189}");
+        newer_ranges("L", 0, out);
+        newer_ranges("M", 0, out);
+        newer_ranges("Nd", 0, out);
+    } else if (kind == 's')
+        buf_str(out, "\\x09-\\x0D\\x20\\x{85}\\x{A0}\\x{1680}\\x{2000}-\\x{200A}\\x{2028}\\x{2029}\\x{202F}\\x{205F}"
+                     "\\x{3000}");
+    else if (kind == 'h') buf_str(out, "0-9A-Fa-f");
+    else if (kind == 'd') {
+        buf_str(out, "\\p{Nd}");
+        newer_ranges("Nd", 0, out);
+    } else if (n >= 4 && (*what | 0x20) == 'p' && what[1] == '{' && what[n - 1] == '}') {
+        char name[16] = "";
+        if (n - 3 >= sizeof name) return false;
+        memcpy(name, what + 2, n - 3);
+        for (size_t i = 0; i < sizeof scripts / sizeof *scripts; i++)
+            if (!strcmp(name, scripts[i])) { /* by itself PCRE2's also holds what a script shares with others */
+                buf_fmt(out, "\\p{sc:%s}", name);
+                if (!i) newer_ranges("Lo", 0x20000, out);
+                return true;
+            }
+        if (strlen(name) > 2 || !strchr("LMNPSZC", name[0])) return false;
+        buf_fmt(out, "\\p{%s}", name);
+        newer_ranges(name, 0, out);
+    } else return false;
+    return true;
+}
+
+static void translate(const char *p, Buf *out) {
+    bool in_class = false;
+    Buf inside = {0};
+    buf_add(out, "", 0);
+    while (*p) {
+        size_t n = 1;
+        if (*p == '\\' && p[1]) {
+            n = (p[1] == 'p' || p[1] == 'P') && p[2] == '{' ? 1 + strcspn(p + 1, "}") + (strchr(p, '}') != NULL) : 2;
+            bool not = strchr("WSHDP", p[1]) != NULL;
+            if (class_inside(p + 1, n - 1, &inside) && !(in_class && not)) { /* no class within a class to negate it */
+                if (!in_class) buf_str(out, not ? "[^" : "[");
+                buf_add(out, inside.data, inside.len);
+                if (!in_class) buf_str(out, "]");
+                p += n;
+                continue;
+            }
+        } else if (*p == '[' && !in_class) {
+            in_class = true;
+            n = p[1] == '^' ? 2 : 1;
+            if (p[n] == ']') n++;
+        } else if (*p == '[' && p[1] == ':' && strstr(p, ":]")) n = (size_t)(strstr(p, ":]") + 2 - p);
+        else if (*p == ']') in_class = false;
+        buf_add(out, p, n);
+        p += n;
+    }
+    buf_free(&inside);
+}
 
 struct Regex { pcre2_code *code; bool jit; };
 
@@ -19,15 +84,18 @@ Regex *regex_new(const char *pattern, const char *path) {
     if (!context) die("out of memory for a pattern");
     pcre2_set_newline(context, PCRE2_NEWLINE_LF);
     pcre2_set_max_pattern_length(context, 1 << 16);
+    Buf ours = {0};
+    translate(pattern, &ours);
     Regex *r = xcalloc(1, sizeof *r);
-    r->code = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED,
+    r->code = pcre2_compile((PCRE2_SPTR)ours.data, PCRE2_ZERO_TERMINATED,
                             PCRE2_UTF | PCRE2_UCP | PCRE2_MATCH_INVALID_UTF | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C,
                             &error, &at, context);
     pcre2_compile_context_free(context);
+    buf_free(&ours);
     if (!r->code) {
         PCRE2_UCHAR why[256];
         pcre2_get_error_message(error, why, sizeof why);
-        die("%s: the pattern \"%.200s\": %s (at its byte %zu)", path, pattern, (char *)why, (size_t)at);
+        die("%s: the pattern \"%.200s\": %s", path, pattern, (char *)why);
     }
     r->jit = pcre2_jit_compile(r->code, PCRE2_JIT_COMPLETE) == 0; /* without it: the same matches, later */
     return r;
@@ -109,7 +177,8 @@ static void cut_segment(Cutter *c, size_t from, size_t to, bool match) {
 /* The class of a character, for the steps that cut by one. */
 static bool belongs(PreKind kind, uint32_t cp, int class) {
     switch (kind) {
-    case PRE_DIGITS: return class == NUMBER;
+    case PRE_DIGITS: /* by tables a version younger than the patterns' */
+        return class == NUMBER || (cp >= 0x11DE0 && cp <= 0x11DE9) || (cp >= 0x16FF4 && cp <= 0x16FF6);
     case PRE_WHITESPACE_SPLIT: return class & SPACE;
     case PRE_PUNCTUATION: return bert_punctuation(cp);
     default: return false;
@@ -221,13 +290,11 @@ size_t pretokenize_by(const PreStep *steps, int n_steps, Worker *w, const uint8_
             for (size_t k = 0; k < n_pieces; k++) {
                 const uint8_t *p = *s + w->piece[k].from, *end = *s + w->piece[k].to, *next;
                 if (step->kind == PRE_BERT) {
-#if HAVE_WORDPIECE
                     Piece got[64];
                     size_t at = 0, n_got;
                     while ((n_got = bert_split(p, (size_t)(end - p), &at, got, 64)))
                         for (size_t m = 0; m < n_got; m++)
                             piece_add(w, &c.n, w->piece[k].from + got[m].from, w->piece[k].from + got[m].to);
-#endif
                 } else if (step->cut) {
                     for (; p < end; p = next) {
                         next = word_gpt2(p, end);

@@ -1014,7 +1014,6 @@ static void unigram_load(Loader *l) {
     t->unigram->single = true;
     t->unigram->score_f = xmalloc(size_mul(t->vocab.n_ids, sizeof *t->unigram->score_f));
     for (size_t id = 0; id < t->vocab.n_ids; id++) t->unigram->score_f[id] = (float)t->unigram->score[id];
-    joins_add(&t->joins, 0, ' '); /* so that there is a table to look into */
     free(score);
 }
 
