@@ -22,6 +22,7 @@
  *   [finetune.save]     what a checkpoint holds
  *   [finetune.loop]     the loop
  *   [finetune.merge]    an adapter into its base
+ *   [finetune.sweep]    the same run with more and less of the old data in the mix
  *   [finetune.memory]   how much it will need, before it is needed
  *
  * Refused here: pre-training (train.c), and anything that would make two runs of one command differ. */
@@ -33,13 +34,15 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 /* ================================================================================================================= *
  * [finetune.options] */
 static struct {
     const char *model, *task, *template, *merge, *precision, *schedule, *out, *eval_strategy, *save_strategy, *metric,
         *resume, *config_file;
-    StrList data, eval_data, replay_data, lora_targets;
+    StrList data, eval_data, replay_data, lora_targets, sweep_mix;
     int64_t lora, freeze, seq, max_steps, batch, eval_batch, accum, warmup, log_steps, eval_steps, save_steps, keep;
     double lora_alpha, lora_dropout, eval_fraction, replay, epochs, lr, warmup_ratio, min_lr, weight_decay, beta1,
         beta2, eps, clip, dropout, l2_start, ewc;
@@ -79,6 +82,8 @@ static Opt table[] = {
     REAL("eval-fraction", eval_fraction, "how much of each --data is held out, without --eval-data", 0, 0.9),
     REAL("replay", replay, "share of the samples that come from what the model was trained on", 0, 0.95),
     WORDS("replay-data", replay_data, "what it was trained on (default: what its log.jsonl says)"),
+    WORDS("sweep-mix", sweep_mix,
+          "shares of --replay to try one after another, such as 0 0.1 0.3; the table shows what each costs"),
     {"seq", OPT_INT, &o.seq, "tokens of a sample at most, and of a packed row", 2, 1 << 20, NULL, "max-seq-length",
      false},
     FLAG("no-pack", no_pack, "one sample a row, padded, those of like length together; else rows are packed"),
@@ -132,7 +137,8 @@ static Opt table[] = {
     COMMON_OPTS,
 };
 enum { N_OPTS = sizeof table / sizeof *table };
-static const char *const stay[] = {"resume", "overwrite", "merge", "config-file", "device", "threads", "isa", "quiet",
+static const char *const stay[] = {"resume", "overwrite", "merge", "sweep-mix", "config-file", "device", "threads",
+                                   "isa", "quiet",
                                    NULL};
 static const char about[] = "finetune: teach a model a task, with all its weights or by an adapter.\n"
                             "  ./finetune --model DIR --data FILE[:WEIGHT]... [--lora RANK] [--out DIR]\n";
@@ -262,6 +268,7 @@ static void read_replay(Run *r) {
             ? (double)HELD_OUT_MAX / (double)s->n : o.eval_fraction;
         SampleSet *held = share > 0 ? samples_hold_out(s, share) : NULL;
         if (held) set_add(&r->eval, &r->n_eval, held);
+        if (o.replay == 0) { samples_free(s); continue; }             /* named, so measured */
         set_add(&r->train, &r->n_train, s);
         replay_n += (double)s->n;
     }
@@ -302,7 +309,7 @@ static void read_data(Run *r) {
     if (!o.data.n) die_usage("what should it learn from? --data FILE");
     double held = o.eval_data.n ? 0 : o.eval_fraction;
     for (int i = 0; i < o.data.n; i++) read_train(r, o.data.v[i], held);
-    if (o.replay > 0) read_replay(r);
+    if (o.replay > 0 || o.replay_data.n) read_replay(r);
     if (task() == TASK_CLASSIFY) {
         SampleSet **all = xcalloc((size_t)(r->n_train + r->n_eval), sizeof *all);
         for (int i = 0; i < r->n_train; i++) all[i] = r->train[i];
@@ -921,10 +928,7 @@ static void choose_template(Run *r) {
         r->chat.found_by = "default, as the model has none";
     }
 }
-int main(int argc, char **argv) {
-    common.seed = 42;
-    parse_options(argc, argv);
-    if (o.merge) { merge(); return 0; }
+static void run(void) {
     Run r = {.t = {.out = o.out, .options = {table, N_OPTS, stay}, .best_name = "val_loss", .write = write_checkpoint,
                    .best_step = -1}};
     r.t.stage = &r;
@@ -1004,5 +1008,81 @@ int main(int argc, char **argv) {
     }
     train_loop(&r);
     log_close();
+}
+
+/* ================================================================================================================= *
+ * [finetune.sweep] One process a share, so that each run is what it would be alone. */
+typedef struct { char *set; double before, after; } Forgotten;
+/* The end of a run's report; -1: it does not know. */
+static Forgotten *forgotten_read(const char *out, int *n) {
+    char *path = path_join(out, "log.jsonl"), *text = file_read(path, NULL);
+    Forgotten *v = NULL;
+    *n = 0;
+    for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n")) {
+        if (!strstr(line, "\"event\":\"forgetting\"")) continue;
+        cJSON *j = cJSON_Parse(line);
+        const char *set = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(j, "set"));
+        v = xrealloc(v, (size_t)(*n + 1) * sizeof *v);
+        v[(*n)++] = (Forgotten){xstrdup(set ? set : ""), cJSON_GetNumberValue(cJSON_GetObjectItemCaseSensitive(j,
+                "loss_before")),
+                                cJSON_GetNumberValue(cJSON_GetObjectItemCaseSensitive(j, "loss_after"))};
+        cJSON_Delete(j);
+    }
+    free(text);
+    free(path);
+    return v;
+}
+static void sweep(void) {
+    enum { BAR = 24 };
+    if (o.resume) die_usage("--sweep-mix begins runs: --resume each in its own directory");
+    if (!o.replay_data.n) o.replay_data = base_data();
+    const char *out = o.out;
+    int n_shares = o.sweep_mix.n, n_sets = 0;
+    Forgotten **got = xcalloc((size_t)n_shares, sizeof *got);
+    for (int i = 0; i < n_shares; i++) {
+        char *end;
+        double share = strtod(o.sweep_mix.v[i], &end);
+        if (*end || end == o.sweep_mix.v[i] || !(share >= 0 && share <= 0.95))
+            die_usage("--sweep-mix %s: a share is from 0 to 0.95", o.sweep_mix.v[i]);
+        o.replay = share;
+        o.out = strf("%s/mix-%s", out, o.sweep_mix.v[i]);
+        if (!common.quiet) fprintf(stderr, "\n== %s of the samples replayed\n", o.sweep_mix.v[i]);
+        fflush(NULL);
+        pid_t child = fork();                                         /* before any thread or device is there */
+        if (child < 0) die("cannot start a process: %s", strerror(errno));
+        if (!child) {
+            run();
+            exit(fflush(stdout) ? 1 : 0);
+        }
+        int status;
+        while (waitpid(child, &status, 0) < 0)
+            if (errno != EINTR) die("waitpid: %s", strerror(errno));
+        if (!WIFEXITED(status) || WEXITSTATUS(status)) exit(1);       /* it has said why */
+        int n;
+        got[i] = forgotten_read(o.out, &n);
+        if (!n) die("%s: stopped before its end", o.out);
+        n_sets = n;
+    }
+    printf("\nlosses after training, by the share of replayed samples (the longer the bar, the worse)\n");
+    for (int k = 0; k < n_sets; k++) {
+        double worst = got[0][k].before;
+        for (int i = 0; i < n_shares; i++) worst = fmax(worst, got[i][k].after);
+        printf("\n%s\n", got[0][k].set);
+        for (int i = -1; i < n_shares; i++) {
+            double loss = i < 0 ? got[0][k].before : got[i][k].after;
+            printf("  %-8s %8.4f  %.*s\n", i < 0 ? "before" : o.sweep_mix.v[i], loss, worst > 0
+                   ? (int)(BAR * loss / worst) : 0,
+                   "########################");
+        }
+    }
+    printf("\neach run is in %s/mix-SHARE\n", out);
+}
+
+int main(int argc, char **argv) {
+    common.seed = 42;
+    parse_options(argc, argv);
+    if (o.merge) merge();
+    else if (o.sweep_mix.n) sweep();
+    else run();
     return 0;
 }

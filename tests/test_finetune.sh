@@ -256,7 +256,7 @@ check "merging into the base itself is refused" refused 1 "where the run reads f
 measure="--data chat.jsonl --eval-data chat.jsonl --eval-data general.txt --epochs 3 --batch 4 --seq 64 --lr 3e-3"
 "$bin/train" $tiny --data general.txt --steps 60 --out knows >out.txt 2>err.txt || broke "train --out knows"
 tune alone $measure --model knows
-row() { sed -n 's/^general.txt *\([0-9.]*\) *\([0-9.]*\) .*/\'"$1"'/p' report.txt; }
+row() { sed -n 's/^general.txt *\([0-9.]*\) *\([0-9.]*\) .*/\'"$1"'/p' report.txt | head -n 1; }
 cp out.txt report.txt
 check "the report shows what was lost ($(row 1) -> $(row 2))" less "$(row 1)" "$(row 2)"
 check "and says so" grep -q '^general.txt .* lost' report.txt
@@ -277,6 +277,15 @@ for hold in "--l2-start 1" "--ewc 1 --replay-data general.txt"; do
     check "$hold: resumed, it is held at the same place" cmp held/model.safetensors held2/model.safetensors
     rm -r from20
 done
+tune sweep $measure --model knows --sweep-mix 0 0.2 0.5
+awk '/^general.txt$/ { seen++ } seen == 1 && $1 ~ /^(before|0|0.2|0.5)$/ { print $2 }' out.txt | tr '\n' ' ' >report.txt
+read -r before none little half <report.txt
+check "--sweep-mix: nothing replayed is the run without ($none)" is "$none" "$lost"
+check "--sweep-mix: half is replayed as by --replay 0.5 ($before, $none, $little, $half)" \
+    cmp replay/model.safetensors sweep/mix-0.5/model.safetensors
+check "--sweep-mix: the more, the less is lost" less "$little" "$none"
+check "--sweep-mix: a share above all" refused 2 "a share is from 0 to 0.95" --model knows --data chat.jsonl \
+    --sweep-mix 1.5 --out x
 tune still $measure --model knows --lr 1e-30
 cp out.txt report.txt
 check "nothing learnt, nothing lost" is "$(row 1)" "$(row 2)"
