@@ -1038,6 +1038,8 @@ static IdTable look_ids(const Config *c) {
 }
 static void look_inside(void) {
     Model *m = start_model();
+    if (o.logits_out && m->cfg.head != HEAD_LM && m->cfg.head != HEAD_MASKED_LM)
+        die("%s: --logits-out wants a model with a head over tokens; see --classify and --embed", o.model);
     IdTable ids = look_ids(&m->cfg);
     fits_context(&m->cfg, ids.T);
     if (o.logits_out) write_logits(m, &ids, o.logits_out);

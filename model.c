@@ -449,7 +449,10 @@ static void config_read_head(const ConfigFile *f, Config *c) {
         return;
     }
     if (config_bool(f, "is_decoder", false)) die("%s: BERT as a decoder is not supported", f->path);
-    if (!class || strstr(class, "ForMaskedLM") || strstr(class, "ForPreTraining")) return;
+    if (!class || strstr(class, "ForMaskedLM") || strstr(class, "ForPreTraining")) {
+        if (!c->tied) die("%s: BERT with a masked-token head of its own is not supported (its embedding is)", f->path);
+        return;
+    }
     c->pooler = true;
     c->head = HEAD_NONE;
     if (strstr(class, "ForSequenceClassification")) {
@@ -1971,10 +1974,12 @@ static void check_ids(const Model *m, const Acts *a, const Batch *b) {
         if (b->tokens[i] < 0 || b->tokens[i] >= m->cfg.V)
             die("token id %d is outside the model's vocabulary of %d", b->tokens[i], m->cfg.V);
     bool classes = m->cfg.head == HEAD_CLASSIFY;
-    for (size_t i = 0; b->targets && i < (classes ? b->B : N); i++)
-        if (b->targets[i] >= (classes ? m->cfg.n_classes : m->cfg.V))
-            die("target %d is outside the model's %d %s", b->targets[i], classes ? m->cfg.n_classes : m->cfg.V,
-                classes ? "classes" : "token ids");
+    for (size_t i = 0; b->targets && i < (classes ? b->B : N); i++) {
+        if (classes && b->targets[i] >= m->cfg.n_classes)
+            die("class %d is outside the model's %d classes", b->targets[i], m->cfg.n_classes);
+        if (!classes && b->targets[i] >= m->cfg.V)
+            die("target id %d is outside the model's vocabulary of %d", b->targets[i], m->cfg.V);
+    }
     for (size_t i = 0; b->types && i < N; i++)
         if (b->types[i] < 0 || b->types[i] >= m->cfg.type_vocab)
             die("token type %d is outside the model's %d", b->types[i], m->cfg.type_vocab);

@@ -891,7 +891,7 @@ static void check_refusals(void) {
     int32_t good[4] = {1, 2, 3, 4}, bad[4] = {1, 2, 23, 4}, negative[4] = {1, 2, -1, 4}, pos = 1;
     CHECK_DIES(forward(m, a, &(Batch){.B = 1, .T = 4, .tokens = bad}), "token id 23 is outside");
     CHECK_DIES(forward(m, a, &(Batch){.B = 1, .T = 4, .tokens = negative}), "token id -1 is outside");
-    CHECK_DIES(forward(m, a, &(Batch){.B = 1, .T = 4, .tokens = good, .targets = bad}), "target 23 is outside");
+    CHECK_DIES(forward(m, a, &(Batch){.B = 1, .T = 4, .tokens = good, .targets = bad}), "target id 23 is outside");
     CHECK_DIES(forward(m, a, &(Batch){.B = 1, .T = 4, .tokens = good, .pos = &pos}), "do not fit the context of 4");
     CHECK_DIES(forward(m, a, &(Batch){.B = 2, .T = 4, .tokens = good}), "buffers for 1 x 4");
     acts_free(a);
