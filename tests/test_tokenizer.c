@@ -421,6 +421,351 @@ static void test_options(void) {
     free(dir);
 }
 
+/* ---- the parts of a tokenizer.json ------------------------------------------------------------------------------- *
+ * Small tokenizers over a vocabulary of their own, JSON written with ' for ". Ids and text are tokenizers 0.23's. */
+
+#define BPE(options)                                                                                                   \
+    "{'type': 'BPE', 'unk_token': '<unk>', " options "'vocab': {'<unk>': 0, '<s>': 1, '▁': 2, 'a': 3, 'b': 4, "        \
+    "'c': 5, 'l': 6, 'o': 7, '1': 8, '2': 9, '.': 10, ',': 11, 'é': 12, '中': 13, ' ': 14, 'ab': 15, '▁ab': 16, "      \
+    "'lo': 17, '▁lo': 18, '12': 19, '▁▁': 20, 'e': 21, 'A': 22, '<0xE6>': 23, '<0x96>': 24, '<0x87>': 25, 'Ġ': 26, "   \
+    "'i': 27, 'f': 28}, 'merges': ['a b', '▁ ab', 'l o', '▁ lo', '1 2', '▁ ▁']}"
+#define CONTINUING                                                                                                     \
+    "{'type': 'BPE', 'unk_token': '<unk>', 'continuing_subword_prefix': '##', 'vocab': {'<unk>': 0, 'a': 1, "          \
+    "'##b': 2, '##c': 3, 'ab': 4, '##bc': 5}, 'merges': ['a ##b', '##b ##c']}"
+#define SUFFIXED                                                                                                       \
+    "{'type': 'BPE', 'unk_token': '<unk>', 'end_of_word_suffix': '</w>', 'vocab': {'<unk>': 0, 'a': 1, 'b': 2, "       \
+    "'b</w>': 3, 'ab</w>': 4}, 'merges': ['a b</w>']}"
+#define UNIGRAM                                                                                                        \
+    "{'type': 'Unigram', 'unk_id': 0, 'vocab': [['<unk>', 0], ['▁', -2], ['a', -3], ['b', -3.5], ['ab', -4], "         \
+    "['▁ab', -5], ['lo', -4.25]]}"
+#define WORDPIECE                                                                                                      \
+    "{'type': 'WordPiece', 'unk_token': '[UNK]', 'continuing_subword_prefix': '##', 'max_input_chars_per_word': 6, "   \
+    "'vocab': {'[UNK]': 0, 'a': 1, '##b': 2, 'ab': 3, 'lo': 4, '##lo': 5, '.': 6, '中': 7, 'e': 8, '[CLS]': 9, "       \
+    "'[SEP]': 10}}"
+
+static const struct {
+    const char *name, *normalizer, *pre_tokenizer, *model, *decoder, *text, *ids, *decoded;
+} PARTS[] = {
+    {"Llama-2",
+     "{'type': 'Sequence', 'normalizers': [{'type': 'Prepend', 'prepend': '▁'}, {'type': 'Replace', "
+     "'pattern': {'String': ' '}, 'content': '▁'}]}",
+     "null",
+     BPE("'byte_fallback': true, 'fuse_unk': true, "),
+     "{'type': 'Sequence', 'decoders': [{'type': 'Replace', 'pattern': {'String': '▁'}, 'content': ' '}, "
+     "{'type': 'ByteFallback'}, {'type': 'Fuse'}, {'type': 'Strip', 'content': ' ', 'start': 1, 'stop': "
+     "0}]}",
+     "ab lo  文é?", "16 18 20 23 24 25 12 0", "ab lo  文é<unk>"},
+    {"fuse_unk",
+     "null",
+     "null",
+     BPE("'fuse_unk': true, "),
+     "null",
+     "a??b? ?lo", "3 0 4 0 14 0 17", "a <unk> b <unk>   <unk> lo"},
+    {"no fuse_unk",
+     "null",
+     "null",
+     BPE(""),
+     "null",
+     "a??b? ?lo", "3 0 0 4 0 14 0 17", "a <unk> <unk> b <unk>   <unk> lo"},
+    {"ignore_merges",
+     "null",
+     "{'type': 'Metaspace', 'replacement': '▁', 'prepend_scheme': 'never', 'split': true}",
+     BPE("'ignore_merges': true, "),
+     "{'type': 'Metaspace', 'replacement': '▁', 'prepend_scheme': 'never'}",
+     "ab lo 12", "15 18 2 19", "ab lo 12"},
+    {"continuing_subword_prefix",
+     "null",
+     "{'type': 'WhitespaceSplit'}",
+     CONTINUING,
+     "null",
+     "abc ab a", "4 3 4 1", "ab ##c ab a"},
+    {"end_of_word_suffix",
+     "null",
+     "{'type': 'WhitespaceSplit'}",
+     SUFFIXED,
+     "{'type': 'BPEDecoder', 'suffix': '</w>'}",
+     "ab b aab", "4 3 1 4", "ab b aab"},
+    {"NFC",
+     "{'type': 'NFC'}",
+     "null",
+     BPE(""),
+     "{'type': 'Fuse'}",
+     "é", "12", "é"},
+    {"NFD",
+     "{'type': 'NFD'}",
+     "null",
+     BPE(""),
+     "{'type': 'Fuse'}",
+     "é.", "21 0 10", "e<unk>."},
+    {"NFKC",
+     "{'type': 'NFKC'}",
+     "null",
+     BPE(""),
+     "{'type': 'Fuse'}",
+     "①ﬁ", "8 28 27", "1fi"},
+    {"NFKD",
+     "{'type': 'NFKD'}",
+     "null",
+     BPE(""),
+     "{'type': 'Fuse'}",
+     "é²", "21 0 9", "e<unk>2"},
+    {"Lowercase",
+     "{'type': 'Lowercase'}",
+     "null",
+     BPE(""),
+     "{'type': 'Fuse'}",
+     "AÉ", "3 12", "aé"},
+    {"Strip",
+     "{'type': 'Strip', 'strip_left': true, 'strip_right': true}",
+     "null",
+     BPE(""),
+     "{'type': 'Fuse'}",
+     " \ta b\n", "3 14 4", "a b"},
+    {"StripAccents",
+     "{'type': 'Sequence', 'normalizers': [{'type': 'NFD'}, {'type': 'StripAccents'}]}",
+     "null",
+     BPE(""),
+     "{'type': 'Fuse'}",
+     "é", "21", "e"},
+    {"Replace Regex",
+     "{'type': 'Replace', 'pattern': {'Regex': '[ .]+'}, 'content': '12'}",
+     "null",
+     BPE(""),
+     "{'type': 'Fuse'}",
+     "a . b", "3 19 4", "a12b"},
+    {"BertNormalizer",
+     "{'type': 'BertNormalizer', 'clean_text': true, 'handle_chinese_chars': true, 'strip_accents': null, "
+     "'lowercase': true}",
+     "null",
+     BPE(""),
+     "{'type': 'Fuse'}",
+     "É\001A中", "21 3 14 13 14", "ea 中 "},
+    {"Metaspace always",
+     "null",
+     "{'type': 'Metaspace', 'replacement': '▁', 'prepend_scheme': 'always', 'split': true}",
+     BPE(""),
+     "{'type': 'Metaspace', 'replacement': '▁', 'prepend_scheme': 'always'}",
+     "ab<s>lo ab", "16 1 18 16", "ab<s> lo ab"},
+    {"Metaspace first",
+     "null",
+     "{'type': 'Metaspace', 'replacement': '▁', 'prepend_scheme': 'first', 'split': true}",
+     BPE(""),
+     "{'type': 'Metaspace', 'replacement': '▁', 'prepend_scheme': 'first'}",
+     "ab<s>lo ab", "16 1 17 16", "ab<s>lo ab"},
+    {"Metaspace never",
+     "null",
+     "{'type': 'Metaspace', 'replacement': '▁', 'prepend_scheme': 'never', 'split': true}",
+     BPE(""),
+     "{'type': 'Metaspace', 'replacement': '▁', 'prepend_scheme': 'never'}",
+     "ab<s>lo ab", "15 1 17 16", "ab<s>lo ab"},
+    {"Split Isolated",
+     "null",
+     "{'type': 'Split', 'pattern': {'Regex': 'l'}, 'behavior': 'Isolated', 'invert': false}",
+     BPE(""),
+     "null",
+     "loab lo", "6 7 15 14 6 7", "l o ab   l o"},
+    {"Split Removed",
+     "null",
+     "{'type': 'Split', 'pattern': {'Regex': ' '}, 'behavior': 'Removed', 'invert': false}",
+     BPE(""),
+     "null",
+     "ab lo 12", "15 17 19", "ab lo 12"},
+    {"Split MergedWithPrevious",
+     "null",
+     "{'type': 'Split', 'pattern': {'Regex': 'l'}, 'behavior': 'MergedWithPrevious', 'invert': false}",
+     BPE(""),
+     "null",
+     "alola", "3 6 7 6 3", "a l o l a"},
+    {"Split MergedWithNext",
+     "null",
+     "{'type': 'Split', 'pattern': {'Regex': 'o'}, 'behavior': 'MergedWithNext', 'invert': false}",
+     BPE(""),
+     "null",
+     "alolo", "3 6 7 6 7", "a l o l o"},
+    {"Split Contiguous",
+     "null",
+     "{'type': 'Split', 'pattern': {'Regex': '[12]'}, 'behavior': 'Contiguous', 'invert': false}",
+     BPE(""),
+     "null",
+     "a12b", "3 19 4", "a 12 b"},
+    {"Split inverted",
+     "null",
+     "{'type': 'Split', 'pattern': {'Regex': '[a-c]+|\\\\d'}, 'behavior': 'Removed', 'invert': true}",
+     BPE(""),
+     "null",
+     "ab12 ab", "15 8 9 15", "ab 1 2 ab"},
+    {"Whitespace",
+     "null",
+     "{'type': 'Whitespace'}",
+     BPE(""),
+     "null",
+     "ab. ab12,", "15 10 15 19 11", "ab . ab 12 ,"},
+    {"Punctuation",
+     "null",
+     "{'type': 'Punctuation', 'behavior': 'Isolated'}",
+     BPE(""),
+     "null",
+     "1.2,12", "8 10 9 11 19", "1 . 2 , 12"},
+    {"Digits",
+     "null",
+     "{'type': 'Digits', 'individual_digits': true}",
+     BPE(""),
+     "null",
+     "ab12", "15 8 9", "ab 1 2"},
+    {"Digits together",
+     "null",
+     "{'type': 'Digits', 'individual_digits': false}",
+     BPE(""),
+     "null",
+     "ab12", "15 19", "ab 12"},
+    {"Sequence",
+     "null",
+     "{'type': 'Sequence', 'pretokenizers': [{'type': 'WhitespaceSplit'}, {'type': 'Metaspace', "
+     "'replacement': '▁', 'prepend_scheme': 'always', 'split': true}, {'type': 'Digits', "
+     "'individual_digits': true}]}",
+     BPE(""),
+     "null",
+     "ab 12 lo", "16 2 8 9 18", "▁ab ▁ 1 2 ▁lo"},
+    {"ByteLevel, then Digits",
+     "null",
+     "{'type': 'Sequence', 'pretokenizers': [{'type': 'ByteLevel', 'add_prefix_space': false, "
+     "'trim_offsets': true, 'use_regex': true}, {'type': 'Digits', 'individual_digits': true}]}",
+     BPE(""),
+     "{'type': 'ByteLevel', 'add_prefix_space': true, 'trim_offsets': true, 'use_regex': true}",
+     "ab 12", "15 26 8 9", "ab 12"},
+    {"Unigram",
+     "null",
+     "{'type': 'Metaspace', 'replacement': '▁', 'prepend_scheme': 'always', 'split': true}",
+     UNIGRAM,
+     "{'type': 'Metaspace', 'replacement': '▁', 'prepend_scheme': 'always'}",
+     "ab lo? ??", "5 1 6 0 1 0", "ab lo<unk> <unk>"},
+    {"WordPiece",
+     "{'type': 'BertNormalizer', 'clean_text': true, 'handle_chinese_chars': true, 'strip_accents': null, "
+     "'lowercase': true}",
+     "{'type': 'BertPreTokenizer'}",
+     WORDPIECE,
+     "{'type': 'WordPiece', 'prefix': '##', 'cleanup': true}",
+     "ABlo 中. abababa", "3 5 7 6 0", "ablo 中. [UNK]"},
+    /* Patterns, where PCRE2 by itself means something else than Oniguruma. */
+    {"\\w", "null", "{'type': 'Split', 'pattern': {'Regex': '\\\\w'}, 'behavior': 'Removed', 'invert': false}",
+     BPE(""), "null", "a.²Ⓐ,", "10 11", ". ,"},
+    {"\\s", "null", "{'type': 'Split', 'pattern': {'Regex': '\\\\s+'}, 'behavior': 'Removed', 'invert': false}",
+     BPE(""), "null", "a᠎ b", "3 0 4", "a <unk> b"},
+    {"\\h", "null", "{'type': 'Split', 'pattern': {'Regex': '\\\\h'}, 'behavior': 'Removed', 'invert': false}",
+     BPE(""), "null", "ab\t12l", "0 6", "<unk> l"},
+    {"\\p{Han}", "null", "{'type': 'Split', 'pattern': {'Regex': '\\\\p{Han}'}, 'behavior': 'Removed', 'invert': false}",
+     BPE(""), "null", "、中a", "0 3", "<unk> a"},
+    {"an empty match", "null", "{'type': 'Split', 'pattern': {'Regex': '(?=c)'}, 'behavior': 'Isolated', 'invert': false}",
+     BPE(""), "null", "abcc", "15 5 5", "ab c c"}};
+
+/* A directory with this tokenizer.json, each ' in it a ". */
+static char *write_quoted(const char *name, const char *json) {
+    char *dir = dir_of(name), *path = path_join(dir, "tokenizer.json"), *copy = xstrdup(json);
+    make_dirs(dir);
+    for (char *p = copy; *p; p++)
+        if (*p == '\'') *p = '"';
+    file_write(path, copy, strlen(copy));
+    free(copy);
+    free(path);
+    return dir;
+}
+
+static void test_parts(void) {
+    for (size_t i = 0; i < sizeof PARTS / sizeof *PARTS; i++) {
+        bool bpe = strstr(PARTS[i].model, "'<s>'");
+        char *json = strf("{'added_tokens': [%s], 'normalizer': %s, 'pre_tokenizer': %s, 'decoder': %s, 'model': %s}",
+                          bpe ? "{'id': 1, 'content': '<s>', 'special': true}" : "", PARTS[i].normalizer,
+                          PARTS[i].pre_tokenizer, PARTS[i].decoder, PARTS[i].model);
+        char *dir = write_quoted("parts", json);
+        Tokenizer *t = tokenizer_load(dir);
+        Ids ids = encode(t, PARTS[i].text, strlen(PARTS[i].text), true);
+        Buf got = ids_text(&ids), text = {0}, stream = {0};
+        tokenizer_decode_text(t, ids.v, ids.n, false, &text);
+        Utf8Stream s = {0};
+        for (size_t k = 0; k < ids.n; k++) tokenizer_decode_stream(t, &s, ids.v[k], &stream);
+        tokenizer_decode_stream(t, &s, -1, &stream);
+        bool same_ids_as = !strcmp(got.data, PARTS[i].ids), same_text = !strcmp(text.data, PARTS[i].decoded);
+        CHECK(same_ids_as && same_text && !strcmp(stream.data, PARTS[i].decoded),
+              "%s: \"%s\" is %s, and \"%s\" again, streamed \"%s\"; want %s, \"%s\"", PARTS[i].name,
+              PARTS[i].text, got.data, text.data, stream.data, PARTS[i].ids, PARTS[i].decoded);
+        ids_free(&ids), buf_free(&got), buf_free(&text), buf_free(&stream);
+        tokenizer_free(t);
+        free(dir), free(json);
+    }
+}
+
+/* tiktoken's file of ranks; ids are tiktoken's. */
+static void test_ranks(void) {
+    static const char RANKS[] = "YQ== 0\nYg== 1\nYw== 2\nIA== 3\nYmM= 4\nYWI= 5\nYWJj 6\nIGE= 7\nZA== 8\nY2Q= 9\r\n"
+                                "ww== 10\nqQ== 11\nw6k= 12\n";
+    static const char CONFIG[] = "{\"added_tokens_decoder\": {\"13\": {\"content\": \"<|end|>\", \"special\": true}}, "
+                                 "\"eos_token\": \"<|end|>\"}";
+    char *dir = dir_of("ranks"), *path = path_join(dir, "tokenizer.model");
+    char *config = path_join(dir, "tokenizer_config.json");
+    make_dirs(dir);
+    file_write(path, RANKS, strlen(RANKS));
+    CHECK_DIES({ tokenizer_load(dir); }, "13 ranks of an unknown family");
+    file_write(config, CONFIG, strlen(CONFIG));
+    FILE *capture = tmpfile(); /* most bytes have no token: a warning */
+    int stderr_fd = dup(STDERR_FILENO);
+    dup2(fileno(capture), STDERR_FILENO);
+    Tokenizer *t = tokenizer_load(dir);
+    dup2(stderr_fd, STDERR_FILENO);
+    close(stderr_fd);
+    fclose(capture);
+    check_ids(t, "ranks", "abcd abc é", false, "6 8 3 6 3 12");
+    check_ids(t, "ranks: any two that are a token together merge", "abcdabcd", false, "6 8 6 8");
+    check_ids(t, "ranks: special tokens of the config", "aab a<|end|>", true, "0 5 7 13");
+    CHECK(tokenizer_eos(t) == 13 && tokenizer_vocab(t) == 14, "eos is %d of %d", tokenizer_eos(t), tokenizer_vocab(t));
+    tokenizer_free(t);
+    static const struct { const char *file, *why; } bad[] = {
+        {"YQ== 0\nYg= x\n", "line 2 is not"},      {"YQ== 0\n!! 1\n", "line 2 is not"},
+        {"YQ==\n", "line 1 is not"},               {"YQ== 99999999999\n", "is not between 0 and"},
+        {"YQ== -1\n", "is not between 0 and"},     {"YQ== 0\nYQ== 1\n", "has two ids"},
+        {"YQ== 0\nYg== 0\n", "belongs to two"},    {"YQ== 1 2\n", "line 1 is not"},
+        {"", "empty"},                              {"A 0\n", "line 1 is not"}};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        file_write(path, bad[i].file, strlen(bad[i].file));
+        CHECK_DIES({ tokenizer_load(dir); }, bad[i].why);
+    }
+    free(dir), free(path), free(config);
+}
+
+/* Templates around one text and two, types, and what stays when there is no room: ids are tokenizers'. */
+static void test_wrap(void) {
+    static const char JSON[] =
+        "{'pre_tokenizer': {'type': 'Whitespace'}, 'model': {'type': 'WordPiece', 'unk_token': 'a', 'vocab': {'a': 0, "
+        "'b': 1, '[CLS]': 2, '[SEP]': 3}}, 'post_processor': {'type': 'TemplateProcessing', 'single': [{'SpecialToken': "
+        "{'id': '[CLS]', 'type_id': 0}}, {'Sequence': {'id': 'A', 'type_id': 0}}, {'SpecialToken': {'id': '[SEP]', "
+        "'type_id': 0}}], 'pair': [{'SpecialToken': {'id': '[CLS]', 'type_id': 7}}, {'Sequence': {'id': 'A', 'type_id': "
+        "0}}, {'SpecialToken': {'id': '[SEP]', 'type_id': 0}}, {'Sequence': {'id': 'B', 'type_id': 1}}, "
+        "{'SpecialToken': {'id': '[SEP]', 'type_id': 1}}], 'special_tokens': {'[CLS]': {'id': '[CLS]', 'ids': [2], "
+        "'tokens': ['[CLS]']}, '[SEP]': {'id': '[SEP]', 'ids': [3], 'tokens': ['[SEP]']}}}}";
+    static const struct { const char *a, *b; size_t max; const char *ids, *types; } rows[] = {
+        {"a a a", NULL, 4, "2 0 0 3", "0 0 0 0"},
+        {"a a a a a", "b b b b b", 12, "2 0 0 0 0 3 1 1 1 1 1 3", "7 0 0 0 0 0 1 1 1 1 1 1"},
+        {"a a a a a", "b b b b b", 8, "2 0 0 3 1 1 1 3", "7 0 0 0 1 1 1 1"},
+        {"a", "b b b b b", 6, "2 0 3 1 1 3", "7 0 0 1 1 1"},
+        {"a a a a", "b", 5, "2 0 3 1 3", "7 0 0 1 1"},
+        {"a a", "b b", 0, "2 0 0 3 1 1 3", "7 0 0 0 1 1 1"},
+        {"a a", "b b", 2, "2 3 3", "7 0 1"}}; /* less room than the template needs: it stays whole */
+    char *dir = write_quoted("wrap", JSON);
+    Tokenizer *t = tokenizer_load(dir);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        Ids a = encode(t, rows[i].a, strlen(rows[i].a), false), b = {0}, ids = {0}, types = {0};
+        if (rows[i].b) b = encode(t, rows[i].b, strlen(rows[i].b), false);
+        tokenizer_wrap(t, &a, rows[i].b ? &b : NULL, rows[i].max, &ids, &types);
+        Buf x = ids_text(&ids), y = ids_text(&types);
+        CHECK(!strcmp(x.data, rows[i].ids) && !strcmp(y.data, rows[i].types), "%s | %s in %zu: ids %s, types %s",
+              rows[i].a, rows[i].b ? rows[i].b : "", rows[i].max, x.data, y.data);
+        ids_free(&a), ids_free(&b), ids_free(&ids), ids_free(&types), buf_free(&x), buf_free(&y);
+    }
+    CHECK(tokenizer_prefix(t)->n == 1 && tokenizer_prefix(t)->v[0] == 2 && tokenizer_suffix(t)->n == 1 &&
+          tokenizer_suffix(t)->v[0] == 3, "prefix [CLS], suffix [SEP]");
+    tokenizer_free(t);
+    free(dir);
+}
+
 /* GPT-2's own layout: vocab.json and merges.txt, and not a word about special tokens. */
 static void test_two_files(void) {
     char *dir = dir_of("two-files"), *vocab = path_join(dir, "vocab.json"), *merges = path_join(dir, "merges.txt");
@@ -533,16 +878,32 @@ static void test_hostile(void) {
     hostile_parts(GPT2_SPLIT, "", "", "", "{\"id\": 65, \"content\": \"A\", \"special\": true}", "",
                   "spelt like the byte");
     hostile_parts(GPT2_SPLIT, "", "", "", "{\"id\": 300, \"content\": \"é\"}", "", "in the vocabulary");
-    hostile_parts(GPT2_SPLIT, "", "", "\"type\": \"WordPiece\", ", "", "", "the model WordPiece is not supported");
-    hostile_parts(GPT2_SPLIT, "", "", "\"byte_fallback\": true, ", "", "", "byte_fallback");
+    hostile_parts(GPT2_SPLIT, "", "", "\"type\": \"WordPiece\", ", "", "", "ByteLevel with a model other than BPE");
+    hostile_parts(GPT2_SPLIT, "", "", "\"type\": \"WordLevel\", ", "", "", "the model WordLevel is not supported");
     hostile_parts(GPT2_SPLIT, "", "", "\"dropout\": 0.1, ", "", "", "dropout");
-    hostile_parts("{\"type\": \"Metaspace\"}", "", "", "", "", "", "Metaspace is not supported");
-    hostile_parts("null", "", "", "", "", "", "without the ByteLevel");
+    hostile_parts("{\"type\": \"UnicodeScripts\"}", "", "", "", "", "", "UnicodeScripts is not supported");
+    hostile_parts("{\"type\": \"Metaspace\", \"replacement\": \"ab\"}", "", "", "", "", "", "not one character");
+    hostile_parts("{\"type\": \"Metaspace\", \"prepend_scheme\": \"x\"}", "", "", "", "", "", "not always, first");
+    hostile_parts("{\"type\": \"Sequence\"}", "", "", "", "", "", "has no list");
+    hostile_parts("{\"type\": \"Sequence\", \"pretokenizers\": [null]}", "", "", "", "", "", "has null");
+    hostile_parts("{\"type\": \"Split\", \"behavior\": \"Isolated\"}", "", "", "", "", "", "has no pattern");
+    hostile_parts("{\"type\": \"CharDelimiterSplit\", \"delimiter\": \"\"}", "", "", "", "", "", "empty delimiter");
     hostile_parts("7", "", "", "", "", "", "has no \"type\"");
-    hostile_parts("{\"type\": \"Split\", \"pattern\": {\"Regex\": \"[a-z]+\"}, \"behavior\": \"Isolated\"}", "",
-                  "", "", "", "", "the split pattern [a-z]+ is not supported");
-    hostile_parts(GPT2_SPLIT, "", "", "", "", "\"normalizer\": {\"type\": \"NFKC\"}, ", "the normalizer NFKC");
-    hostile_parts(GPT2_SPLIT, "", "", "", "", "\"decoder\": {\"type\": \"Fuse\"}, ", "the decoder Fuse");
+    hostile_parts("{\"type\": \"Split\", \"pattern\": {\"Regex\": \"[a-z\"}, \"behavior\": \"Isolated\"}", "", "",
+                  "", "", "", "the pattern \"[a-z\": missing terminating ]");
+    hostile_parts("{\"type\": \"Split\", \"pattern\": {\"Regex\": \"a\"}, \"behavior\": \"Glued\"}", "", "", "", "", "",
+                  "has the behavior \"Glued\"");
+    hostile_parts(GPT2_SPLIT, "", "", "", "", "\"normalizer\": {\"type\": \"Nmt\"}, ", "the normalizer Nmt");
+    hostile_parts(GPT2_SPLIT, "", "", "", "", "\"decoder\": {\"type\": \"CTC\"}, ", "the decoder CTC");
+    hostile_parts(GPT2_SPLIT, "", "", "", "",
+                  "\"decoder\": {\"type\": \"Strip\", \"content\": \" \", \"start\": 1e300}, ", "has no \"start\"");
+    hostile_parts(GPT2_SPLIT, "", "", "", "", "\"normalizer\": {\"type\": \"Prepend\"}, ", "has no \"prepend\"");
+    hostile_parts(GPT2_SPLIT, "", "", "", "", "\"post_processor\": {\"type\": \"BertProcessing\", \"sep\": [\"a\"]}, ",
+                  "that is [token, id]");
+    hostile("{\"model\": {\"type\": \"Unigram\", \"vocab\": [[\"a\"]]}}", "entry 0 of the vocabulary is not");
+    hostile("{\"model\": {\"type\": \"Unigram\", \"vocab\": [[\"a\", 0]], \"unk_id\": 7}}", "unk_id 7 is outside");
+    hostile("{\"model\": {\"type\": \"WordPiece\", \"vocab\": {\"a\": 0}}}", "unk_token is not in the vocabulary");
+    hostile("{\"model\": {\"vocab\": {\"\\u0000\": 0}}}", "is not supported");
     hostile_parts(GPT2_SPLIT, "", "", "", "",
                   "\"post_processor\": {\"type\": \"TemplateProcessing\", \"single\": [{\"SpecialToken\": {\"id\": "
                   "\"<no>\"}}]}, ", "\"<no>\" is not in the vocabulary");
@@ -556,7 +917,7 @@ static void test_hostile(void) {
     buf_fmt(&whole, "{\"normalizer\": %s", deep.data);
     for (int i = 0; i < 300; i++) buf_str(&whole, "]}");
     buf_str(&whole, ", \"model\": {}}");
-    hostile(whole.data, "without the ByteLevel");
+    hostile(whole.data, "there is no vocabulary");
     buf_free(&deep);
     buf_free(&whole);
 
@@ -588,6 +949,9 @@ int main(void) {
     test_long_words();
     test_added();
     test_options();
+    test_parts();
+    test_ranks();
+    test_wrap();
     test_two_files();
     test_copy();
     test_threads();
