@@ -4,6 +4,7 @@
  *     ./finetune --model DIR --data chat.jsonl --lora 8 --out adapter   a small adapter instead; DIR stays as it is
  *     ./finetune --model DIR --merge adapter --out merged               the two as one model
  *     ./finetune --model BERT --task classify --data labels.jsonl --out classifier
+ *     ./finetune --model tuned --task dpo --data pairs.jsonl --out better    of two answers, the one that people prefer
  *     ./finetune --data corpus:100k --task lm --epochs 1 --out try      on ./train's model, in less than a minute
  *
  * THE LESSON. The loop is that of pre-training: loss, gradient, AdamW. New is what is learnt from. A conversation is
@@ -18,6 +19,7 @@
  *   [finetune.options]  every choice, one line each; Trainer's names are the aliases
  *   [finetune.data]     reading, holding out, the report before training
  *   [finetune.eval]     loss, perplexity, accuracy, F1; what was forgotten
+ *   [finetune.dpo]      preferences
  *   [finetune.anchor]   weights held where they began
  *   [finetune.save]     what a checkpoint holds
  *   [finetune.loop]     the loop
@@ -45,18 +47,19 @@ static struct {
     StrList data, eval_data, replay_data, lora_targets, sweep_mix;
     int64_t lora, freeze, seq, max_steps, batch, eval_batch, accum, warmup, log_steps, eval_steps, save_steps, keep;
     double lora_alpha, lora_dropout, eval_fraction, replay, epochs, lr, warmup_ratio, min_lr, weight_decay, beta1,
-        beta2, eps, clip, dropout, l2_start, ewc;
+        beta2, eps, clip, dropout, l2_start, ewc, dpo_beta;
     bool rslora, freeze_embeddings, recompute, no_pack, load_best, overwrite;
 } o = {
     .model = "out", .task = "chat", .precision = "bf16", .schedule = "linear", .out = "tuned", .metric = "eval_loss",
     .eval_strategy = "steps", .save_strategy = "steps", .seq = 512, .batch = 8, .accum = 1, .log_steps = 1, .keep = 2,
     .eval_steps = 500, .save_steps = 500, .eval_fraction = 0.1, .epochs = 3, .beta1 = 0.9, .beta2 = 0.999,
-    .eps = 1e-8, .clip = 1,
+    .eps = 1e-8, .clip = 1, .dpo_beta = 0.1,
 };
 static Opt table[] = {
     SECTION("Model"),
     {"model", OPT_STR, &o.model, "the model to start from: a directory", 0, 0, NULL, "model-name-or-path", false},
-    ONE_OF("task", task, "what to learn: answers in conversations, plain text, or classes", "chat|lm|classify"),
+    ONE_OF("task", task, "what to learn: answers in conversations, plain text, classes, or preferences (dpo)",
+           "chat|lm|classify|dpo"),
     ONE_OF("template", template,
            "how conversations are written (default: as the model's files say; alpaca if they do not)",
            CHAT_TEMPLATES),
@@ -70,6 +73,8 @@ static Opt table[] = {
     REAL("l2-start", l2_start, "pull of each weight back to where it began", 0, 1e9),
     REAL("ewc", ewc, "the same, by how much the --replay-data need the weight (elastic weight consolidation)", 0, 1e9),
     INT("freeze", freeze, "the first so many layers do not change", 0, 4096),
+    {"dpo-beta", OPT_FLOAT, &o.dpo_beta, "dpo: how dear it is to leave the first model", 1e-6, 1e3, NULL, "beta",
+     false},
     FLAG("freeze-embeddings", freeze_embeddings, "nor do the embeddings"),
     TEXT("merge", merge, "no training: fold this adapter into --model, write the result to --out, compare the two"),
     SECTION("Data"),
@@ -95,7 +100,8 @@ static Opt table[] = {
      "per-device-eval-batch-size", false},
     {"accum", OPT_INT, &o.accum, "forward passes whose gradients are added before a step", 1, 1 << 20, NULL,
      "gradient-accumulation-steps", false},
-    {"lr", OPT_FLOAT, &o.lr, "peak learning rate (0: 5e-5, with --lora 2e-4)", 0, 10, NULL, "learning-rate", false},
+    {"lr", OPT_FLOAT, &o.lr, "peak learning rate (0: 5e-5, with --lora 2e-4; dpo: 1e-6, 5e-5)", 0, 10, NULL,
+     "learning-rate", false},
     {"schedule", OPT_STR, &o.schedule, "after warm-up", 0, 0, "linear|cosine|constant", "lr-scheduler-type", false},
     {"warmup", OPT_INT, &o.warmup, "steps of linear warm-up", 0, 1000000000, NULL, "warmup-steps", false},
     REAL("warmup-ratio", warmup_ratio, "or the part of all steps that it takes", 0, 1),
@@ -144,8 +150,11 @@ static const char about[] = "finetune: teach a model a task, with all its weight
                             "  ./finetune --model DIR --data FILE[:WEIGHT]... [--lora RANK] [--out DIR]\n";
 
 /* Options that depend on others. */
-static Task task(void) { return !strcmp(o.task, "chat") ? TASK_CHAT : !strcmp(o.task, "lm") ? TASK_LM : TASK_CLASSIFY; }
-static double peak_lr(void) { return o.lr > 0 ? o.lr : o.lora ? 2e-4 : 5e-5; }
+static bool dpo(void) { return !strcmp(o.task, "dpo"); }
+static Task task(void) {
+    if (dpo()) return TASK_DPO;
+    return !strcmp(o.task, "chat") ? TASK_CHAT : !strcmp(o.task, "lm") ? TASK_LM : TASK_CLASSIFY; }
+static double peak_lr(void) { return o.lr > 0 ? o.lr : dpo() ? (o.lora ? 5e-5 : 1e-6) : o.lora ? 2e-4 : 5e-5; }
 
 /* --config-file: its entries become arguments before the command line's own, so one parser judges both. */
 static void parse_options(int argc, char **argv) {
@@ -203,6 +212,7 @@ typedef struct {
     StrList labels;
     SampleSet **train, **eval;     /* (n_train), (n_eval) */
     int n_train, n_eval;
+    double **reference;            /* dpo: (n_train + n_eval)(2 n) what the first model gave each answer: log p */
     Eval *before;                  /* (n_eval) what the base made of them */
     size_t T, pack;                /* the longest row; rows are packed to so many tokens, 0: not */
     BatchRoom room;
@@ -255,7 +265,7 @@ static StrList base_data(void) {
 }
 /* Replayed text gets the weight that makes it the share of the samples that was asked for. */
 static void read_replay(Run *r) {
-    if (task() == TASK_CLASSIFY) die("--replay mixes plain text, which --task classify cannot learn");
+    if (task() == TASK_CLASSIFY || dpo()) die("--replay mixes plain text, which --task %s cannot learn", o.task);
     enum { HELD_OUT_MAX = 500 };
     StrList files = o.replay_data.n ? o.replay_data : base_data();
     double task_n = 0, replay_n = 0;
@@ -292,7 +302,7 @@ static void data_report(const Run *r) {
             if (s->dropped) fprintf(stderr, "; %zu left out, with nothing to learn", s->dropped);
             fprintf(stderr, "\n");
         }
-    if (task() == TASK_CHAT) fprintf(stderr, "template %s, from %s\n\n", chat_template_name(&r->chat),
+    if (task() == TASK_CHAT || dpo()) fprintf(stderr, "template %s, from %s\n\n", chat_template_name(&r->chat),
                                      r->chat.found_by);
     if (task() == TASK_CLASSIFY) {
         size_t *n = xcalloc((size_t)r->labels.n, sizeof *n);
@@ -327,7 +337,7 @@ static void read_data(Run *r) {
         memmove(r->eval, r->eval + 1, (size_t)(r->n_eval - 1) * sizeof *r->eval);
         r->eval[r->n_eval - 1] = s;
     }
-    r->pack = o.no_pack || r->cfg.mask != MASK_CAUSAL ? 0 : (size_t)o.seq;
+    r->pack = o.no_pack || dpo() || r->cfg.mask != MASK_CAUSAL ? 0 : (size_t)o.seq;
     r->T = r->pack ? r->pack : 1;
     for (int k = 0; k < 2; k++)
         for (int i = 0; i < (k ? r->n_eval : r->n_train); i++) {
@@ -370,6 +380,57 @@ static double macro_f1(const size_t *confusion, size_t n) {
     }
     return n_there ? sum / (double)n_there : NAN;
 }
+
+/* [finetune.dpo] Direct preference optimisation (Rafailov et al. 2023): of two answers, the chosen one should gain more
+ * log-probability over what the first model gave it than the rejected one does. The loss of a pair is
+ * -log sigmoid(margin), margin = beta ((chosen - its reference) - (rejected - its reference)). Its gradient is that of
+ * two plain language-model losses, one with the other sign, weighted by how wrong the pair still is. */
+static Batch dpo_row(Run *r, Plan *p, SampleSet **sets, size_t row, bool second) {
+    p->second = second;
+    Batch b = plan_batch(p, sets, row, 1, r->T, r->cfg.pad >= 0 ? r->cfg.pad : 0, false, &r->room);
+    p->second = false;
+    acts_reshape(r->m, r->acts, b.B, b.T);
+    return b;
+}
+/* log p of one side's answer, its activations kept for a backward. */
+static double dpo_forward(Run *r, Plan *p, SampleSet **sets, size_t row, bool second) {
+    Batch b = dpo_row(r, p, sets, row, second);
+    forward(r->m, r->acts, &b);
+    return -model_loss(r->m, r->acts, &b, 0);
+}
+/* One pair: its margin; with scale > 0 the gradient of scale * loss is added. first: of sets among all (reference). */
+static double dpo_pair(Run *r, Plan *p, SampleSet **sets, int first, size_t row, double scale, uint64_t drop_seed) {
+    SampleRef x = p->item[row];
+    const double *reference = r->reference[first + (int)x.set] + 2 * (size_t)x.i;
+    r->acts->drop_seed = drop_seed;
+    double chosen = dpo_forward(r, p, sets, row, false), rejected = dpo_forward(r, p, sets, row, true);
+    double margin = o.dpo_beta * ((chosen - reference[0]) - (rejected - reference[1]));
+    float weight = (float)(scale * o.dpo_beta / (1 + exp(margin)));
+    if (weight == 0) return margin;
+    Batch b = dpo_row(r, p, sets, row, true);                         /* its activations are there still */
+    model_loss(r->m, r->acts, &b, -weight);
+    b = dpo_row(r, p, sets, row, false);
+    forward(r->m, r->acts, &b);
+    model_loss(r->m, r->acts, &b, weight);
+    return margin;
+}
+static double dpo_loss(double margin) { return margin > 0 ? log1p(exp(-margin)) : log1p(exp(margin)) - margin; }
+static void dpo_reference(Run *r) {
+    r->reference = xcalloc((size_t)(r->n_train + r->n_eval), sizeof *r->reference);
+    float dropout = r->acts->dropout, lora_dropout = r->acts->lora_dropout;
+    r->acts->dropout = r->acts->lora_dropout = 0;
+    for (int k = 0; k < r->n_train + r->n_eval; k++) {
+        SampleSet **set = k < r->n_train ? &r->train[k] : &r->eval[k - r->n_train];
+        Plan p = plan_in_order(set, 1, 0);
+        r->reference[k] = xcalloc((*set)->n, 2 * sizeof **r->reference);
+        for (size_t row = 0; row < p.n_rows; row++)
+            for (int half = 0; half < 2; half++)
+                r->reference[k][2 * (size_t)p.item[row].i + (size_t)half] = dpo_forward(r, &p, set, row, half);
+        plan_free(&p);
+    }
+    r->acts->dropout = dropout, r->acts->lora_dropout = lora_dropout;
+}
+
 static Eval evaluate(Run *r, int set) {
     Acts *a = r->acts;
     float dropout = a->dropout, lora_dropout = a->lora_dropout;
@@ -379,7 +440,13 @@ static Eval evaluate(Run *r, int set) {
     Eval e = {.loss = NAN, .accuracy = NAN, .f1 = NAN};
     double sum = 0;
     memset(r->confusion, 0, n * n * sizeof *r->confusion);
-    for (size_t row = 0; row < p.n_rows && !stop_requested; row += B) {
+    size_t right = 0;
+    for (size_t row = 0; row < p.n_rows && dpo() && !stop_requested; row++, e.n_target++) {
+        double margin = dpo_pair(r, &p, &r->eval[set], r->n_train + set, row, 0, 0);
+        sum += dpo_loss(margin);
+        right += margin > 0;
+    }
+    for (size_t row = 0; row < p.n_rows && !dpo() && !stop_requested; row += B) {
         size_t rows = p.n_rows - row < B ? p.n_rows - row : B;
         Batch b = plan_batch(&p, &r->eval[set], row, rows, r->T, r->cfg.pad >= 0 ? r->cfg.pad : 0,
                              r->cfg.type_vocab > 0, &r->room);
@@ -392,8 +459,8 @@ static Eval evaluate(Run *r, int set) {
     plan_free(&p);
     a->dropout = dropout, a->lora_dropout = lora_dropout;
     if (e.n_target) e.loss = sum / (double)e.n_target;
+    if (dpo() && e.n_target) e.accuracy = (double)right / (double)e.n_target;
     if (!classes()) return e;
-    size_t right = 0;
     for (size_t k = 0; k < n; k++) right += r->confusion[k * n + k];
     e.accuracy = (double)right / (double)e.n_target;
     e.f1 = macro_f1(r->confusion, n);
@@ -405,7 +472,8 @@ static void evaluate_all(Run *r, Eval *e) {
     for (int i = r->n_eval - 1; i >= 0; i--) e[i] = evaluate(r, i);    /* the first last: its confusion matrix stays */
     if (!r->n_eval || stop_requested) return;
     buf_fmt(&line, "\"val_loss\":%.8g,\"perplexity\":%.6g,\"n_tok\":%zu", e[0].loss, exp(e[0].loss), e[0].n_target);
-    if (classes()) buf_fmt(&line, ",\"accuracy\":%.6g,\"f1\":%.6g", e[0].accuracy, e[0].f1);
+    if (classes() || dpo()) buf_fmt(&line, ",\"accuracy\":%.6g", e[0].accuracy);
+    if (classes()) buf_fmt(&line, ",\"f1\":%.6g", e[0].f1);
     for (int i = 1; i < r->n_eval; i++) {
         buf_fmt(&line, ",\"loss: ");
         json_escape(&line, r->eval[i]->name, strlen(r->eval[i]->name));
@@ -464,6 +532,7 @@ static void forgetting_report(const Run *r, const Eval *after) {
                a->loss <= b->loss ? "gained" : isnan(b->loss) ? "" : "lost");
         if (classes()) printf("; accuracy %.2f%% -> %.2f%%, macro F1 %.4f -> %.4f", 100 * b->accuracy,
                               100 * a->accuracy, b->f1, a->f1);
+        if (dpo()) printf("; %.2f%% of the pairs the right way round", 100 * a->accuracy);
         printf("\n");
         Buf set = {0};
         json_escape(&set, name, n);
@@ -560,7 +629,8 @@ static void write_card(const Run *r, const char *dir, double metric) {
     buf_fmt(&b, "Task: %s; %s. %lld steps.\n\n- Data:", o.task, o.lora ? "a LoRA adapter" : "all weights",
             (long long)r->t.step);
     for (int i = 0; i < o.data.n; i++) buf_fmt(&b, "%s %s", i ? "," : "", o.data.v[i]);
-    if (task() == TASK_CHAT) buf_fmt(&b, "\n- Conversations are written as template %s", chat_template_name(&r->chat));
+    if (task() == TASK_CHAT || dpo()) buf_fmt(&b, "\n- Conversations are written as template %s",
+                                              chat_template_name(&r->chat));
     if (isfinite(metric)) buf_fmt(&b, "\n- %s on held-out data: %.4f", o.metric, metric);
     buf_str(&b, "\n- Limits: those of its base and of its data; what it states is not checked by anyone.\n");
     char *path = path_join(dir, "README.md");
@@ -572,7 +642,7 @@ static void write_model_as(Run *r, const char *dir, double metric, DType dtype) 
     if (r->m->n_lora) model_lora_save(r->m, dir, o.model);
     else model_save(r->m, dir, dtype);
     tokenizer_copy_files(o.model, dir);
-    if (task() == TASK_CHAT) chat_template_save(&r->chat, r->tok, dir);
+    if (task() == TASK_CHAT || dpo()) chat_template_save(&r->chat, r->tok, dir);
     write_card(r, dir, metric);
 }
 /* Checkpoints hold the weights as they are trained, to the last bit. */
@@ -614,6 +684,30 @@ static Batch batch_at(Run *r, int64_t batch) {
     return plan_batch(&r->plan, r->train, row, rows, r->T, r->cfg.pad >= 0 ? r->cfg.pad : 0, r->cfg.type_vocab > 0,
                       &r->room);
 }
+/* The gradients are there: clipping and AdamW, unless loss or norm are not finite. Returns the loss, or NaN. */
+static double apply(Run *r, double loss, double lr, double *norm) {
+    if (r->start) anchor_pull(r);
+    *norm = model_grad_norm(r->m);
+    if (!isfinite(loss) || !isfinite(*norm)) return NAN;
+    OptimOpts h = {lr, o.beta1, o.beta2, o.eps, o.weight_decay, o.clip};
+    model_adamw(r->m, &h, r->t.step + 1, *norm);
+    r->t.step++;
+    return loss;
+}
+/* The pairs of n batches from `first` on, one by one: each has a weight of its own. */
+static double dpo_step(Run *r, int64_t first, int64_t n, double lr, double *norm, size_t *n_tok) {
+    size_t row = (size_t)(first * o.batch), end = (size_t)((first + n) * o.batch);
+    if (end > r->plan.n_rows) end = r->plan.n_rows;
+    double sum = 0, scale = 1 / (double)(end - row);
+    *n_tok = 0;
+    for (size_t i = row; i < end; i++) {
+        uint64_t drop_seed = rng_mix((uint64_t)common.seed ^ 0xD40F,
+                                     (uint64_t)r->t.step * (uint64_t)(o.batch * o.accum) + i - row);
+        sum += dpo_loss(dpo_pair(r, &r->plan, r->train, 0, i, scale, drop_seed));
+        *n_tok += 2 * r->acts->T;
+    }
+    return apply(r, sum * scale, lr, norm);
+}
 /* One optimiser step: the mean loss over the targets of all its batches. NaN leaves the weights alone. */
 static double train_step(Run *r, double lr, double *norm, size_t *n_tok) {
     plan_enter(r, r->t.step);
@@ -621,6 +715,7 @@ static double train_step(Run *r, double lr, double *norm, size_t *n_tok) {
         n_batches = ((int64_t)r->plan.n_rows + o.batch - 1) / o.batch;
     int64_t n = n_batches - first < o.accum ? n_batches - first : o.accum;
     size_t n_target = 0;
+    if (dpo()) return dpo_step(r, first, n, lr, norm, n_tok);
     for (int64_t k = 0; k < n; k++) {
         Batch b = batch_at(r, first + k);
         n_target += batch_targets(&b, classes());
@@ -636,14 +731,7 @@ static double train_step(Run *r, double lr, double *norm, size_t *n_tok) {
         forward(r->m, r->acts, &b);
         sum += model_loss(r->m, r->acts, &b, 1.0f / (float)n_target);
     }
-    double loss = sum / (double)n_target;
-    if (r->start) anchor_pull(r);
-    *norm = model_grad_norm(r->m);
-    if (!isfinite(loss) || !isfinite(*norm)) return NAN;
-    OptimOpts h = {lr, o.beta1, o.beta2, o.eps, o.weight_decay, o.clip};
-    model_adamw(r->m, &h, r->t.step + 1, *norm);
-    r->t.step++;
-    return loss;
+    return apply(r, sum / (double)n_target, lr, norm);
 }
 /* The weights of a checkpoint, into the model that trains. */
 static void load_checkpoint(Run *r, const char *dir) {
@@ -907,14 +995,14 @@ static void freeze(Model *m) {
     }
 }
 static void load_model(Run *r, const char *resume_dir) {
-    bool anchored = o.l2_start > 0 || o.ewc > 0;                      /* then the first weights come first */
+    bool anchored = o.l2_start > 0 || o.ewc > 0 || dpo();             /* then the first weights come first */
     const char *dir = resume_dir && !o.lora && !anchored ? resume_dir : o.model;
     if (classes()) r->m = model_load_classifier(dir, r->labels, (uint64_t)common.seed);
     else r->m = model_load(dir, !o.lora);
     if (o.lora) {
         LoraOpts opts = lora_opts(&r->m->cfg);
         model_lora_new(r->m, &opts, (uint64_t)common.seed);
-        if (resume_dir) load_checkpoint(r, resume_dir);
+        if (resume_dir && !dpo()) load_checkpoint(r, resume_dir);
     } else freeze(r->m);
     r->cfg = r->m->cfg;
     model_train_begin(r->m);
@@ -938,7 +1026,8 @@ static void run(void) {
     r.t.out = o.out, r.t.keep = o.keep;
     r.t.best_is_largest = strcmp(o.metric, "eval_loss");
     if (r.t.best_step < 0) r.t.best = r.t.best_is_largest ? -INFINITY : INFINITY;
-    if (r.t.best_is_largest && !classes()) die_usage("--metric %s is for --task classify", o.metric);
+    if (r.t.best_is_largest && !classes() && !(dpo() && !strcmp(o.metric, "accuracy")))
+        die_usage("--metric %s is for --task classify", o.metric);
     if (o.lora && classes())
         die("--lora with --task classify: its head would have to train too, which adapters here do not hold");
     if (o.lora && (o.freeze || o.freeze_embeddings)) die_usage("--lora freezes all weights: --freeze adds nothing");
@@ -959,7 +1048,7 @@ static void run(void) {
     }
     r.stored = stored_dtype(o.model);
     r.tok = tokenizer_load(o.model);
-    if (task() == TASK_CHAT) choose_template(&r);
+    if (task() == TASK_CHAT || dpo()) choose_template(&r);
     read_data(&r);
     data_report(&r);
     if (classes()) r.cfg.n_classes = r.labels.n, r.cfg.head = HEAD_CLASSIFY, r.cfg.pooler = true;
@@ -972,10 +1061,9 @@ static void run(void) {
     r.acts->dropout = (float)o.dropout;
     r.acts->lora_dropout = (float)o.lora_dropout;
     r.room = batch_room(B, r.T);
-    if (o.l2_start > 0 || o.ewc > 0) {
-        anchor_begin(&r);
-        if (resume_dir) load_checkpoint(&r, resume_dir);
-    }
+    if (o.l2_start > 0 || o.ewc > 0) anchor_begin(&r);
+    if (dpo()) dpo_reference(&r);
+    if (resume_dir && (r.start || dpo())) load_checkpoint(&r, resume_dir);
     r.confusion = xcalloc(n_labels * n_labels + 1, sizeof *r.confusion);
     r.before = xcalloc((size_t)r.n_eval + 1, sizeof *r.before);
     r.steps = count_steps(&r);

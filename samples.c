@@ -61,7 +61,7 @@ static void sample_add(RowReader *rr, int32_t label, size_t max) {
     if (label < 0 && !learnt) s->dropped++;
     else {
         if (s->n == rr->cap) s->v = xrealloc(s->v, size_mul(rr->cap = 2 * rr->cap + 64, sizeof *s->v));
-        s->v[s->n++] = (Sample){s->ids.n, (uint32_t)n, label};
+        s->v[s->n++] = (Sample){.at = s->ids.n, .n = (uint32_t)n, .label = label};
         for (size_t i = 0; i < n; i++) {
             ids_add(&s->ids, rr->ids.v[i]);
             buf_add(&s->types, &(char){rr->types.n ? (char)rr->types.v[i] : 0}, 1);
@@ -117,7 +117,8 @@ static void prompt_completion(RowReader *rr, const char *prompt, const char *com
     sample_add(rr, -1, r->max_tokens);
 }
 
-static void conversation(RowReader *rr, Chat *c) {
+/* Its ids and marks to rr; false: an answer is empty. Frees it. */
+static bool conversation_ids(RowReader *rr, Chat *c) {
     bool answered = false, empty = false;
     for (size_t i = 0; i < c->n; i++) {
         if (c->v[i].role != ROLE_ASSISTANT) continue;
@@ -127,12 +128,13 @@ static void conversation(RowReader *rr, Chat *c) {
     if (!answered) die("%s: a conversation without an answer: there is nothing to learn in it", rr->where);
     char *why = chat_problem(rr->r->chat, c);
     if (why) die("%s: %s", rr->where, why);
-    if (empty) rr->s->dropped++;
-    else {
-        chat_format(rr->r->chat, rr->r->tok, c, false, &rr->ids, &rr->learn);
-        sample_add(rr, -1, rr->r->max_tokens);
-    }
+    if (!empty) chat_format(rr->r->chat, rr->r->tok, c, false, &rr->ids, &rr->learn);
     chat_free(c);
+    return !empty;
+}
+static void conversation(RowReader *rr, Chat *c) {
+    if (conversation_ids(rr, c)) sample_add(rr, -1, rr->r->max_tokens);
+    else rr->s->dropped++;
 }
 /* ShareGPT's: [{"from": "human", "value": "..."}, ...]; also with "role" and "content". */
 static void sharegpt(RowReader *rr, const cJSON *row, const cJSON *list) {
@@ -182,6 +184,51 @@ static void question_answer(RowReader *rr, const cJSON *row, int pair) {
     free(asked);
 }
 
+/* A preference (TASK_DPO): the prompt with one answer, and with another that is worse. Each is a string, or a list of
+ * messages; lists may hold the prompt themselves. */
+static void side(RowReader *rr, const cJSON *row, const char *which, Chat *c) {
+    const cJSON *answer = member(row, which), *prompt = member(row, "prompt"), *m;
+    const char *question = NULL, *more = NULL, *system = text_of(rr, row, "system");
+    if (!cJSON_IsArray(answer) && !cJSON_IsString(answer)) die("%s: \"%s\" must be a string or a list of messages",
+                                                               rr->where, which);
+    if (cJSON_IsArray(answer)) {
+        cJSON *all = cJSON_CreateObject(), *list = cJSON_IsArray(prompt) ? cJSON_Duplicate(prompt,
+                true) : cJSON_CreateArray();
+        cJSON_ArrayForEach(m, answer) cJSON_AddItemToArray(list, cJSON_Duplicate(m, true));
+        cJSON_AddItemToObject(all, "messages", list);
+        char *text = cJSON_PrintUnformatted(all), *why = chat_parse(text, c);
+        if (why) die("%s: \"%s\": %s", rr->where, which, why);
+        free(text);
+        cJSON_Delete(all);
+        return;
+    }
+    for (int i = 0; i < N_PAIRS && !question; i++)
+        if ((question = text_of(rr, row, pairs[i].question))) more = text_of(rr, row, pairs[i].more);
+    if (!question) die("%s: a preference needs a \"prompt\"", rr->where);
+    char *asked = blank(more) ? xstrdup(question) : strf("%s\n%s", question, more);
+    if (!blank(system)) chat_add(c, ROLE_SYSTEM, system, NULL);
+    chat_add(c, ROLE_USER, asked, NULL);
+    chat_add(c, ROLE_ASSISTANT, answer->valuestring, NULL);
+    free(asked);
+}
+static void preference(RowReader *rr, const cJSON *row) {
+    Chat chosen = {0}, rejected = {0};
+    side(rr, row, "chosen", &chosen);
+    side(rr, row, "rejected", &rejected);
+    SampleSet *s = rr->s;
+    size_t n_before = s->n, dropped = s->dropped;
+    if (conversation_ids(rr, &chosen)) sample_add(rr, -1, rr->r->max_tokens);
+    if (s->n > n_before && conversation_ids(rr, &rejected)) sample_add(rr, -1, rr->r->max_tokens);
+    else chat_free(&rejected);
+    if (s->n == n_before + 2) s->v[n_before].n2 = s->v[n_before + 1].n,
+        s->n--;   /* its tokens lie behind the chosen's */
+    else {
+        if (s->n > n_before) s->ids.n = s->learn.len = s->types.len = s->v[n_before].at, s->n--;
+        s->dropped = dropped + 1;
+    }
+    rr->ids.n = rr->learn.len = 0;
+}
+
 static int32_t label_id(RowReader *rr, const char *name) {
     StrList *l = rr->r->labels;
     for (int i = 0; i < l->n; i++)
@@ -228,6 +275,11 @@ static void row_read(RowReader *rr, const cJSON *row, const char *json) {
     Task task = rr->r->task;
     if (!cJSON_IsObject(row)) die("%s: not a JSON object", rr->where);
     if (task == TASK_CLASSIFY) { labelled(rr, row); return; }
+    if (task == TASK_DPO) {
+        if (!member(row, "chosen") || !member(row, "rejected")) unknown_row(rr, row, "\"chosen\" and \"rejected\"");
+        preference(rr, row);
+        return;
+    }
     const cJSON *messages = member(row, "messages"), *list = member(row, "conversations");
     if ((messages || list) && task == TASK_LM) die("%s: a conversation: --task chat learns it", rr->where);
     const cJSON *first = list ? list->child : NULL;
@@ -278,7 +330,7 @@ char *sample_spec(const char *spec, double *weight) {
 
 static uint64_t sample_hash(const SampleSet *s, const Sample *x) {    /* FNV-1a over its tokens and its class */
     uint64_t h = 0xCBF29CE484222325ull ^ (uint64_t)(uint32_t)x->label;
-    for (size_t i = 0; i < x->n; i++) h = (h ^ (uint32_t)s->ids.v[x->at + i]) * 0x100000001B3ull;
+    for (size_t i = 0; i < (size_t)x->n + x->n2; i++) h = (h ^ (uint32_t)s->ids.v[x->at + i]) * 0x100000001B3ull;
     return rng_mix(h, 0);
 }
 typedef struct { uint64_t hash; size_t i; } Hashed;
@@ -348,6 +400,7 @@ SampleSet *samples_read(const SampleReader *r, const char *path) {
     bool rows = !is_dir(path) && (ends_with(path, ".jsonl") || ends_with(path, ".json"));
     if (rows && ends_with(path, ".jsonl")) read_lines(&rr, path);
     else if (rows) read_array(&rr, path);
+    else if (r->task == TASK_DPO) die("%s: preferences are read from .jsonl or .json rows", path);
     else if (r->task == TASK_CLASSIFY) die("%s: classification reads .jsonl or .json rows of \"text\" and \"label\"",
                                            path);
     else {
@@ -380,12 +433,14 @@ void samples_free(SampleSet *s) {
  * [samples.split] */
 static void move_sample(SampleSet *to, const SampleSet *from, size_t i) {
     const Sample *x = &from->v[i];
-    to->v[to->n++] = (Sample){to->ids.n, x->n, x->label};
-    for (size_t t = 0; t < x->n; t++) ids_add(&to->ids, from->ids.v[x->at + t]);
-    buf_add(&to->learn, from->learn.data + x->at, x->n);
-    buf_add(&to->types, from->types.data + x->at, x->n);
-    for (size_t t = 1; t < x->n && x->label < 0; t++) to->learnt += from->learn.data[x->at + t] != 0;
+    size_t n = (size_t)x->n + x->n2;
+    to->v[to->n++] = (Sample){to->ids.n, x->n, x->n2, x->label};
+    for (size_t t = 0; t < n; t++) ids_add(&to->ids, from->ids.v[x->at + t]);
+    buf_add(&to->learn, from->learn.data + x->at, n);
+    buf_add(&to->types, from->types.data + x->at, n);
+    for (size_t t = 1; t < n && x->label < 0; t++) to->learnt += from->learn.data[x->at + t] != 0;
     if (x->n > to->longest) to->longest = x->n;
+    if (x->n2 > to->longest) to->longest = x->n2;
 }
 SampleSet *samples_hold_out(SampleSet *s, double share) {
     size_t want = (size_t)(share * (double)s->n + 0.5);
@@ -465,7 +520,10 @@ void samples_show(const SampleSet *s, const Tokenizer *tok, int n_samples) {
 
 /* ================================================================================================================= *
  * [samples.batch] */
-size_t sample_inputs(const Sample *s) { return s->label < 0 ? (size_t)s->n - 1 : s->n; }
+size_t sample_inputs(const Sample *s) {
+    size_t n = s->n > s->n2 ? s->n : s->n2;
+    return s->label < 0 ? n - 1 : n;
+}
 
 static size_t item_inputs(SampleSet *const *sets, SampleRef x) { return sample_inputs(&sets[x.set]->v[x.i]); }
 /* Rows of as many samples as fit into `pack` tokens, in their order; or of one each. */
@@ -570,16 +628,17 @@ Batch plan_batch(const Plan *p, SampleSet *const *sets, size_t first, size_t B, 
         for (size_t i = p->row[first + b]; i < p->row[first + b + 1]; i++) {
             const SampleSet *s = sets[p->item[i].set];
             const Sample *x = &s->v[p->item[i].i];
-            size_t n = sample_inputs(x), begin = t;
+            size_t at = x->at + (p->second ? x->n : 0), begin = t;
             classes = x->label >= 0;
+            size_t n = (p->second ? x->n2 : x->n) - (size_t)!classes;
             if (classes) room->targets[b] = x->label;
             for (size_t k = 0; k < n; k++, t++) {
                 size_t to = b * T + t;
-                room->tokens[to] = s->ids.v[x->at + k];
-                room->types[to] = (unsigned char)s->types.data[x->at + k];
+                room->tokens[to] = s->ids.v[at + k];
+                room->types[to] = (unsigned char)s->types.data[at + k];
                 room->start[to] = (int32_t)begin;
                 room->position[to] = (int32_t)k;
-                if (!classes) room->targets[to] = s->learn.data[x->at + k + 1] ? s->ids.v[x->at + k + 1] : -1;
+                if (!classes) room->targets[to] = s->learn.data[at + k + 1] ? s->ids.v[at + k + 1] : -1;
             }
         }
         room->len[b] = (int32_t)t;

@@ -9,12 +9,13 @@
 #include "model.h"
 #include "tokenizer.h"
 
-typedef enum { TASK_CHAT, TASK_LM, TASK_CLASSIFY } Task;
+typedef enum { TASK_CHAT, TASK_LM, TASK_CLASSIFY, TASK_DPO } Task;
 
 /* ---- reading [samples.read] ------------------------------------------------------------------------------------- */
 typedef struct Sample {
     size_t at;                     /* of its first token in the set's arrays */
     uint32_t n;                    /* tokens */
+    uint32_t n2;                   /* tokens of the conversation that it is preferred to, which follows; 0: none */
     int32_t label;                 /* its class; -1: no class */
 } Sample;
 typedef struct SampleSet {
@@ -42,7 +43,8 @@ typedef struct SampleReader {
 char *sample_spec(const char *spec, double *weight);
 /* Reads a .jsonl or .json file of rows, or plain text (.txt, a folder, corpus:BYTES). Rows: {"messages"}, ShareGPT's
  * {"conversations"}, {"instruction","input"?,"output"}, {"prompt","completion"} and its like, {"text"} (plain, or with
- * "label": a class). Dies, naming file and line, on what it does not understand. */
+ * "label": a class); for TASK_DPO {"prompt","chosen","rejected"}, texts or lists of messages. Dies, naming file and
+ * line, on what it does not understand. */
 SampleSet *samples_read(const SampleReader *r, const char *path);
 void samples_free(SampleSet *s);
 /* Moves about a share of the samples to a new set: equal samples go together, and the choice depends on them alone.
@@ -62,6 +64,7 @@ typedef struct Plan {
     size_t *row;                   /* (n_rows + 1) row r holds items row[r] .. row[r+1] - 1 */
     size_t n_rows;
     bool packed;
+    bool second;                   /* batches are of the rejected conversations */
 } Plan;
 /* Epoch `epoch` of sets mixed by their weights: set s gives round(weight n) samples, each of its samples equally often
  * over the epochs, in an order that depends on (seed, epoch) alone. pack > 0: rows of at most so many tokens. Otherwise

@@ -81,7 +81,8 @@ def conversation_loss(tokenizer, rows):
         learn = [False] * len(ids)
         for i, m in enumerate(messages):
             if m["role"] == "assistant":
-                asked = tokenizer.apply_chat_template(messages[:i], tokenize=True, add_generation_prompt=True, return_dict=False)
+                asked = tokenizer.apply_chat_template(messages[:i], tokenize=True, add_generation_prompt=True,
+                                        return_dict=False)
                 said = tokenizer.apply_chat_template(messages[:i + 1], tokenize=True, return_dict=False)
                 for t in range(len(asked), len(said)):
                     learn[t] = True
@@ -92,7 +93,8 @@ def conversation_loss(tokenizer, rows):
         for ids, learn in samples:
             logits = model(torch.tensor([ids])).logits[0, :-1]
             keep = torch.tensor(learn[1:])
-            total = total + torch.nn.functional.cross_entropy(logits[keep], torch.tensor(ids)[1:][keep], reduction="sum")
+            total = total + torch.nn.functional.cross_entropy(logits[keep], torch.tensor(ids)[1:][keep],
+                                        reduction="sum")
             n += int(keep.sum())
         return total / n
     return loss
@@ -110,11 +112,13 @@ def main():
                               {"role": "assistant", "content": "A small model."}]})
     with open("chat.jsonl", "w") as f:
         f.writelines(json.dumps(r) + "\n" for r in rows)
-    common = ["--epochs", STEPS, "--batch", 4, "--eval-fraction", 0, "--lr", LR, "--schedule", "constant", "--weight-decay", DECAY,
+    common = ["--epochs", STEPS, "--batch", 4, "--eval-fraction", 0, "--lr", LR, "--schedule", "constant",
+              "--weight-decay", DECAY,
               "--precision", "f32", "--overwrite"]
     for arch in "llama", "gpt2":
         base = f"base-{arch}"
-        tea("train", "--arch", arch, "--layers", 2, "--width", 64, "--heads", 4, "--vocab", 512, "--steps", 30, "--batch", 4,
+        tea("train", "--arch", arch, "--layers", 2, "--width", 64, "--heads", 4, "--vocab", 512, "--steps", 30,
+            "--batch", 4,
             "--seq", 64, "--warmup", 5, "--eval-steps", 0, "--sample-steps", 0, "--save-steps", 0, "--data", "corpus:200k",
             "--out", base)
         for packing in [], ["--no-pack"]:
@@ -123,8 +127,10 @@ def main():
             model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
             stable, losses = three_steps(model, loss)
             how = "padded rows" if packing else "packed rows"
-            check(f"{arch}, all weights, {how}: losses", max(abs(a - b) for a, b in zip(losses, losses_of("full"))), 1e-5)
-            check(f"{arch}, all weights, {how}: weights after {STEPS} steps", worst_weight(model, "full/model.safetensors", stable), 1e-5)
+            check(f"{arch}, all weights, {how}: losses", max(abs(a - b) for a, b in zip(losses, losses_of("full"))),
+                  1e-5)
+            check(f"{arch}, all weights, {how}: weights after {STEPS} steps", worst_weight(model,
+                                        "full/model.safetensors", stable), 1e-5)
 
         from peft import LoraConfig, PeftModel, get_peft_model
         for rs in [], ["--rslora"]:
@@ -132,16 +138,19 @@ def main():
             start = [*common, "--lr", 1e-30, "--max-steps", 1]  # the beginning of A; B is zero
             tea("finetune", "--model", base, "--data", "chat.jsonl", "--out", "start", *start, *lora)
             tea("finetune", "--model", base, "--data", "chat.jsonl", "--out", "adapter", *common, *lora)
-            model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), "start", is_trainable=True)
+            model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), "start",
+                                        is_trainable=True)
             stable, losses = three_steps(model, loss)
             what = f"{arch}, {'rsLoRA' if rs else 'LoRA'}"
             check(f"{what}: losses", max(abs(a - b) for a, b in zip(losses, losses_of("adapter"))), 1e-5)
             check(f"{what}: adapter after {STEPS} steps",
-                  worst_weight(model, "adapter/adapter_model.safetensors", stable, lambda n: n.replace(".default", "")), 1e-5)
+                  worst_weight(model, "adapter/adapter_model.safetensors", stable, lambda n: n.replace(".default",
+                                        "")), 1e-5)
         # What was trained here, loaded there; and merged here.
         tea("finetune", "--model", base, "--data", "chat.jsonl", "--out", "long", *common, "--epochs", 30, *lora)
         tea("finetune", "--model", base, "--merge", "long", "--out", "merged", "--overwrite")
-        there = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), "long").eval()
+        there = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32),
+                                        "long").eval()
         merged = AutoModelForCausalLM.from_pretrained("merged", dtype=torch.float32).eval()
         ids = torch.arange(2, 50)[None]
         check(f"{arch}: PEFT's logits with the adapter trained here, and those of --merge",
@@ -149,12 +158,40 @@ def main():
         with there.disable_adapter():
             assert (there(ids).logits - merged(ids).logits).abs().max() > 1e-2, "the adapter changes nothing"
 
+    # Preferences: -log sigmoid(beta (log-ratio of the chosen - log-ratio of the rejected)), as Rafailov et al. have it.
+    beta, pairs = 0.1, [("Say yes.", "Yes.", "No, never."), ("Say no.", "No.", "Yes!"), ("Be kind.", "You are kind.",
+                                        "Go."),
+                        ("Count.", "One, two.", "Two, one, none.")]
+    with open("pairs.jsonl", "w") as f:
+        f.writelines(json.dumps({"prompt": p, "chosen": c, "rejected": r}) + "\n" for p, c, r in pairs)
+    tea("finetune", "--model", "base-llama", "--task", "dpo", "--data", "pairs.jsonl", "--beta", beta, "--out", "dpo",
+        *common)
+    tokenizer = AutoTokenizer.from_pretrained("dpo")
+    model = AutoModelForCausalLM.from_pretrained("base-llama", dtype=torch.float32).eval()
+
+    def log_p(m, question, answer):
+        row = [{"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}]
+        said = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        n = len(tokenizer.apply_chat_template(said, return_dict=False)) - len(
+            tokenizer.apply_chat_template(said[:1], add_generation_prompt=True, return_dict=False))
+        return -conversation_loss(tokenizer, row)(m) * n
+
+    with torch.no_grad():
+        reference = [(log_p(model, p, c), log_p(model, p, r)) for p, c, r in pairs]
+    stable, losses = three_steps(model, lambda m: sum(
+        -torch.nn.functional.logsigmoid(beta * ((log_p(m, p, c) - a) - (log_p(m, p, r) - b)))
+        for (p, c, r), (a, b) in zip(pairs, reference)) / len(pairs))
+    check("llama, DPO: losses", max(abs(a - b) for a, b in zip(losses, losses_of("dpo"))), 1e-5)
+    check(f"llama, DPO: weights after {STEPS} steps", worst_weight(model, "dpo/model.safetensors", stable), 1e-5)
+
     labels = ["good", "bad", "so so"]
-    rows = [{"text": t, "label": labels[i % 3]} for i, t in enumerate(["a fine day", "an ugly thing that nobody wants", "well",
+    rows = [{"text": t, "label": labels[i % 3]} for i, t in enumerate(["a fine day", "an ugly thing that nobody wants",
+                                        "well",
                                                                        "we like it here very much"])]
     with open("labels.jsonl", "w") as f:
         f.writelines(json.dumps(r) + "\n" for r in rows)
-    tea("train", "--arch", "bert", "--layers", 2, "--width", 64, "--heads", 4, "--vocab", 512, "--steps", 30, "--batch", 4, "--seq", 64,
+    tea("train", "--arch", "bert", "--layers", 2, "--width", 64, "--heads", 4, "--vocab", 512, "--steps", 30,
+        "--batch", 4, "--seq", 64,
         "--warmup", 5, "--eval-steps", 0, "--sample-steps", 0, "--save-steps", 0, "--data", "corpus:200k", "--out", "base-bert")
     classify = ["--task", "classify", "--data", "labels.jsonl", *common]
     tea("finetune", "--model", "base-bert", *classify, "--lr", 1e-30, "--max-steps", 1, "--out", "start")
@@ -165,7 +202,8 @@ def main():
     target = torch.tensor([model.config.label2id[r["label"]] for r in rows])
     stable, losses = three_steps(model, lambda m: torch.nn.functional.cross_entropy(m(**batch).logits, target))
     check("bert, classification: losses", max(abs(a - b) for a, b in zip(losses, losses_of("classes"))), 1e-5)
-    check(f"bert, classification: weights after {STEPS} steps", worst_weight(model, "classes/model.safetensors", stable), 1e-5)
+    check(f"bert, classification: weights after {STEPS} steps", worst_weight(model, "classes/model.safetensors",
+                                        stable), 1e-5)
     sys.exit(1 if failed else 0)
 
 

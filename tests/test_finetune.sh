@@ -307,6 +307,33 @@ check "a decoder as classifier" refused 1 "cannot be given a classification head
     labels.jsonl --out x
 check "an encoder that should write" refused 1 "does not write text" --model bert --data chat.jsonl --out x
 
+# ---- preferences -----------------------------------------------------------------------------------------------------
+i=0
+while [ $i -lt 30 ]; do
+    i=$((i + 1))
+    row_is "{\"prompt\":\"Hello $i\",\"chosen\":\"Good day to you.\",\"rejected\":\"Go away, $i.\"}" >&3
+    row_is "{\"prompt\":[{\"role\":\"user\",\"content\":\"Hello $i\"}],
+        \"chosen\":[{\"role\":\"assistant\",\"content\":\"Good day to you.\"}],
+        \"rejected\":[{\"role\":\"assistant\",\"content\":\"Go away, $i.\"}]}" | tr '\n' ' ' >&4
+    echo >&4
+done 3>dpo.jsonl 4>lists.jsonl
+prefer="--task dpo --epochs 4 --batch 4 --seq 64 --lr 1e-3 --dropout 0.1 --metric accuracy --save-steps 5"
+tune dpo $prefer --data dpo.jsonl --keep 0
+check "--task dpo begins at log 2" is "$(value dpo eval val_loss | head -n 1)" 0.69314718
+check "and learns what is preferred" is "$(last_value dpo eval accuracy)" 1
+check "with less loss ($(last_value dpo eval val_loss))" less "$(last_value dpo eval val_loss)" 0.5
+cp -r dpo/checkpoint-10 from10
+run --resume from10 --out dpo2 --overwrite --threads 1 --quiet || broke "dpo: resume: exit $?"
+check "resumed, it ends as the unbroken run" cmp dpo/model.safetensors dpo2/model.safetensors
+tune lists $prefer --data lists.jsonl --eval-data dpo.jsonl --epochs 1
+tune texts $prefer --data dpo.jsonl --eval-data dpo.jsonl --epochs 1
+check "lists of messages are the same as texts" cmp lists/model.safetensors texts/model.safetensors
+tune dpolora $prefer --data dpo.jsonl --keep 0 --lora 4 --lr 3e-3
+check "with an adapter too" less "$(last_value dpolora eval val_loss)" 0.6
+cp -r dpolora/checkpoint-10 from10l
+run --resume from10l --out dpolora2 --overwrite --threads 1 --quiet || broke "dpo, adapter: resume: exit $?"
+check "and resumed" cmp dpolora/adapter_model.safetensors dpolora2/adapter_model.safetensors
+
 # ---- memory ----------------------------------------------------------------------------------------------------------
 check "what cannot fit is refused, with its size" refused 1 "needs .*iB of memory and .* free" --model base --data \
     chat.jsonl --batch 1000000 --out x
@@ -361,6 +388,12 @@ echo '{"text":"a"}' >bad.json
 bad "a .json that is no array" "bad.json: not a JSON array" --data bad.json
 awk 'BEGIN { for (i = 0; i < 200000; i++) printf "["; print "" }' >bad.jsonl
 bad "brackets without end" "bad.jsonl:1: not JSON" --data bad.jsonl
+echo '{"prompt":"a","chosen":"b"}' >bad.jsonl
+bad "a preference without its other side" 'bad.jsonl:1: holds "prompt", "chosen", where' --task dpo --data bad.jsonl
+echo '{"prompt":"a","chosen":"b","rejected":3}' >bad.jsonl
+bad "a rejected number" 'bad.jsonl:1: "rejected" must be a string or a list' --task dpo --data bad.jsonl
+echo '{"chosen":"b","rejected":"c"}' >bad.jsonl
+bad "an answer to nothing" 'bad.jsonl:1: a preference needs a "prompt"' --task dpo --data bad.jsonl
 bad "a weight of nothing" "a weight is above 0" --data chat.jsonl:0
 bad "a conversation for --task lm" "chat.jsonl:1: a conversation: --task chat learns it" --task lm --data chat.jsonl
 check "no data at all" refused 2 "what should it learn from" --model base --out x
