@@ -1092,6 +1092,10 @@ static void run(void) {
     if (resume_dir) before_load(&r);
     else {
         evaluate_all(&r, r.before);
+        if (stop_requested) {
+            printf("stopped before the first step: nothing to save\n");
+            return;
+        }
         before_save(&r);
     }
     train_loop(&r);
