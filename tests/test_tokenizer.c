@@ -697,14 +697,14 @@ static void test_parts(void) {
 /* tiktoken's file of ranks; ids are tiktoken's. */
 static void test_ranks(void) {
     static const char RANKS[] = "YQ== 0\nYg== 1\nYw== 2\nIA== 3\nYmM= 4\nYWI= 5\nYWJj 6\nIGE= 7\nZA== 8\nY2Q= 9\r\n"
-                                "ww== 10\nqQ== 11\nw6k= 12\n";
-    static const char CONFIG[] = "{\"added_tokens_decoder\": {\"13\": {\"content\": \"<|end|>\", \"special\": true}}, "
+                                "ww== 10\nqQ== 11\nw6k= 12\nZGRh 13\n";
+    static const char CONFIG[] = "{\"added_tokens_decoder\": {\"14\": {\"content\": \"<|end|>\", \"special\": true}}, "
                                  "\"eos_token\": \"<|end|>\"}";
     char *dir = dir_of("ranks"), *path = path_join(dir, "tokenizer.model");
     char *config = path_join(dir, "tokenizer_config.json");
     make_dirs(dir);
     file_write(path, RANKS, strlen(RANKS));
-    CHECK_DIES({ tokenizer_load(dir); }, "13 ranks of an unknown family");
+    CHECK_DIES({ tokenizer_load(dir); }, "14 ranks of an unknown family");
     file_write(config, CONFIG, strlen(CONFIG));
     FILE *capture = tmpfile(); /* most bytes have no token: a warning */
     int stderr_fd = dup(STDERR_FILENO);
@@ -715,8 +715,9 @@ static void test_ranks(void) {
     fclose(capture);
     check_ids(t, "ranks", "abcd abc é", false, "6 8 3 6 3 12");
     check_ids(t, "ranks: any two that are a token together merge", "abcdabcd", false, "6 8 6 8");
-    check_ids(t, "ranks: special tokens of the config", "aab a<|end|>", true, "0 5 7 13");
-    CHECK(tokenizer_eos(t) == 13 && tokenizer_vocab(t) == 14, "eos is %d of %d", tokenizer_eos(t), tokenizer_vocab(t));
+    check_ids(t, "ranks: special tokens of the config", "aab a<|end|>", true, "0 5 7 14");
+    check_ids(t, "ranks: a word that is a token, though no merges lead to it", "dda ddab", false, "13 3 8 8 5");
+    CHECK(tokenizer_eos(t) == 14 && tokenizer_vocab(t) == 15, "eos is %d of %d", tokenizer_eos(t), tokenizer_vocab(t));
     tokenizer_free(t);
     static const struct { const char *file, *why; } bad[] = {
         {"YQ== 0\nYg= x\n", "line 2 is not"},      {"YQ== 0\n!! 1\n", "line 2 is not"},
