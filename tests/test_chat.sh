@@ -7,7 +7,7 @@
 command -v python3 >/dev/null || { echo "no python3, which plays the terminal"; exit 77; }
 dir=$(mktemp -d) || exit 1
 trap 'rm -rf "$dir"' EXIT
-export OMP_NUM_THREADS=1 dir
+export OMP_NUM_THREADS=1 dir ASAN_OPTIONS="${ASAN_OPTIONS:-detect_leaks=0}" # a program's end frees its memory
 echo "The old fox went to the river. It saw a boat and was glad." >"$dir/text.txt"
 "$BUILD/train" --data "$dir/text.txt" --layers 1 --width 32 --heads 2 --steps 1 --warmup 0 --seq 16 --batch 1 --vocab 300 \
     --valid-fraction 0 --out "$dir/model" --quiet >/dev/null 2>"$dir/err" || { cat "$dir/err"; echo "cannot make a model"; exit 1; }
