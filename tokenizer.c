@@ -15,23 +15,27 @@
  * tokenizers/, one subject a file; parts.h there says what they share. Here are the command line and the lesson.
  *     unicode.c   [tok.bytes]   UTF-8, and the alphabet in which vocabulary files spell bytes
  *                 [tok.class]   letters, numbers, white space: what Unicode says of a character
- *                 [tok.norm]    one spelling for accented characters (NFC), where a tokenizer asks for it
+ *     norm.c      [tok.norm]    text -> text, where a tokenizer asks for it: one spelling for accented characters, ...
  *     split.h     [tok.split]   text -> words, by the rules of GPT-2 and of Llama-3 (no merge crosses a word's border)
+ *     pretok.c    [tok.regex]   patterns of any other kind                  [tok.pieces]  cutting by steps
  *     vocab.c     [tok.vocab]   token <-> id; the table of merges
  *     bpe.c       [tok.bpe]     word -> ids: the lowest-ranked merge first; the same for very long words
+ *                 [tok.joins]   where no merge can reach across: words for tokenizers that have no splitter
  *     encode.c    [tok.added]   special tokens: found before anything else, and only where the caller allows
  *                 [tok.cache]   most words have been seen before
- *                 [tok.encode]  all of it, in order
+ *                 [tok.encode]  all of it, in order           [tok.wrap]  special tokens around a text, or two
  *     decode.c    [tok.decode]  ids -> bytes -> whole characters
- *     load.c      [tok.load]    tokenizer.json, or vocab.json and merges.txt: checked here, trusted above
+ *     load.c      [tok.load]    a directory's files: checked here, trusted above   [tok.tiktoken], [tok.dir]
+ *     json.c      [tok.json]    tokenizer.json: every part by its type
+ *     sentencepiece.c, wordpiece.c: the other two families of tokenizers, each with its files and its model
  *     train.c     [tok.train]   counting words, then merging the most frequent pair, thousands of times
  *     tokenizer.c [tok.show]    the same encoding, printed step by step         [tok.main]    the command line
  *
  * The ids are those of Hugging Face's tokenizers and of tiktoken, for every text; the merges learnt are those of
  * Hugging Face's BpeTrainer. Bytes that are not UTF-8 go through unharmed: decode(encode(x)) is x for any x.
  *
- * What this stage refuses to do: guess. A tokenizer.json with a part it does not know (WordPiece, Unigram, Metaspace,
- * another split pattern) ends in a sentence naming the part; BOS and EOS are the caller's business; and text that
+ * What this stage refuses to do: guess. A tokenizer.json with a part it does not know ends in a sentence naming the
+ * part; BOS and EOS are the caller's business; and text that
  * merely looks like a special token never becomes one unless the caller says so, because that text may come from a
  * stranger. */
 #include "dataset.h"

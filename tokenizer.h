@@ -10,8 +10,9 @@ extern "C" {
 
 typedef struct Tokenizer Tokenizer;
 
-/* Reads the tokenizer that lies in a model directory (tokenizer.json, with tokenizer_config.json beside it). Dies with
- * one sentence on a missing, malformed or unsupported file. */
+/* Reads the tokenizer that lies in a model directory: tokenizer.json; or vocab.json and merges.txt; tokenizer.model or
+ * ice_text.model (SentencePiece, or tiktoken's ranks); *.tiktoken; vocab.txt; with tokenizer_config.json beside it.
+ * Dies with one sentence on a missing, malformed or unsupported file. */
 Tokenizer *tokenizer_load(const char *dir);
 void tokenizer_free(Tokenizer *t);
 bool tokenizer_in_dir(const char *dir);         /* does dir hold a tokenizer that tokenizer_load knows? */
@@ -36,7 +37,8 @@ const Ids *tokenizer_suffix(const Tokenizer *t); /* the same behind a text */
 /* Appends to ids the text a, or the two texts a and b, with what the post-processor puts around them, and to types (or
  * NULL) each one's token type. With max_length > 0 no more ids than that: the longer text gives up its end first. */
 void tokenizer_wrap(const Tokenizer *t, const Ids *a, const Ids *b, size_t max_length, Ids *ids, Ids *types);
-/* The exact bytes of one token inside a text (as a text's first it may lack its blank), valid as long as the tokenizer. Ids out of range die. */
+/* The exact bytes of one token inside a text (as a text's first it may lack its blank), valid as long as the
+ * tokenizer. Ids out of range die. */
 const char *tokenizer_token(const Tokenizer *t, int id, size_t *n);
 
 /* The length of the first word of text: the piece that no merge crosses the end of. Call it again on the rest. */
@@ -51,8 +53,9 @@ void tokenizer_decode(const Tokenizer *t, const int32_t *ids, size_t n, bool ski
 /* The same as text that is valid UTF-8, with U+FFFD where the library that the tokenizer comes from writes it. */
 void tokenizer_decode_text(const Tokenizer *t, const int32_t *ids, size_t n, bool skip_special, Buf *out);
 /* Streaming: bytes of an unfinished UTF-8 character stay in the state; what is appended to out is always whole
- * characters, invalid sequences become U+FFFD. Finish with id = -1 (flushes what is left). */
-typedef struct { uint8_t pending[4]; int n; bool started, blank_due; int stripped; } Utf8Stream; /* {0}: a text begins */
+ * characters, invalid sequences become U+FFFD. Finish with id = -1 (flushes what is left). A state of {0} begins a text,
+ * whose first blank some tokenizers drop. */
+typedef struct { uint8_t pending[4]; int n; bool started, blank_due; int stripped; } Utf8Stream;
 void tokenizer_decode_stream(const Tokenizer *t, Utf8Stream *s, int32_t id, Buf *out);
 
 /* Trains byte-level BPE on documents that next() hands out (NULL ends; the text may be reused by the next call).

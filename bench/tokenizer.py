@@ -3,10 +3,12 @@
 
     make && python3 bench/tokenizer.py                        # installs its peers into build/peers the first time
     python3 bench/tokenizer.py --text my.txt --json out.json  # your own text
+    python3 bench/tokenizer.py --model gpt2 llama2 qwen2      # published tokenizers: directories with tokenizer.json
 
 Two races on the same text: learning a vocabulary, and encoding with it on one thread. The programs take turns and the
 medians count, because a shared machine changes from minute to minute. Before any time is printed the results are
-compared: the trained file and the ids must be identical, or the script exits 1.
+compared: the trained file and the ids must be identical, or the script exits 1. With --model nothing is trained: each
+directory's tokenizer.json races instead, beside tiktoken where it is byte-level BPE.
 
 Without --text it reads the Python sources of the running interpreter and of the peers: real text, found everywhere.
 """
@@ -19,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import unicodedata
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,6 +42,7 @@ def arguments():
     p.add_argument("--split", choices=["gpt2", "llama3"], default="gpt2")
     p.add_argument("--rounds", type=int, default=5, help="rounds of encoding")
     p.add_argument("--train-rounds", type=int, default=3)
+    p.add_argument("--model", nargs="*", default=[], help="directories with a tokenizer.json")
     p.add_argument("--json", help="write the results here")
     return p.parse_args()
 
@@ -111,28 +115,41 @@ def race_training(args, documents, work):
     return {"tea": statistics.median(ours), "tokenizers": statistics.median(theirs)}
 
 
-def tiktoken_of(model, split):
+def pattern_of(config):
+    """The split pattern of a byte-level BPE tokenizer.json; None: it is something else."""
+    parts = config["pre_tokenizer"] or {}
+    parts = parts.get("pretokenizers", [parts])
+    if not parts or parts[-1].get("type") != "ByteLevel" or "merges" not in config["model"]:
+        return None
+    return parts[0]["pattern"]["Regex"] if parts[0]["type"] == "Split" else GPT2
+
+
+def tiktoken_of(config):
     """The same vocabulary for tiktoken: bytes instead of the printable characters that spell them."""
     import tiktoken
+    pattern, model = pattern_of(config), config["model"]
+    if not pattern:
+        return None
+    special = {t["content"]: t["id"] for t in config["added_tokens"]}
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [b for b in range(256) if b not in printable]
     byte_of = {chr(b): b for b in printable} | {chr(0x100 + i): b for i, b in enumerate(others)}
-    ranks = {bytes(byte_of[c] for c in token): i for token, i in model["vocab"].items() if token != "<|endoftext|>"}
-    return tiktoken.Encoding("bench", pat_str=GPT2 if split == "gpt2" else LLAMA3, mergeable_ranks=ranks,
-                             special_tokens={"<|endoftext|>": model["vocab"]["<|endoftext|>"]})
+    ranks = {bytes(byte_of[c] for c in token): i for token, i in model["vocab"].items() if token not in special}
+    return tiktoken.Encoding("bench", pat_str=pattern, mergeable_ranks=ranks, special_tokens=special)
 
 
-def race_encoding(args, text, work):
+def race_encoding(args, text, model, work):
     """Median MB/s on one thread. "tea, cold" is the first pass of a new process, its word cache empty."""
     from tokenizers import Tokenizer
-    peer = Tokenizer.from_file(str(work / "tea/tokenizer.json"))
-    tik = tiktoken_of(json.loads((work / "tea/tokenizer.json").read_text())["model"], args.split)
+    peer = Tokenizer.from_file(str(model / "tokenizer.json"))
+    peer.encode_special_tokens = True  # the name of a special token in the text is text, as it is to the other two
+    tik = tiktoken_of(json.loads((model / "tokenizer.json").read_text()))
     raw = text.encode()
     (work / "encode.txt").write_bytes(raw)
-    command = [args.tokenizer, "encode", "--model", str(work / "tea")]
+    command = [args.tokenizer, "encode", "--model", str(model)]
     with open(work / "encode.txt", "rb") as f:
         mine = [int(i) for i in subprocess.run(command, stdin=f, check=True, capture_output=True).stdout.split()]
-    if mine != tik.encode_ordinary(text) or mine != peer.encode(text, add_special_tokens=False).ids:
+    if (tik and mine != tik.encode_ordinary(text)) or mine != peer.encode(text, add_special_tokens=False).ids:
         sys.exit("the ids differ: the times mean nothing")
     speeds = {"tea": [], "tea, cold": [], "tiktoken": [], "tokenizers": []}
     for _ in range(args.rounds):
@@ -141,13 +158,28 @@ def race_encoding(args, text, work):
         seconds = json.loads(run.stdout)["seconds"]
         speeds["tea, cold"].append(len(raw) / seconds[0] / 1e6)
         speeds["tea"].append(len(raw) / statistics.median(seconds[1:]) / 1e6)
-        start = time.perf_counter()
-        tik.encode_ordinary(text)
-        speeds["tiktoken"].append(len(raw) / (time.perf_counter() - start) / 1e6)
+        if tik:
+            start = time.perf_counter()
+            tik.encode_ordinary(text)
+            speeds["tiktoken"].append(len(raw) / (time.perf_counter() - start) / 1e6)
         start = time.perf_counter()
         peer.encode(text, add_special_tokens=False)
         speeds["tokenizers"].append(len(raw) / (time.perf_counter() - start) / 1e6)
-    return {k: statistics.median(v) for k, v in speeds.items()}, len(mine)
+    return {k: statistics.median(v) for k, v in speeds.items() if v}, len(mine)
+
+
+def race_published(args, text):
+    """Each directory of --model on the same text, in the normal form that some tokenizers would bring it to."""
+    result = {}
+    text = unicodedata.normalize("NFC", text)
+    print(f"{len(text.encode()) / 1e6:.1f} MB, one thread, MB/s (tea is so many times as fast)\n")
+    for model in map(Path, args.model):
+        with tempfile.TemporaryDirectory() as d:
+            speeds, n_ids = race_encoding(args, text, model, Path(d))
+        result[model.name] = speeds
+        print(f"{model.name:<16}" + "   ".join(f"{k} {v:.1f} ({speeds['tea'] / v:.1f}x)" for k, v in speeds.items()),
+              flush=True)
+    return result
 
 
 def main():
@@ -159,9 +191,14 @@ def main():
     import tokenizers
     documents, total = read_documents(args.text, args.train_bytes)
     text = "".join(documents).encode()[:args.encode_bytes].decode("utf-8", "ignore")
+    if args.model:
+        result = race_published(args, text)
+        if args.json:
+            Path(args.json).write_text(json.dumps(result, indent=1) + "\n")
+        return
     with tempfile.TemporaryDirectory() as d:
         train = race_training(args, documents, Path(d))
-        encode, n_ids = race_encoding(args, text, Path(d))
+        encode, n_ids = race_encoding(args, text, Path(d) / "tea", Path(d))
     result = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count(), "split": args.split,
               "vocab": args.vocab, "train_bytes": total, "encode_bytes": len(text.encode()), "encode_ids": n_ids,
               "train_s": train, "encode_MB_s": encode,

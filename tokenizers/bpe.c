@@ -197,7 +197,7 @@ void bpe(const Tokenizer *t, Worker *w, const uint8_t *s, size_t n, Ids *ids) {
     if (t->sp) sentencepiece_finish(t, w->split, before, ids);
 }
 
-/* [tok.joins] where merges end --------------------------------------------------------------------------------------- */
+/* [tok.joins] where merges end ------------------------------------------------------------------------------------- */
 
 enum { NO_CHARACTER = 0x110000 }; /* a byte that is part of none */
 
@@ -248,7 +248,7 @@ void joins_from_merges(Tokenizer *t) {
         for (int b = 0; b < 256 && t->byte_fallback; b++)
             if (left == t->byte_id[b] || right == t->byte_id[b]) j->usable = false;
         const Spelling *e = &t->vocab.spelling[left], *f = &t->vocab.spelling[right];
-        const uint8_t *l = (const uint8_t *)t->vocab.pool.data + e->at, *r = (const uint8_t *)t->vocab.pool.data + f->at;
+        const uint8_t *pool = (const uint8_t *)t->vocab.pool.data, *l = pool + e->at, *r = pool + f->at;
         uint32_t a, b;
         if (!e->n || !f->n || utf8_char(r, f->n, &b) <= 0) continue; /* no text makes such a symbol */
         size_t k = e->n - 1;

@@ -77,7 +77,7 @@ static bool well_formed(const char *bytes, size_t n) {
 void tokenizer_decode_text(const Tokenizer *t, const int32_t *ids, size_t n, bool skip_special, Buf *out) {
     const Decoder *d = &t->decoder;
     Utf8Stream s = {0};
-    /* A blank among the bytes of a broken row is not there to be stripped: here the text is stripped, not its tokens. */
+    /* A blank among the bytes of a broken row is not there to be stripped: the text is stripped, not its tokens. */
     if (d->bad == BAD_RUN) s.stripped = d->strip;
     Buf raw = {0}, one = {0};
     size_t from = out->len, run = 0; /* bytes at the end of raw that came from tokens of single bytes */

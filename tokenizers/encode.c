@@ -229,7 +229,7 @@ size_t tokenizer_word(const Tokenizer *t, const char *text, size_t n) {
     return n ? (size_t)(word_end(t->split, s, s + n) - s) : 0;
 }
 
-/* [tok.wrap] special tokens around a text --------------------------------------------------------------------------- */
+/* [tok.wrap] special tokens around a text -------------------------------------------------------------------------- */
 
 /* How much of two texts stays when they may have `room` ids in all: the longer one gives. */
 static void longest_first(size_t *a, size_t *b, size_t room) {

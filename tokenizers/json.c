@@ -5,7 +5,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-/* [tok.json] the parts of a tokenizer.json -------------------------------------------------------------------------- */
+/* [tok.json] the parts of a tokenizer.json ------------------------------------------------------------------------- */
 
 /* A part of the file by its "type", which older files leave out for BPE. */
 static const char *json_type(const Loader *l, const cJSON *node, const char *what) {
@@ -189,8 +189,8 @@ static Split split_of(const cJSON *node) {
     return (Split){SPLIT_NONE, 0};
 }
 
-/* ByteLevel alone, or behind one Split of a known pattern: the fast way. Anything else goes by steps; a ByteLevel that is
- * not the last of them hands on text in the byte alphabet. */
+/* ByteLevel alone, or behind one Split of a known pattern: the fast way. Anything else goes by steps; a ByteLevel that
+ * is not the last of them hands on text in the byte alphabet. */
 static void read_pre_tokenizers(Loader *l, const cJSON *node) {
     Tokenizer *t = l->t;
     each_part(l, node, "the pre_tokenizer", "pretokenizers", read_pre_tokenizer, NULL);
@@ -214,7 +214,9 @@ static void read_pre_tokenizers(Loader *l, const cJSON *node) {
 
 /* ---- decoder ---------------------------------------------------------------------------------------------------- */
 
-typedef enum { DEC_BYTE_LEVEL, DEC_METASPACE, DEC_WORDPIECE, DEC_STRIP, DEC_REPLACE, DEC_BPE, DEC_BYTE_FALLBACK } DecKind;
+typedef enum {
+    DEC_BYTE_LEVEL, DEC_METASPACE, DEC_WORDPIECE, DEC_STRIP, DEC_REPLACE, DEC_BPE, DEC_BYTE_FALLBACK
+} DecKind;
 typedef struct {
     DecKind kind;
     char *find, *put;                            /* METASPACE, WORDPIECE, BPE: mark, prefix, suffix */

@@ -100,7 +100,8 @@ static void read_roles_in(Loader *l, const char *name) {
     for (int i = 0; i < (int)(sizeof roles / sizeof *roles); i++) {
         const cJSON *node = json_get(json, roles[i]);
         char *token = cJSON_GetStringValue(cJSON_IsObject(node) ? json_get(node, "content") : node);
-        if (!json_absent(node) && !token) die("%s: %s is neither a string nor an object with a content", path, roles[i]);
+        if (!json_absent(node) && !token)
+            die("%s: %s is neither a string nor an object with a content", path, roles[i]);
         if (!token || !*token) continue;
         int32_t id = vocab_find(&t->vocab, token, strlen(token));
         if (id < 0 && i < 2)
@@ -287,7 +288,10 @@ static void load_vocab_and_merges(Loader *l) {
     if (file_exists(config)) {
         cJSON *json = json_read(config);
         const char *class = json_str(json, "tokenizer_class");
-        if (class && !strncmp(class, "Qwen2", 5)) t->split = (Split){SPLIT_LLAMA3, 1}, norm_add(t, (NormStep){.kind = NORM_NFC});
+        if (class && !strncmp(class, "Qwen2", 5)) {
+            t->split = (Split){SPLIT_LLAMA3, 1};
+            norm_add(t, (NormStep){.kind = NORM_NFC});
+        }
         t->add_prefix_space = json_true(json, "add_prefix_space");
         cJSON_Delete(json);
     }
@@ -460,7 +464,7 @@ static void load_tiktoken(Loader *l) {
     free(path);
 }
 
-/* [tok.dir] which files there are ----------------------------------------------------------------------------------- */
+/* [tok.dir] which files there are ---------------------------------------------------------------------------------- */
 
 static bool dir_has(const char *dir, const char *name) {
     char *path = path_join(dir, name);
@@ -577,19 +581,24 @@ void tokenizer_free(Tokenizer *t) {
     free(t);
 }
 
+static void copy_file(const char *from_dir, const char *to_dir, const char *name) {
+    char *from = path_join(from_dir, name), *to = path_join(to_dir, name);
+    if (file_exists(from)) {
+        size_t n;
+        char *bytes = file_read(from, &n);
+        file_write(to, bytes, n);
+        free(bytes);
+    }
+    free(from);
+    free(to);
+}
+
 void tokenizer_copy_files(const char *from_dir, const char *to_dir) {
     static const char *const names[] = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
                                         "added_tokens.json", "vocab.json", "merges.txt", "vocab.txt",
                                         "tokenizer.model", "ice_text.model", "chat_template.jinja"};
-    for (int i = 0; i < (int)(sizeof names / sizeof *names); i++) {
-        char *from = path_join(from_dir, names[i]), *to = path_join(to_dir, names[i]);
-        if (file_exists(from)) {
-            size_t n;
-            char *bytes = file_read(from, &n);
-            file_write(to, bytes, n);
-            free(bytes);
-        }
-        free(from);
-        free(to);
-    }
+    for (int i = 0; i < (int)(sizeof names / sizeof *names); i++) copy_file(from_dir, to_dir, names[i]);
+    char *ranks = file_ending(from_dir, ".tiktoken");
+    if (ranks) copy_file(from_dir, to_dir, strrchr(ranks, '/') + 1);
+    free(ranks);
 }

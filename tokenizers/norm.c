@@ -13,7 +13,7 @@
 
 typedef struct { uint32_t first, last; } Range;
 
-/* Marks younger than Unicode 9, and others that the library does not take for marks: it leaves them where they stand. */
+/* Marks younger than Unicode 9, and others that the library does not take for marks: it leaves them where they are. */
 static const Range young_marks[] = {
     {0x7FD, 0x7FD}, {0x897, 0x89F}, {0x8CA, 0x8D3}, {0x9FE, 0x9FE}, {0xAFA, 0xAFF}, {0xB55, 0xB55}, {0xC04, 0xC04},
     {0xC3C, 0xC3C}, {0xCF3, 0xCF3}, {0xD00, 0xD00}, {0xD3B, 0xD3C}, {0xD81, 0xD81}, {0xEBA, 0xEBA}, {0xECE, 0xECE},
@@ -222,8 +222,8 @@ bool norm_replace(const NormStep *step, Worker *w, const uint8_t *s, size_t n, s
     return any;
 }
 
-/* tokenizer.json's Precompiled is SentencePiece's table, looked up another way: whole user-perceived characters of up to
- * five bytes first, then each code point, and of the keys that fit the shortest. */
+/* tokenizer.json's Precompiled is SentencePiece's table, looked up another way: whole user-perceived characters of up
+ * to five bytes first, then each code point, and of the keys that fit the shortest. */
 static bool precompiled(const Charsmap *map, const uint8_t *s, size_t n, Buf *out) {
     for (size_t i = 0; i < n;) {
         size_t from = i, end = i, n_put;
@@ -231,7 +231,8 @@ static bool precompiled(const Charsmap *map, const uint8_t *s, size_t n, Buf *ou
         int32_t state = 0;
         while (end < n) {
             int len = utf8_char(s + end, n - end, &cp);
-            if (len <= 0 || (end > from && utf8proc_grapheme_break_stateful((int32_t)before, (int32_t)cp, &state))) break;
+            if (len <= 0) break;
+            if (end > from && utf8proc_grapheme_break_stateful((int32_t)before, (int32_t)cp, &state)) break;
             before = cp;
             end += (size_t)len;
         }

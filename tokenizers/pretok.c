@@ -13,13 +13,13 @@
 
 /* The inside of a class that is what Oniguruma takes \what for; false: both agree. */
 static bool class_inside(const char *what, size_t n, Buf *out) {
-    static const char *const scripts[] = {"Han", "Hiragana", "Katakana", "Hangul", "Latin", "Greek", "Cyrillic", "Arabic",
-                                          "Hebrew", "Thai", "Devanagari"};
+    static const char *const scripts[] = {"Han", "Hiragana", "Katakana", "Hangul", "Latin", "Greek", "Cyrillic",
+                                          "Arabic", "Hebrew", "Thai", "Devanagari"};
     out->len = 0;
     char kind = n == 1 ? (char)(*what | 0x20) : 0;
     if (kind == 'w') {
-        buf_str(out, "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{B2}\\x{B3}\\x{B9}\\x{BC}-\\x{BE}\\x{24B6}-\\x{24E9}\\x{1F130}-\\x{1F149}"
-                     "\\x{1F150}-\\x{1F169}\\x{1F170}-\\x{1F189}");
+        buf_str(out, "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{B2}\\x{B3}\\x{B9}\\x{BC}-\\x{BE}\\x{24B6}-\\x{24E9}"
+                     "\\x{1F130}-\\x{1F149}\\x{1F150}-\\x{1F169}\\x{1F170}-\\x{1F189}");
         newer_ranges("L", 0, out);
         newer_ranges("M", 0, out);
         newer_ranges("Nd", 0, out);

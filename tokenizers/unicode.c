@@ -138,7 +138,8 @@ bool is_word_char(uint32_t cp) {
     default: break;
     }
     const char *newer = newer_category(cp);
-    return *newer == 'M' || !strcmp(newer, "Nd") || class_look_up(cp) == LETTER || cp == 0x200C || cp == 0x200D || (cp >= 0x24B6 && cp <= 0x24E9) ||
+    return *newer == 'M' || !strcmp(newer, "Nd") || class_look_up(cp) == LETTER || cp == 0x200C || cp == 0x200D ||
+           (cp >= 0x24B6 && cp <= 0x24E9) ||
            (cp >= 0x1F130 && cp <= 0x1F149) || (cp >= 0x1F150 && cp <= 0x1F169) || (cp >= 0x1F170 && cp <= 0x1F189);
 }
 

@@ -65,7 +65,9 @@ int tokenizer_eos(const Tokenizer *t) { return t->eos; }
 bool tokenizer_adds_bos(const Tokenizer *t) { return t->prefix.n && t->prefix.v[0] == t->bos; }
 const Ids *tokenizer_prefix(const Tokenizer *t) { return &t->prefix; }
 const Ids *tokenizer_suffix(const Tokenizer *t) { return &t->suffix; }
-bool tokenizer_is_special(const Tokenizer *t, int id) { return id >= 0 && id < t->n_ids && t->is_special[id] & IS_SPECIAL; }
+bool tokenizer_is_special(const Tokenizer *t, int id) {
+    return id >= 0 && id < t->n_ids && t->is_special[id] & IS_SPECIAL;
+}
 
 void ids_add(Ids *ids, int32_t id) {
     if (ids->n == ids->cap) {
