@@ -356,8 +356,12 @@ static act *feed(Model *m, Acts *a, const int32_t *ids, size_t n, size_t filled)
 /* ================================================================================================================= *
  * [infer.decode] Draw a token, show it, feed it back. */
 static void show(const Buf *text) {
-    if (fwrite(text->data ? text->data : "", 1, text->len, stdout) != text->len || fflush(stdout))
-        die("stdout: %s", strerror(errno));
+    if (fflush(stdout)) die("stdout: %s", strerror(errno));
+    for (size_t at = 0; at < text->len;) {                         /* not fwrite: Ctrl-C may come in the middle of it */
+        ssize_t n = write(STDOUT_FILENO, text->data + at, text->len - at);
+        if (n < 0 && errno != EINTR) die("stdout: %s", strerror(errno));
+        if (n > 0) at += (size_t)n;
+    }
 }
 static void json_ids(Buf *b, const char *key, const int32_t *ids, size_t n) {
     buf_fmt(b, "\"%s\":[", key);
