@@ -387,6 +387,14 @@ typedef struct {
 } Session;
 static void talk_show(Session *s, bool whole);
 
+static void session_free(Session *s) {
+    acts_free(s->a);
+    model_free(s->m);
+    tokenizer_free(s->tok);
+    ids_free(&s->ids);
+    ids_free(&s->set.stop);
+    buf_free(&s->text);
+}
 static void text_add(Session *s, int32_t id) {
     if (s->talk && id >= 0 && tokenizer_is_special(s->tok, id)) return;    /* notation, not words */
     tokenizer_decode_stream(s->tok, &s->utf8, id, &s->text);
@@ -480,12 +488,7 @@ static void generate(void) {
         fprintf(stderr, "\n");
     }
     op.mem_free(first_logits);
-    acts_free(s.a);
-    model_free(s.m);
-    tokenizer_free(s.tok);
-    ids_free(&s.ids);
-    ids_free(&s.set.stop);
-    buf_free(&s.text);
+    session_free(&s);
 }
 
 /* ================================================================================================================= *
@@ -777,12 +780,7 @@ static void chat(void) {
     else talk_with_person(&k, &s);
     talk_forget(&k);
     chat_template_free(&k.template);
-    acts_free(s.a);
-    model_free(s.m);
-    tokenizer_free(s.tok);
-    ids_free(&s.ids);
-    ids_free(&s.set.stop);
-    buf_free(&s.text);
+    session_free(&s);
 }
 
 /* ================================================================================================================= *

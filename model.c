@@ -136,15 +136,18 @@ static const TensorLine gpt2_tensors[] = {
     {R_HEAD, "lm_head.weight", OI},
     {R_COUNT, NULL, OI},
 };
-static const TensorLine llama_tensors[] = {               /* Llama, Mistral, Qwen2, Qwen3 */
-    {R_WTE, "model.embed_tokens.weight", OI},
-    {R_NORM1_W, "model.layers.%d.input_layernorm.weight", OI},
-    {R_Q, "model.layers.%d.self_attn.q_proj.weight", OI},
-    {R_K, "model.layers.%d.self_attn.k_proj.weight", OI},
-    {R_V, "model.layers.%d.self_attn.v_proj.weight", OI},
-    {R_Q_B, "model.layers.%d.self_attn.q_proj.bias", OI},
-    {R_K_B, "model.layers.%d.self_attn.k_proj.bias", OI},
+/* What Llama and GLM-4 call alike. */
+#define LLAMA_ATTENTION \
+    {R_WTE, "model.embed_tokens.weight", OI}, \
+    {R_NORM1_W, "model.layers.%d.input_layernorm.weight", OI}, \
+    {R_Q, "model.layers.%d.self_attn.q_proj.weight", OI}, \
+    {R_K, "model.layers.%d.self_attn.k_proj.weight", OI}, \
+    {R_V, "model.layers.%d.self_attn.v_proj.weight", OI}, \
+    {R_Q_B, "model.layers.%d.self_attn.q_proj.bias", OI}, \
+    {R_K_B, "model.layers.%d.self_attn.k_proj.bias", OI}, \
     {R_V_B, "model.layers.%d.self_attn.v_proj.bias", OI},
+static const TensorLine llama_tensors[] = {               /* Llama, Mistral, Qwen2, Qwen3 */
+    LLAMA_ATTENTION
     {R_QNORM, "model.layers.%d.self_attn.q_norm.weight", OI},
     {R_KNORM, "model.layers.%d.self_attn.k_norm.weight", OI},
     {R_O, "model.layers.%d.self_attn.o_proj.weight", OI},
@@ -163,14 +166,7 @@ static const TensorLine llama_tensors[] = {               /* Llama, Mistral, Qwe
 
 /* GLM-4 as transformers has it ("glm"): Llama's names, gate and up in one. */
 static const TensorLine glm_tensors[] = {
-    {R_WTE, "model.embed_tokens.weight", OI},
-    {R_NORM1_W, "model.layers.%d.input_layernorm.weight", OI},
-    {R_Q, "model.layers.%d.self_attn.q_proj.weight", OI},
-    {R_K, "model.layers.%d.self_attn.k_proj.weight", OI},
-    {R_V, "model.layers.%d.self_attn.v_proj.weight", OI},
-    {R_Q_B, "model.layers.%d.self_attn.q_proj.bias", OI},
-    {R_K_B, "model.layers.%d.self_attn.k_proj.bias", OI},
-    {R_V_B, "model.layers.%d.self_attn.v_proj.bias", OI},
+    LLAMA_ATTENTION
     {R_O, "model.layers.%d.self_attn.o_proj.weight", OI},
     {R_NORM2_W, "model.layers.%d.post_attention_layernorm.weight", OI},
     {R_GATE, "model.layers.%d.mlp.gate_up_proj.weight", OI},
@@ -825,7 +821,7 @@ static HubTensor *hub_tensors(const Model *m, int *n_out) {
     *n_out = n;
     return v;
 }
-/* The row of the stack where row r of part j is. */
+/* The row of the stack where row r of part j is: in the weight, and in B of an adapter on it. */
 static size_t hub_row(const HubTensor *h, int j, size_t r, size_t D) {
     if (h->layout == BY_HEAD) return (r / D * (size_t)h->n_parts + (size_t)j) * D + r % D;
     for (int i = 0; i < j; i++) r += h->part[i]->rows;
@@ -1304,12 +1300,6 @@ static void lora_place(Model *m) {
     m->lora_master = op.mem_alloc(size_mul(lora_weights(m), sizeof(float)));
     lora_arena_share(m, m->lora_master, offsetof(Param, master));
 }
-/* B as PEFT stores it, the parts stacked as the module's are; for reading (from file) and writing. */
-static size_t lora_b_row(const HubTensor *h, int j, size_t r, size_t D) {
-    return h->layout == BY_HEAD ? hub_row(h, j, r, D) : hub_row(&(HubTensor){.n_parts = h->n_parts, .layout = OI,
-               .part = {h->part[0], h->part[1], h->part[2], h->part[3]}}, j, r, D);
-}
-
 static void lora_refuse(const ConfigFile *f, const char *key) {
     const cJSON *v = config_find(f, key);
     if (v && !cJSON_IsFalse(v) && !((cJSON_IsArray(v) || cJSON_IsObject(v)) && !v->child))
@@ -1373,7 +1363,7 @@ void model_lora_load(Model *m, const char *dir) {
             Param *p = &lo->b[j];
             float *part = xmalloc(size_mul(p->n, sizeof(float)));
             for (size_t row = 0; row < p->rows; row++)
-                memcpy(part + row * p->cols, host + lora_b_row(of[i], j, row, D) * p->cols, p->cols * sizeof(float));
+                memcpy(part + row * p->cols, host + hub_row(of[i], j, row, D) * p->cols, p->cols * sizeof(float));
             op.upload(p->master, part, p->n * sizeof(float));
             master_to_mat(p);
             free(part);
@@ -1514,7 +1504,7 @@ float *model_lora_read(const Model *m, const char *name, Field field, size_t *n)
         for (int j = 0; j < lo->n_parts; j++) {
             float *part = param_download(&lo->b[j], field);
             for (size_t row = 0; row < lo->b[j].rows; row++)
-                memcpy(out + lora_b_row(h, j, row, (size_t)m->cfg.D) * lo->a.rows, part + row * lo->a.rows, lo->a.rows * sizeof(float));
+                memcpy(out + hub_row(h, j, row, (size_t)m->cfg.D) * lo->a.rows, part + row * lo->a.rows, lo->a.rows * sizeof(float));
             free(part);
         }
     }

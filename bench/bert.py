@@ -27,7 +27,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from train import ROOT, machine, peers_python
+from train import ROOT, Peer, machine, peers_python
 
 BATCH, SEQ = 16, 128
 BERT = dict(model_type="bert", vocab_size=30522, hidden_size=768, num_hidden_layers=12, num_attention_heads=12,
@@ -109,28 +109,12 @@ def worker(job):
         print(json.dumps(took), flush=True)
 
 
-class Torch:
+class Torch(Peer):
     def __init__(self, python, args, what, precision, config):
-        job = dict(what=what, precision=precision, config=config, threads=args.threads, device=args.device)
-        self.process = subprocess.Popen(
-            [python, __file__, "--worker", json.dumps(job)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env=os.environ | {"OMP_NUM_THREADS": str(args.threads), "HF_HUB_OFFLINE": "1"})
-        self.facts = self.answer()
-
-    def answer(self):
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit("PyTorch's process ended early")
-        return json.loads(line)
+        super().__init__(python, __file__, args, dict(what=what, precision=precision, config=config))
 
     def turn(self, steps, seconds):
-        self.process.stdin.write(json.dumps(dict(steps=steps, seconds=seconds)) + "\n")
-        self.process.stdin.flush()
-        return self.answer()
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.wait()
+        return self.ask(steps=steps, seconds=seconds)
 
 
 def tea(args, what, precision, directory):

@@ -205,11 +205,13 @@ def worker(job):
         print(json.dumps([step(order["variant"]) for _ in range(order["steps"])]), flush=True)
 
 
-class Torch:
-    def __init__(self, python, args, config, batch, seq):
-        job = dict(config=config, batch=batch, seq=seq, threads=args.threads, device=args.device)
+class Peer:
+    """A process of script's --worker, for one job, that answers a line of JSON for each line it is given."""
+
+    def __init__(self, python, script, args, job):
         environment = os.environ | {"OMP_NUM_THREADS": str(args.threads), "HF_HUB_OFFLINE": "1"}
-        self.process = subprocess.Popen([python, __file__, "--worker", json.dumps(job)], stdin=subprocess.PIPE,
+        job = job | dict(threads=args.threads, device=args.device)
+        self.process = subprocess.Popen([python, script, "--worker", json.dumps(job)], stdin=subprocess.PIPE,
                                         stdout=subprocess.PIPE, text=True, env=environment)
         self.facts = self.answer()
 
@@ -219,14 +221,22 @@ class Torch:
             raise SystemExit("PyTorch's process ended early")
         return json.loads(line)
 
-    def step_s(self, variant, steps):
-        self.process.stdin.write(json.dumps(dict(variant=variant, steps=steps)) + "\n")
+    def ask(self, **question):
+        self.process.stdin.write(json.dumps(question) + "\n")
         self.process.stdin.flush()
-        return statistics.median(self.answer())
+        return self.answer()
 
     def close(self):
         self.process.stdin.close()
         self.process.wait()
+
+
+class Torch(Peer):
+    def __init__(self, python, args, config, batch, seq):
+        super().__init__(python, __file__, args, dict(config=config, batch=batch, seq=seq))
+
+    def step_s(self, variant, steps):
+        return statistics.median(self.ask(variant=variant, steps=steps))
 
 
 def tea(args, directory, batch, seq, precision, steps):

@@ -6,6 +6,7 @@
 #
 # A model of 50,000 weights makes a run a fraction of a second. Needs about 30 MB under TMPDIR.
 set -u
+. "$(dirname "$0")/check.sh"
 : "${BUILD:?say which build to test: BUILD=build/gcc sh tests/test_finetune.sh}"
 bin=$(cd "$BUILD" && pwd)
 tmp=$(mktemp -d "${TMPDIR:-/tmp}/tea-finetune-XXXXXX") || exit 1
@@ -17,34 +18,16 @@ clean_up() {
 trap clean_up EXIT
 trap 'exit 130' INT TERM
 cd "$tmp" || exit 1
-export OMP_WAIT_POLICY=passive ASAN_OPTIONS="${ASAN_OPTIONS:-detect_leaks=0}" # a program's end frees its memory
 
-passed=0 failed=0
-ok() { passed=$((passed + 1)); printf 'ok    %s\n' "$1"; }
-fail() { failed=$((failed + 1)); printf 'FAIL  %s\n' "$1"; }
-check() { # DESCRIPTION COMMAND...
-    what=$1
-    shift
-    if "$@" >check.txt 2>&1; then ok "$what"; else fail "$what"; head -n 5 check.txt | sed 's/^/      | /'; fi
-}
-all_of() { for f in "$@"; do [ -e "$f" ] || { echo "missing: $f"; return 1; }; done; }
-none_of() { for f in "$@"; do [ ! -e "$f" ] || { echo "there: $f"; return 1; }; done; }
-is() { [ "$1" = "$2" ] || { echo "\"$1\" is not \"$2\""; return 1; }; }
 less() {
     awk -v a="$1" -v b="$2" 'BEGIN { if (a != "" && b != "" && a < b) exit 0; print a " is not below " b; exit 1 }'
 }
 
 run() { "$bin/finetune" "$@" >out.txt 2>err.txt; }
-broke() { fail "$1" && head -n 5 err.txt | sed 's/^/      | /'; }
 tune() { # OUT OPTIONS...: from ./base unless they name a model; it must succeed
     out=$1
     shift
     run --model base --threads 1 --quiet --out "$out" --overwrite "$@" || broke "finetune --out $out $*: exit $?"
-}
-resume() { # OUT OPTIONS...
-    out=$1
-    shift
-    run --resume last --out "$out" --threads 1 --quiet "$@" || broke "--resume last --out $out: exit $?"
 }
 refused() { # CODE TEXT OPTIONS...: exits with the code, with one sentence that contains the text
     code=$1 text=$2
@@ -55,11 +38,6 @@ refused() { # CODE TEXT OPTIONS...: exits with the code, with one sentence that 
     echo "exit $got, stderr:"
     head -n 4 err.txt
     return 1
-}
-# What a log says of the run itself; the line of a step that was cut by a kill and written again counts once.
-facts() {
-    grep -E '"event":"(step|eval|forgetting)"' "$1/log.jsonl" | sed 's/,"tok_s".*//' |
-        awk '/"event":"step"/ || !seen[$0]++' >"$1.facts"
 }
 same_end() { # UNBROKEN OTHER
     facts "$1" && facts "$2" && cmp "$1.facts" "$2.facts" || return 1

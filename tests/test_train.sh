@@ -6,6 +6,7 @@
 #
 # A model of 36,000 weights makes a run a fraction of a second. Needs about 30 MB under TMPDIR.
 set -u
+. "$(dirname "$0")/check.sh"
 : "${BUILD:?say which build to test: BUILD=build/gcc sh tests/test_train.sh}"
 train=$(cd "$BUILD" && pwd)/train
 tmp=$(mktemp -d "${TMPDIR:-/tmp}/tea-train-XXXXXX") || exit 1
@@ -18,35 +19,16 @@ clean_up() {
 trap clean_up EXIT
 trap 'exit 130' INT TERM
 cd "$tmp" || exit 1
-export OMP_WAIT_POLICY=passive ASAN_OPTIONS="${ASAN_OPTIONS:-detect_leaks=0}" # a program's end frees its memory
-
-passed=0 failed=0
-ok() { passed=$((passed + 1)); printf 'ok    %s\n' "$1"; }
-fail() { failed=$((failed + 1)); printf 'FAIL  %s\n' "$1"; }
-check() { # DESCRIPTION COMMAND...
-    what=$1
-    shift
-    if "$@" >check.txt 2>&1; then ok "$what"; else fail "$what"; head -n 5 check.txt | sed 's/^/      | /'; fi
-}
-all_of() { for f in "$@"; do [ -e "$f" ] || { echo "missing: $f"; return 1; }; done; }
-none_of() { for f in "$@"; do [ ! -e "$f" ] || { echo "there: $f"; return 1; }; done; }
-is() { [ "$1" = "$2" ] || { echo "\"$1\" is not \"$2\""; return 1; }; }
 
 tiny="--layers 2 --width 32 --heads 2 --vocab 300 --batch 2 --seq 32 --steps 20 --warmup 5 --eval-steps 0
       --sample-steps 0 --sample-tokens 8 --save-steps 5 --threads 1 --quiet"
 corpus="--data corpus:60k"
 run() { "$train" "$@" >out.txt 2>err.txt; } # the options as they are
-broke() { fail "$1" && head -n 5 err.txt | sed 's/^/      | /'; }
 tea() { # OUT OPTIONS...: the tiny model, on the corpus when they name no data; it must succeed
     out=$1
     shift
     case "$*" in *--data*) text= ;; *) text=$corpus ;; esac
     run $tiny $text --out "$out" "$@" || broke "train --out $out $*: exit $?"
-}
-resume() { # OUT OPTIONS...: no other option is repeated, they are in the checkpoint
-    out=$1
-    shift
-    run --resume last --out "$out" --threads 1 --quiet "$@" || broke "--resume last --out $out: exit $?"
 }
 refused() { # CODE TEXT OPTIONS...: exits with the code, with one sentence that contains the text
     code=$1 text=$2
@@ -57,12 +39,6 @@ refused() { # CODE TEXT OPTIONS...: exits with the code, with one sentence that 
     echo "exit $got, stderr:"
     head -n 4 err.txt
     return 1
-}
-# What a log says of the run itself, without what the clock says and without where it was stopped.
-# Killed while it wrote its last lines, a run writes them again: the same line twice counts once, steps excepted.
-facts() {
-    grep -E '"event":"(step|eval|sample)"' "$1/log.jsonl" | sed 's/,"tok_s".*//' |
-        awk '/"event":"step"/ || !seen[$0]++' >"$1.facts"
 }
 same_log() { facts "$1" && facts "$2" && cmp "$1.facts" "$2.facts"; }
 same_end() { same_log "$1" "$2" && cmp "$1/model.safetensors" "$2/model.safetensors"; }
