@@ -209,7 +209,7 @@ static size_t context_limit(const Config *c) {
 typedef struct { double weights, cache, work; } Memory;            /* bytes */
 static Memory memory_of(const Model *m, const Acts *a) {
     Memory mem = {0};
-    for (int i = 0; i < m->n_params; i++) mem.weights += (double)(m->params[i].n * dtype_size(m->params[i].w.dtype));
+    for (int i = 0; i < m->n_params; i++) mem.weights += (double)mat_bytes(&m->params[i].w);
     mem.cache = 2.0 * m->cfg.L * (double)(a->B * a->S * op.act_size) * m->cfg.K * m->cfg.D;
     mem.work = (double)a->bytes - mem.cache;
     return mem;
@@ -1350,7 +1350,7 @@ static double streamed_bytes(const Model *m) {
     for (int i = 0; i < m->n_params; i++) {
         const Param *p = &m->params[i];
         bool looked_up = p->kind == KIND_EMBED && !(p->role == R_WTE && m->cfg.tied);
-        if (!looked_up) bytes += (double)(p->n * dtype_size(p->w.dtype));
+        if (!looked_up) bytes += (double)mat_bytes(&p->w);
     }
     return bytes;
 }

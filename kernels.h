@@ -30,15 +30,30 @@ typedef ACT act;
 typedef struct act act;        /* ... to everybody else it is opaque */
 #endif
 
-typedef enum { DT_F32, DT_F16, DT_BF16, DT_I8, DT_U8, DT_I32, DT_I64, DT_BOOL, DT_COUNT } DType;
+typedef enum { DT_F32, DT_F16, DT_BF16, DT_I8, DT_U8, DT_I32, DT_I64, DT_BOOL, DT_COUNT,
+               DT_I4 = DT_COUNT } DType;   /* two values a byte: in a Mat, never in a file's header */
+
+/* How a quantised matrix wants its inputs: as they are; rounded to int8 with one scale per token (absmax / 127); or with
+ * one scale for all, measured beforehand. */
+typedef enum { INPUT_FLOAT, INPUT_DYNAMIC, INPUT_STATIC } InputQuant;
 
 /* A weight matrix as stored: out = x @ w^T. Only matmul and embed look inside. data is F32, F16 or BF16, used in place
- * (in an mmap, perhaps only 2-byte aligned). */
+ * (in an mmap, perhaps only 2-byte aligned); or quantised, I8 or I4: w = (q - zero) * scale, which every group of G
+ * inputs of a row has one of. An I4 row is ceil(C/8) little-endian 32-bit words, element i in bits 4i .. 4i+3 of that
+ * stream, stored as q + 8. G is a multiple of 8 (the last group of a row may be shorter), or 0: one group a row. */
 typedef struct Mat {
     DType dtype;
     size_t rows, cols;         /* O outputs, C inputs */
     void *data;                /* (O, C) */
+    size_t group;              /* from here on for I8 and I4: G */
+    const void *scale;         /* (O, ceil(C/G)), never 0 or infinite, in ... */
+    DType scale_dtype;         /* ... F32, F16 or BF16 */
+    const int8_t *zero;        /* (O, ceil(C/G)); NULL: symmetric */
+    const int32_t *order;      /* (C): stored column i multiplies input order[i] (GPTQ's g_idx, sorted); NULL: i */
+    InputQuant input;
+    float input_scale;         /* of INPUT_STATIC: x = q * input_scale */
 } Mat;
+#define MAT(t, r, c, d) ((Mat){.dtype = t, .rows = r, .cols = c, .data = d})   /* one that is not quantised */
 
 /* One linear layer over a shared input: what its forward, its dX and its dW need. Layers that read the same x (q, k
  * and v; gate and up) go to one call as a list: x is packed once, and one barrier does for all. */
@@ -92,7 +107,8 @@ typedef struct Sampler {       /* applied in this order; 0 (top_p: 1, repetition
 } Sampler;
 
 typedef enum { GELU_TANH, GELU_ERF, TANH } ActivationKind;
-typedef enum { PREC_F32, PREC_BF16 } Precision;  /* of matmul and attention inputs; sums are always f32 */
+/* Of matmul and attention inputs; sums are always f32. PREC_I8 is for peak_flops alone. */
+typedef enum { PREC_F32, PREC_BF16, PREC_I8 } Precision;
 
 typedef struct Ops {
     const char *name;          /* "avx512bf16", "cuda (bf16)" */
@@ -119,11 +135,28 @@ static inline act *act_at(const Ops *o, const act *base, size_t index) {
     return (act *)((char *)(uintptr_t)base + index * o->act_size);
 }
 
-/* The slots [lo, hi) that query t of row b sees. */
 #ifdef __CUDACC__
-__host__ __device__
+#  define HOST_DEVICE __host__ __device__
+#else
+#  define HOST_DEVICE
 #endif
-static inline void attn_range(const Attn *a, size_t b, size_t t, size_t *lo, size_t *hi) {
+/* Is it I8 or I4? */
+HOST_DEVICE static inline bool mat_quantised(const Mat *w) { return w->dtype == DT_I8 || w->dtype == DT_I4; }
+HOST_DEVICE static inline size_t mat_row_bytes(const Mat *w) {
+    if (w->dtype == DT_I4) return (w->cols + 7) / 8 * 4;
+    return w->cols * (w->dtype == DT_F32 ? 4 : w->dtype == DT_I8 ? 1 : 2);
+}
+HOST_DEVICE static inline size_t mat_groups(const Mat *w) {                     /* scales of a row */
+    return w->group && w->group < w->cols ? (w->cols + w->group - 1) / w->group : 1;
+}
+/* All bytes that a product with it reads: weights, scales, zero points. */
+static inline size_t mat_bytes(const Mat *w) {
+    size_t scales = mat_quantised(w) ? (w->scale_dtype == DT_F32 ? 4 : 2) + (w->zero != NULL) : 0;
+    return w->rows * (mat_row_bytes(w) + mat_groups(w) * scales);
+}
+
+/* The slots [lo, hi) that query t of row b sees. */
+HOST_DEVICE static inline void attn_range(const Attn *a, size_t b, size_t t, size_t *lo, size_t *hi) {
     size_t pos = a->pos ? (size_t)a->pos[b] : 0, slot = pos + t;
     size_t first = a->start ? (size_t)a->start[b * a->T + t] : 0;
     if (a->window > 0 && slot + 1 > first + (size_t)a->window) first = slot + 1 - (size_t)a->window;
@@ -150,7 +183,7 @@ OP(void, sync, (void))                                                /* waits f
 OP(void, act_to_host, (float *host, const act *x, size_t n))          /* download and widen to float */
 OP(void, act_from_host, (act *y, const float *host, size_t n))
 OP(void, mat_from_f32, (const Mat *dst, const float *src))            /* dst.data (F32, F16, BF16) = rounded src, both on the device */
-OP(void, mat_to_f32, (float *dst, const Mat *src))                    /* widen a whole matrix; both on the device */
+OP(void, mat_to_f32, (float *dst, const Mat *src))                    /* widen a whole matrix, inputs in order; both on the device */
 
 /* ---- limits of this machine, measured [op.peak] ----------------------------------------------------------------- */
 OP(double, peak_flops, (Precision p))                                 /* FLOP/s of the matmul units, all threads; about 50 ms */
@@ -164,7 +197,8 @@ OP(void, set_precision, (Precision p))
 OP(void, matmul, (const Linear *lin, int n, const act *x, const act *residual, size_t N))
 /* dx (N,C) = sum over i of dy_i (N,O_i) @ w_i (O_i,C), added to what dx holds when accumulate. */
 OP(void, matmul_dx, (act *dx, const Linear *lin, int n, size_t N, bool accumulate))
-/* dw_i (O_i,C) += dy_i (N,O_i)^T @ x (N,C);  dbias_i (O_i) += sum over N of dy_i. NULL gradients are left out. */
+/* dw_i (O_i,C) += dy_i (N,O_i)^T @ x (N,C);  dbias_i (O_i) += sum over N of dy_i. NULL gradients are left out, as they are
+ * for a quantised w_i. */
 OP(void, matmul_dw, (const Linear *lin, int n, const act *x, size_t N))
 
 /* ---- embedding [op.embed] --------------------------------------------------------------------------------------- */

@@ -749,9 +749,9 @@ static void masters_alloc(Model *m) {
 }
 /* Matmuls read the master itself, or a bf16 copy where activations are bf16 (AdamW keeps it fresh). */
 static void master_to_mat(Param *p) {
-    p->w = (Mat){DT_F32, p->rows, p->cols, p->master};
+    p->w = MAT(DT_F32, p->rows, p->cols, p->master);
     if (op.act_size == 2 && p->cols > 1) {
-        p->w = (Mat){DT_BF16, p->rows, p->cols, op.mem_alloc(p->n * 2)};
+        p->w = MAT(DT_BF16, p->rows, p->cols, op.mem_alloc(p->n * 2));
         op.mat_from_f32(&p->w, p->master);
     }
 }
@@ -989,11 +989,11 @@ static Model *load(const char *dir, bool train, StrList labels, uint64_t seed) {
             Param *p = h->part[j];
             if (in_place) {
                 size_t at = hub_row(h, j, 0, D) * p->cols * dtype_size(t->dtype);
-                p->w = (Mat){t->dtype, p->rows, p->cols, (char *)(uintptr_t)t->data + at};
+                p->w = MAT(t->dtype, p->rows, p->cols, (char *)(uintptr_t)t->data + at);
                 continue;
             }
             if (as_stored) {
-                p->w = (Mat){t->dtype, p->rows, p->cols, op.mem_alloc(size_mul(p->n, dtype_size(t->dtype)))};
+                p->w = MAT(t->dtype, p->rows, p->cols, op.mem_alloc(size_mul(p->n, dtype_size(t->dtype))));
                 hub_extract_rows(h, j, D, t, p->w.data);
                 continue;
             }
@@ -1001,7 +1001,7 @@ static Model *load(const char *dir, bool train, StrList labels, uint64_t seed) {
             hub_extract(h, j, D, whole, piece = xrealloc(piece, p->n * sizeof(float)));
             if (train) { op.upload(p->master, piece, p->n * sizeof(float)); continue; }
             DType keep = h->vector ? DT_F32 : op.act_size == 2 && t->dtype == DT_F32 ? DT_BF16 : t->dtype;
-            p->w = (Mat){keep, p->rows, p->cols, op.mem_alloc(size_mul(p->n, dtype_size(keep)))};
+            p->w = MAT(keep, p->rows, p->cols, op.mem_alloc(size_mul(p->n, dtype_size(keep))));
             void *rounded = xmalloc(p->n * dtype_size(keep));
             f32_to_dtype(piece, p->n, keep, rounded);
             op.upload(p->w.data, rounded, p->n * dtype_size(keep));
@@ -2044,7 +2044,7 @@ void forward(Model *m, Acts *a, const Batch *b) {
 /* ================================================================================================================= *
  * [model.head] From the stream to logits. Rows are chosen first: a->head_in (n,C) holds rows[i] of a->final.          */
 static act *gather_rows(Acts *a, const Config *c, size_t n) {
-    Mat final = {op.act_size == 2 ? DT_BF16 : DT_F32, a->B * a->T, (size_t)c->C, a->final};
+    Mat final = MAT(op.act_size == 2 ? DT_BF16 : DT_F32, a->B * a->T, (size_t)c->C, a->final);
     op.embed(a->head_in, a->rows, &final, n, false);
     return a->head_in;
 }
@@ -2167,7 +2167,7 @@ static void scatter_rows(Acts *a, const Config *c, const int32_t *rows, size_t f
     }
     op.upload(a->order, source, (hi - lo) * sizeof *source);
     size_t C = (size_t)c->C;
-    Mat zeros_first = {op.act_size == 2 ? DT_BF16 : DT_F32, a->chunk + 1, C, (char *)a->dhead - C * op.act_size};
+    Mat zeros_first = MAT(op.act_size == 2 ? DT_BF16 : DT_F32, a->chunk + 1, C, (char *)a->dhead - C * op.act_size);
     op.embed(act_at(&op, a->dn, lo * C), a->order, &zeros_first, hi - lo, false);
     free(source);
 }
@@ -2258,7 +2258,7 @@ double model_grad_norm(Model *m) {
 static void param_adamw(Param *p, AdamW *step, double weight_decay) {
     if (!p->grad) return;
     step->weight_decay = p->kind == KIND_MATRIX || p->kind == KIND_EMBED ? (float)weight_decay : 0;
-    Mat none = {DT_F32, 0, 0, NULL};
+    Mat none = MAT(DT_F32, 0, 0, NULL);
     op.adamw(p->master, p->w.data == (void *)p->master ? &none : &p->w, p->grad, p->m, p->v, p->n, step);
 }
 void model_adamw(Model *m, const OptimOpts *h, int64_t t, double grad_norm) {

@@ -47,7 +47,7 @@ static double outputs(const Linear *lin, int n) {
 }
 static double weight_bytes(const Linear *lin, int n) {
     double bytes = 0;
-    for (int i = 0; i < n; i++) bytes += (double)lin[i].w.rows * (double)lin[i].w.cols * (double)dtype_size(lin[i].w.dtype);
+    for (int i = 0; i < n; i++) bytes += (double)mat_bytes(&lin[i].w);
     return bytes;
 }
 enum { FEW_ROWS = 8 };                                                /* a decoding step or so: bound by memory */
@@ -70,7 +70,7 @@ static void t_matmul_dw(const Linear *lin, int n, const act *x, size_t N) {
 static void t_embed(act *y, const int32_t *ids, const Mat *table, size_t N, bool add) {
     double t = start(), n = (double)N * (double)table->cols;
     timed.embed(y, ids, table, N, add);
-    stop(P_EMBED, t, 0, n * (double)dtype_size(table->dtype) + A(n * (add ? 2 : 1)));
+    stop(P_EMBED, t, 0, (double)(N * mat_row_bytes(table)) + A(n * (add ? 2 : 1)));
 }
 static void t_embed_bwd(float *dtable, const int32_t *ids, const int32_t *order, const act *dy, size_t N, size_t C) {
     double t = start(), n = (double)N * (double)C;

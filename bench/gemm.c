@@ -70,12 +70,12 @@ static void bench_training(bool quick) {
             act *x = activations(N * C), *y = activations(N * O), *dx = activations(N * C);
             float *w = weights(O * C), *dw = op.mem_alloc(O * C * sizeof *dw);
             void *w_bf16 = op.mem_alloc(O * C * 2);
-            Mat half = {DT_BF16, O, C, w_bf16};
+            Mat half = MAT(DT_BF16, O, C, w_bf16);
             op.mat_from_f32(&half, w);
             for (int p = 0; p < 2; p++) {
                 op.set_precision(p ? PREC_BF16 : PREC_F32);
                 /* float weights in f32; in bf16 the copy that the optimiser keeps */
-                Linear lin = {p ? half : (Mat){DT_F32, O, C, w}, NULL, y, y, dw, NULL};
+                Linear lin = {p ? half : MAT(DT_F32, O, C, w), NULL, y, y, dw, NULL};
                 double gflops[3] = {0}, limit = 0;
                 int runs = 2.0 * (double)(N * O * C) > 2e10 ? 3 : 8;
                 for (int round = 0; round < (quick ? 2 : 3); round++) {
@@ -112,7 +112,7 @@ static void bench_decoding(bool quick) {
             op.set_precision(dtype == DT_F32 ? PREC_F32 : PREC_BF16);
             act *x = activations(N * C), *y = activations(N * O);
             float *w = op.mem_alloc(bytes), *source = weights(O * C);
-            Mat m = {dtype, O, C, w};
+            Mat m = MAT(dtype, O, C, w);
             op.mat_from_f32(&m, source);
             Linear lin = {m, NULL, y, NULL, NULL, NULL};
             double best = 0, limit = 0;

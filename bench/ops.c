@@ -150,8 +150,8 @@ int main(int argc, char **argv) {
     for (size_t i = 0; i < N_max; i++) up[i] = (int32_t)i, ids[i] = (int32_t)(i / 2);     /* every id twice */
     g.ids = device_copy(ids, N_max * 4), g.order = device_copy(up, N_max * 4), g.position = g.order, g.target = g.order;
     free(ids), free(up);
-    g.w_bf16 = (Mat){DT_F32, 0, 0, NULL};
-    g.embedding = (Mat){DT_F32, N_max, g.C, g.p};
+    g.w_bf16 = MAT(DT_F32, 0, 0, NULL);
+    g.embedding = MAT(DT_F32, N_max, g.C, g.p);
 
     double peak = op.peak_read();
     fprintf(stderr, "%s, read limit %.1f GB/s, %lld MB arrays\n%-16s %10s %9s %7s %12s\n", op.name, peak * 1e-9,

@@ -67,7 +67,7 @@ static TwoMat mats(DType dtype, size_t rows, size_t cols, double lo, double hi) 
     Two source = floats(rows * cols, lo, hi), t = two(rows * cols, dtype == DT_F32 ? 4 : 2, dtype == DT_F32 ? 4 : 2);
     TwoMat m;
     for (int d = 0; d < 2; d++) {
-        m.m[d] = (Mat){dtype, rows, cols, t.p[d]};
+        m.m[d] = MAT(dtype, rows, cols, t.p[d]);
         ops[d].mat_from_f32(&m.m[d], source.p[d]);
     }
     return m;
@@ -127,7 +127,7 @@ static void test_memory(void) {
         Mat m[2];
         float *out[2] = {xmalloc(n * 4), xmalloc(n * 4)};
         BOTH {
-            m[d] = (Mat){((const DType[]){DT_F32, DT_F16, DT_BF16})[k], 1, n - 1, ops[d].mem_alloc(n * 4)};
+            m[d] = MAT(((const DType[]){DT_F32, DT_F16, DT_BF16})[k], 1, n - 1, ops[d].mem_alloc(n * 4));
             float *f = ops[d].mem_alloc(n * 4);
             ops[d].upload(f, x, n * 4);
             for (int odd = 0; odd < 2; odd++) {               /* an odd address takes the scalar path */

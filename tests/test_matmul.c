@@ -92,7 +92,7 @@ static void case_free(Case *c) {
         free(l->w_in), free(l->dy_in);
     }
 }
-static Mat mat_of(const Case *c, const Layer *l) { return (Mat){l->dtype, l->O, c->C, (char *)l->block + 2}; }
+static Mat mat_of(const Case *c, const Layer *l) { return MAT(l->dtype, l->O, c->C, (char *)l->block + 2); }
 
 /* ---- comparing -------------------------------------------------------------------------------------------------- */
 typedef struct Worst { double ratio; char where[200]; size_t n; } Worst;

@@ -104,7 +104,7 @@ static void test_formats(void) {
         float *wide = block(65536 * 4);
         double *want = doubles(65536);
         for (int i = 0; i < 65536; i++) all[i] = (uint16_t)i, want[i] = half_value((uint16_t)i, bits);
-        Mat m = {dtype, 16, 4096, all};
+        Mat m = MAT(dtype, 16, 4096, all);
         op.mat_to_f32(wide, &m);
         near(wide, want, 65536, 1e-300, 0, "%s widened, pattern", name);
         done("all 65536 patterns widen exactly");
@@ -128,7 +128,7 @@ static void test_formats(void) {
             } else memcpy(&x[i], &u, 4);
         }
         uint16_t *rounded = block(n * 2);
-        op.mat_from_f32(&(Mat){dtype, 1, n, rounded}, x);
+        op.mat_from_f32(&MAT(dtype, 1, n, rounded), x);
         wrong = 0;
         size_t first = 0;
         for (size_t i = n; i-- > 0;) {
@@ -142,7 +142,7 @@ static void test_formats(void) {
         for (size_t len = 1; len <= 40; len++) {
             uint16_t *y = block(len * 2);
             float *z = block(len * 4);
-            Mat s = {dtype, 1, len, y};
+            Mat s = MAT(dtype, 1, len, y);
             op.mat_from_f32(&s, x + 100 * len);
             op.mat_to_f32(z, &s);
             for (size_t i = 0; i < len; i++) {
@@ -154,7 +154,7 @@ static void test_formats(void) {
         free_blocks();
     }
     float *x = floats(1000, -1, 1), *y = block(4000 + 2);
-    Mat odd = {DT_F32, 10, 100, (char *)y + 2};               /* as in a file's mapping: only 2-byte aligned */
+    Mat odd = MAT(DT_F32, 10, 100, (char *)y + 2);               /* as in a file's mapping: only 2-byte aligned */
     op.mat_from_f32(&odd, x);
     float *z = block(4000);
     op.mat_to_f32(z, &odd);
@@ -470,7 +470,7 @@ static void test_embed(void) {
         for (size_t i = 0; i < N; i++) ids[i] = (int32_t)uniform(0, (double)rows), order[i] = (int32_t)i;
         for (int kind = 0; kind < 3; kind++) {
             char *data = (char *)block(rows * C * 4 + 2) + 2; /* only 2-byte aligned, as in a file's mapping */
-            Mat m = {((const DType[]){DT_F32, DT_F16, DT_BF16})[kind], rows, C, data};
+            Mat m = MAT(((const DType[]){DT_F32, DT_F16, DT_BF16})[kind], rows, C, data);
             op.mat_from_f32(&m, table);
             double *want = doubles(N * C), *added = doubles(N * C);
             for (size_t i = 0; i < N; i++)
@@ -624,7 +624,7 @@ static void test_adamw(void) {
             float *p = floats(n, -1, 1), *g = block(n * 4), *m = floats(n, 0, 0), *v = floats(n, 0, 0);
             double *pd = widened(p, n), *md = doubles(n), *vd = doubles(n);
             void *data = block(n * 4);
-            Mat copy = {((const DType[]){DT_F32, DT_F32, DT_F16, DT_BF16})[kind], 1, n, kind ? data : NULL};
+            Mat copy = MAT(((const DType[]){DT_F32, DT_F32, DT_F16, DT_BF16})[kind], 1, n, kind ? data : NULL);
             bool zeroed = true;
             for (int t = 1; t <= 6; t++) {
                 AdamW h = {1e-3f, 0.9f, 0.95f, 1e-8f, 0.1f, (float)(1 - pow(0.9f, t)), (float)(1 - pow(0.95f, t)),
@@ -865,7 +865,7 @@ static void test_threads(void) {
         op.add(A(TAKE(n)), CA(x), 0.3f, CA(dy), n);
         op.dropout(A(TAKE(n)), CA(x), n, 0.3f, 5);
         op.embed_bwd(TAKE(n), ids, order, CA(dy), N, C);
-        Mat m = {DT_F32, N, C, table};
+        Mat m = MAT(DT_F32, N, C, table);
         op.embed(A(TAKE(n)), ids, &m, N, false);
         float *l = TAKE(N * V);
         memcpy(l, logits, N * V * 4);
