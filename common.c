@@ -511,6 +511,10 @@ void out_write(OutFile *o, const void *bytes, size_t n) {
     if (n && fwrite(bytes, 1, n, o->f) != n) out_fail(o, errno);
 }
 
+void out_seek(OutFile *o, size_t at) {
+    if (fseeko(o->f, (off_t)at, SEEK_SET)) out_fail(o, errno);
+}
+
 void out_close(OutFile *o) {
     if (fflush(o->f)) out_fail(o, errno);
     if (o->tmp && fsync(fileno(o->f))) out_fail(o, errno);

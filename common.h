@@ -95,6 +95,7 @@ char *path_join(const char *dir, const char *name);
 typedef struct { FILE *f; char *path, *tmp; } OutFile;
 OutFile out_open(const char *path);
 void out_write(OutFile *o, const void *bytes, size_t n);
+void out_seek(OutFile *o, size_t at);           /* what is written next begins at this byte */
 void out_close(OutFile *o);                     /* flush, fsync, rename */
 void file_write(const char *path, const void *bytes, size_t n);
 void dir_remove(const char *path);              /* rm -r of a directory that we wrote; missing is fine */

@@ -106,11 +106,8 @@ static bool role_present(const Config *c, Role r) {
 }
 
 /* ================================================================================================================= *
- * [model.tables] What the Hub calls them. Neighbouring lines of one name are one Hub tensor, stacked along the outputs
- * in that order (c_attn, query_key_value, gate_up_proj). IO: stored (inputs, outputs), as GPT-2's Conv1D does. BY_HEAD:
- * the parts take turns, head by head: D rows of q, of k, of v, then the next head's (ChatGLM-6B).                     */
-typedef enum { OI, IO, BY_HEAD } Layout;
-typedef struct { Role role; const char *name; Layout layout; } TensorLine;
+ * [model.tables] What the Hub calls them. Neighbouring lines of one name are one HubTensor (model.h), in that order.  */
+typedef struct TensorLine { Role role; const char *name; Layout layout; } TensorLine;
 
 static const TensorLine gpt2_tensors[] = {
     {R_WTE, "transformer.wte.weight", OI},
@@ -785,19 +782,17 @@ Model *model_new(const Config *c, uint64_t seed) {
     return m;
 }
 
-/* Neighbouring lines with one name make one Hub tensor: [first, last) of the table, for a layer. */
-typedef struct {
-    char *name;                        /* with the layer's number */
-    const TensorLine *first;
-    int n_parts;                       /* lines present in this model */
-    Param *part[PARTS_MAX];
-    size_t rows, cols;                 /* of the stack: outputs, inputs */
-    Layout layout;
-    bool vector;
-} HubTensor;
-
-/* All Hub tensors of a model. Caller frees names and array. */
-static HubTensor *hub_tensors(const Model *m, int *n_out) {
+/* A name of the table with the layer's number in it. */
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wformat-nonliteral"
+static char *line_name(const TensorLine *t, int layer) { return layer < 0 ? xstrdup(t->name) : strf(t->name, layer); }
+#pragma GCC diagnostic pop
+char *hub_name(const Config *c, Role role, int layer) {
+    for (const TensorLine *t = c->family->tensors; t->name; t++)
+        if (t->role == role) return line_name(t, layer);
+    return NULL;
+}
+HubTensor *hub_tensors(const Model *m, int *n_out) {
     HubTensor *v = xcalloc((size_t)(m->cfg.L + 1) * R_COUNT, sizeof *v);
     int n = 0;
     for (int layer = -1; layer < m->cfg.L; layer++)
@@ -807,13 +802,8 @@ static HubTensor *hub_tensors(const Model *m, int *n_out) {
             bool joins = t > m->cfg.family->tensors && !strcmp(t[-1].name, t->name) && n && v[n - 1].first->name == t[-1].name
                          && v[n - 1].part[0]->layer == layer;
             HubTensor *h = joins ? &v[n - 1] : &v[n++];
-            if (!joins) {
-                #pragma GCC diagnostic push
-                #pragma GCC diagnostic ignored "-Wformat-nonliteral"
-                *h = (HubTensor){.name = layer < 0 ? xstrdup(t->name) : strf(t->name, layer), .first = t,
-                                 .cols = p->cols, .layout = t->layout, .vector = p->cols == 1};
-                #pragma GCC diagnostic pop
-            }
+            if (!joins)
+                *h = (HubTensor){.name = line_name(t, layer), .first = t, .cols = p->cols, .layout = t->layout, .vector = p->cols == 1};
             assert(h->n_parts < PARTS_MAX);
             h->part[h->n_parts++] = p;
             h->rows += p->rows;
@@ -821,13 +811,13 @@ static HubTensor *hub_tensors(const Model *m, int *n_out) {
     *n_out = n;
     return v;
 }
-/* The row of the stack where row r of part j is: in the weight, and in B of an adapter on it. */
-static size_t hub_row(const HubTensor *h, int j, size_t r, size_t D) {
+/* In the weight, and in B of an adapter on it. */
+size_t hub_row(const HubTensor *h, int j, size_t r, size_t D) {
     if (h->layout == BY_HEAD) return (r / D * (size_t)h->n_parts + (size_t)j) * D + r % D;
     for (int i = 0; i < j; i++) r += h->part[i]->rows;
     return r;
 }
-static void hub_tensors_free(HubTensor *v, int n) {
+void hub_tensors_free(HubTensor *v, int n) {
     for (int i = 0; i < n; i++) free(v[i].name);
     free(v);
 }
@@ -868,6 +858,7 @@ static const Tensor *hub_get(const Model *m, const Tensors *files, const HubTens
     return tensors_get(files, name, h->vector ? 1 : 2, shape);
 }
 
+const Tensor *hub_file(const Model *m, const HubTensor *h) { return hub_get(m, m->files, h); }
 static void need_float(const Tensor *t) {
     if (t->dtype > DT_BF16)
         die("%s: tensor %s is %s; weights must be F32, F16 or BF16", t->file, t->name, dtype_name(t->dtype));
@@ -900,6 +891,17 @@ static void hub_extract(const HubTensor *h, int j, size_t D, const float *whole,
         size_t row = hub_row(h, j, r, D);
         if (h->layout != IO) memcpy(out + r * p->cols, whole + row * p->cols, p->cols * sizeof(float));
         else for (size_t c = 0; c < p->cols; c++) out[r * p->cols + c] = whole[c * h->rows + row];
+    }
+}
+void hub_stack(const HubTensor *h, size_t D, float *const part[], float *whole) {
+    for (int j = 0; j < h->n_parts; j++) {
+        const Param *p = h->part[j];
+        #pragma omp parallel for schedule(static)
+        for (size_t r = 0; r < p->rows; r++) {
+            size_t row = hub_row(h, j, r, D);
+            if (h->layout != IO) memcpy(whole + row * p->cols, part[j] + r * p->cols, p->cols * sizeof(float));
+            else for (size_t c = 0; c < p->cols; c++) whole[c * h->rows + row] = part[j][r * p->cols + c];
+        }
     }
 }
 /* The same in the file's own dtype, for tensors stored (outputs, inputs): rows are moved, nothing is rounded. */
@@ -2017,9 +2019,9 @@ static void place_tokens(const Model *m, Acts *a, const Batch *b) {
     free(position);
     free(block);
 }
-void forward(Model *m, Acts *a, const Batch *b) {
+void forward_part(Model *m, Acts *a, const Batch *b, int first, int end, act *stream) {
     const Config *c = &m->cfg;
-    size_t N = b->B * b->T;
+    size_t N = b->B * b->T, C = (size_t)c->C, bytes = N * C * op.act_size;
     check_ids(m, a, b);
     a->T_now = b->T;
     op.upload(a->tokens, b->tokens, N * 4);
@@ -2030,16 +2032,22 @@ void forward(Model *m, Acts *a, const Batch *b) {
     if (b->start) op.upload(a->start, b->start, N * 4);
     if (b->len) op.upload(a->len, b->len, b->B * 4);
 
-    act *x = a->layer[0].x, *sum = a->embed ? a->embed : x;
-    op.embed(sum, a->tokens, &param(m, -1, R_WTE)->w, N, false);
-    if (c->pos == POS_LEARNED) op.embed(sum, a->position, &param(m, -1, R_WPE)->w, N, true);
-    if (c->type_vocab) op.embed(sum, a->types, &param(m, -1, R_TYPES)->w, N, true);
-    if (a->embed) norm(m, -1, R_EMBED_W, R_EMBED_B, x, a->embed_mean, a->embed_rstd, sum, N);
-    if (a->dropout > 0) op.dropout(x, x, N * (size_t)c->C, a->dropout, drop_site(a, -1, 0));
+    act *x = a->layer[first].x, *sum = a->embed ? a->embed : x;
+    if (first) op.copy(x, stream, bytes);
+    else {
+        op.embed(sum, a->tokens, &param(m, -1, R_WTE)->w, N, false);
+        if (c->pos == POS_LEARNED) op.embed(sum, a->position, &param(m, -1, R_WPE)->w, N, true);
+        if (c->type_vocab) op.embed(sum, a->types, &param(m, -1, R_TYPES)->w, N, true);
+        if (a->embed) norm(m, -1, R_EMBED_W, R_EMBED_B, x, a->embed_mean, a->embed_rstd, sum, N);
+        if (a->dropout > 0) op.dropout(x, x, N * C, a->dropout, drop_site(a, -1, 0));
+    }
     Call k = call_of(m, a, b);
-    for (int l = 0; l < c->L; l++) layer_forward(m, a, l, &k, true);
-    if (a->final != a->out) norm(m, -1, R_FINAL_W, R_FINAL_B, a->final, a->mean, a->rstd, a->out, N);
+    for (int l = first; l < end; l++) layer_forward(m, a, l, &k, true);
+    bool whole = end == c->L;
+    if (whole && a->final != a->out) norm(m, -1, R_FINAL_W, R_FINAL_B, a->final, a->mean, a->rstd, a->out, N);
+    if (stream) op.copy(stream, whole ? a->final : a->layer[end].x, bytes);
 }
+void forward(Model *m, Acts *a, const Batch *b) { forward_part(m, a, b, 0, m->cfg.L, NULL); }
 
 /* ================================================================================================================= *
  * [model.head] From the stream to logits. Rows are chosen first: a->head_in (n,C) holds rows[i] of a->final.          */

@@ -145,6 +145,30 @@ void model_train_begin(Model *m);
 void model_free(Model *m);
 char *param_name(const Param *p);                                  /* "layers.3.q": a new string */
 
+/* ---- the Hub's tensors and our parameters [model.hub] ------------------------------------------------------------ */
+/* One tensor of the Hub: a parameter, or several stacked along the outputs (c_attn, query_key_value, gate_up_proj). IO:
+ * stored (inputs, outputs), as GPT-2's Conv1D does. BY_HEAD: the parts take turns, head by head: D rows of q, of k, of
+ * v, then the next head's (ChatGLM-6B). */
+typedef enum { OI, IO, BY_HEAD } Layout;
+typedef struct HubTensor {
+    char *name;                    /* with the layer's number */
+    const struct TensorLine *first;
+    int n_parts;
+    Param *part[PARTS_MAX];
+    size_t rows, cols;             /* of the stack: outputs, inputs */
+    Layout layout;
+    bool vector;
+} HubTensor;
+HubTensor *hub_tensors(const Model *m, int *n);                    /* all of a model, by layer; to be freed with: */
+void hub_tensors_free(HubTensor *v, int n);
+size_t hub_row(const HubTensor *h, int j, size_t r, size_t D);     /* the row of the stack where row r of part j is */
+/* The stack in the Hub's shape and order, from its parts, (rows, cols) each as our parameters are. */
+void hub_stack(const HubTensor *h, size_t D, float *const part[], float *whole);
+/* What the Hub calls the tensor of this role, a new string; NULL: the family has none. The model need not have it (a
+ * tied head). */
+char *hub_name(const Config *c, Role role, int layer);
+const Tensor *hub_file(const Model *m, const HubTensor *h);        /* the tensor in the files that m was loaded from */
+
 /* ---- adapters, in PEFT's layout [model.lora] -------------------------------------------------------------------- */
 /* Reads DIR/adapter_config.json and adapter_model.safetensors onto a loaded model, once. Dies on what it does not know. */
 void model_lora_load(Model *m, const char *dir);
@@ -216,6 +240,10 @@ typedef struct Batch {             /* all on the host */
     const int32_t *position;       /* (B,T) positions for rotary or learned embedding; NULL: slot number */
 } Batch;
 
+/* Blocks [first, end) of the network alone, for whoever looks at or changes one at a time. stream (N,C), on the device,
+ * comes in (where first is 0: the tokens' embeddings do) and goes out; behind the last block it has had the final norm.
+ * Call it with the blocks in order, over one batch or over many: K and V of a block live until its next call. */
+void forward_part(Model *m, Acts *a, const Batch *b, int first, int end, act *stream);
 /* Runs the network: K and V of the new tokens go to slots pos .. pos+T-1 of the cache, the final norm's output to
  * a->final (N,C). Training is pos = 0, S = T; prefill T = the prompt; decode T = 1. */
 void forward(Model *m, Acts *a, const Batch *b);

@@ -420,9 +420,9 @@ static int by_official_order(const void *a, const void *b) {
     return c ? c : strcmp(x->name, y->name);
 }
 
-void tensors_save(const char *path, TensorOut *v, int n, const char *metadata_format) {
-    enum { PIECE_BYTES = 4 << 20 };
+TensorFile tensors_begin(const char *path, TensorOut *v, int n, const char *metadata_format) {
     if (n) qsort(v, (size_t)n, sizeof *v, by_official_order);
+    TensorFile f = {.v = v, .at = xcalloc((size_t)n, sizeof *f.at), .n = n};
     Buf header = {0};
     buf_str(&header, "{");
     if (metadata_format) {
@@ -438,33 +438,60 @@ void tensors_save(const char *path, TensorOut *v, int n, const char *metadata_fo
         json_escape(&header, v[i].name, strlen(v[i].name));
         buf_fmt(&header, "\":{\"dtype\":\"%s\",\"shape\":%s,\"data_offsets\":[%zu,%zu]}", dtype_name(v[i].dtype), shape,
                 at, at + bytes);
+        f.at[i] = at;
         at += bytes;
         free(shape);
     }
     buf_str(&header, "}");
     while (header.len % 8) buf_str(&header, " ");
     if (header.len > HEADER_MAX) die("cannot write %s: %d tensors make a header over %d bytes", path, n, HEADER_MAX);
+    for (int i = 0; i < n; i++) f.at[i] += 8 + header.len;
 
-    OutFile out = out_open(path);
+    f.out = out_open(path);
     uint64_t header_bytes = header.len;
-    out_write(&out, &header_bytes, 8);
-    out_write(&out, header.data, header.len);
+    out_write(&f.out, &header_bytes, 8);
+    out_write(&f.out, header.data, header.len);
     buf_free(&header);
+    return f;
+}
+
+void tensors_put(TensorFile *f, const char *name, const void *data, size_t n_bytes) {
+    for (int i = 0; i < f->n; i++) {
+        if (strcmp(f->v[i].name, name)) continue;
+        assert(n_bytes == out_bytes(&f->v[i]));
+        out_seek(&f->out, f->at[i]);
+        out_write(&f->out, data, n_bytes);
+        f->n_put++;
+        return;
+    }
+    assert(!"tensors_put: a tensor that was not announced");
+}
+
+void tensors_end(TensorFile *f) {
+    assert(f->n_put == f->n);
+    out_close(&f->out);
+    free(f->at);
+    *f = (TensorFile){0};
+}
+
+void tensors_save(const char *path, TensorOut *v, int n, const char *metadata_format) {
+    enum { PIECE_BYTES = 4 << 20 };
+    TensorFile f = tensors_begin(path, v, n, metadata_format);
     void *piece = xmalloc(PIECE_BYTES);
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; i < n; i++, f.n_put++) {                          /* in the file's order: no seeking */
         if (!v[i].fill) {
-            out_write(&out, v[i].ctx, out_bytes(&v[i]));
+            out_write(&f.out, v[i].ctx, out_bytes(&v[i]));
             continue;
         }
         size_t size = dtype_size(v[i].dtype), n_all = out_elements(&v[i]), n_piece = PIECE_BYTES / size;
         for (size_t first = 0; first < n_all; first += n_piece) {
             size_t n_now = n_all - first < n_piece ? n_all - first : n_piece;
             v[i].fill(v[i].ctx, first, n_now, piece);
-            out_write(&out, piece, n_now * size);
+            out_write(&f.out, piece, n_now * size);
         }
     }
     free(piece);
-    out_close(&out);
+    tensors_end(&f);
 }
 
 /* Removes files of an earlier save in the other layout, or in another number of shards: tensors_open would find two

@@ -77,6 +77,12 @@ typedef struct {
 /* One file, atomically; byte for byte what the official writer makes. metadata_format: "pt" (transformers wants it) or
  * NULL for no metadata. v is sorted into the file's order. */
 void tensors_save(const char *path, TensorOut *v, int n, const char *metadata_format);
+/* The same file written a tensor at a time, in any order, by whoever has them one after the other: its header and size
+ * stand from the start. Each of v is put once, whole (n_bytes is checked); end makes the file appear. */
+typedef struct TensorFile { OutFile out; TensorOut *v; size_t *at; int n, n_put; } TensorFile;
+TensorFile tensors_begin(const char *path, TensorOut *v, int n, const char *metadata_format);
+void tensors_put(TensorFile *f, const char *name, const void *data, size_t n_bytes);
+void tensors_end(TensorFile *f);
 /* dir/model.safetensors when all fits max_shard_bytes (0: no limit); otherwise model-0000i-of-0000n.safetensors and
  * their index. Shards follow the order of v. Files of the other layout are removed, so that dir holds one model. */
 void tensors_save_sharded(const char *dir, TensorOut *v, int n, size_t max_shard_bytes);

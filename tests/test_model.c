@@ -457,6 +457,35 @@ static void check_cache(const Case *k) {
     free_data(&d);
 }
 
+/* Block by block over two batches that take turns, the same bits as all blocks at once. */
+static void check_parts(const Case *k) {
+    enum { B = 2, T = 9 };
+    Config c = small_config(k);
+    Model *m = wide_model(&c, 6);
+    size_t n = B * T * (size_t)c.C;
+    Data d[2] = {make_data(&c, B, T, k->documents, 12), make_data(&c, B, T, k->documents, 13)};
+    Acts *a = acts_new(m, B, T, T, false, false);
+    float *want = xmalloc(n * sizeof *want), *got = xmalloc(n * sizeof *got);
+    act *stream[2] = {op.mem_alloc(n * op.act_size), op.mem_alloc(n * op.act_size)};
+    for (int l = 0; l < c.L; l++)
+        for (int i = 0; i < 2; i++) {
+            Batch b = batch_of(&d[i]);
+            forward_part(m, a, &b, l, l + 1, stream[i]);
+        }
+    for (int i = 0; i < 2; i++) {
+        Batch b = batch_of(&d[i]);
+        forward(m, a, &b);
+        op.act_to_host(want, a->final, n);
+        op.act_to_host(got, stream[i], n);
+        CHECK(!memcmp(got, want, n * sizeof *got), "%s: batch %d, block by block = all at once", k->name, i);
+        op.mem_free(stream[i]);
+        free_data(&d[i]);
+    }
+    free(want), free(got);
+    acts_free(a);
+    model_free(m);
+}
+
 /* An encoder's rows, padded on the right: what stands behind a row's end changes nothing before it. */
 static void check_padding(const Case *k) {
     enum { B = 2, T = 9, SHORT = 5 };
@@ -948,6 +977,7 @@ int main(void) {
         ops_select("cpu", "auto", PREC_F32);
         check_recompute(&cases[i]);
         check_adapters(&cases[i]);
+        if (cases[i].dropout == 0) check_parts(&cases[i]);
         Config c = small_config(&cases[i]);
         if (cases[i].dropout == 0 && c.mask != MASK_BIDIRECTIONAL) check_cache(&cases[i]);
         if (cases[i].dropout == 0 && c.mask == MASK_CAUSAL) check_documents(&cases[i]);

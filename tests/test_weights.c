@@ -295,6 +295,21 @@ static void test_writing(void) {
     free(bytes);
     CHECK(!file_exists(in_tmp("official.safetensors.tmp")), "no temporary file is left");
 
+    /* The same file, put together a tensor at a time in another order. */
+    char *official = file_read(path, &len);
+    size_t len_put;
+    const char *put = in_tmp("put.safetensors");
+    TensorFile parts = tensors_begin(put, v, 4, "pt");
+    CHECK(!file_exists(put), "a file that is being put together is not there yet");
+    tensors_put(&parts, "q", q, sizeof q);
+    tensors_put(&parts, "b.weight", f, sizeof f);
+    tensors_put(&parts, "a.weight", &bf, sizeof bf);
+    tensors_put(&parts, "ids", ids, sizeof ids);
+    tensors_end(&parts);
+    bytes = file_read(put, &len_put);
+    CHECK(len_put == len && !memcmp(bytes, official, len), "put together in any order: the same %zu bytes", len);
+    free(bytes), free(official);
+
     /* A filled tensor larger than a piece, and names that need escaping. */
     Transposed t = {.rows = 1201, .cols = 1000};
     float *data = xmalloc(t.rows * t.cols * sizeof *data), *got = xmalloc(t.rows * t.cols * sizeof *got);
