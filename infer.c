@@ -13,6 +13,9 @@
  *   [infer.prompt]    text -> ids, and the token that opens a document
  *   [infer.prefill]   the prompt through the network, in pieces of bounded memory
  *   [infer.decode]    the loop that everybody means by "inference": sample, show, feed back
+ *   [infer.draft]     guesses that make it faster and change nothing: several tokens for one reading of the weights
+ *   [infer.cache]     a prompt's keys and values in a file, so that it is paid for once in a lifetime
+ *   [infer.batch]     many prompts at a time: one reading of the weights for all of them
  *   [infer.chat]      a conversation: only what is new goes through the network
  *   [infer.eval]      perplexity and bits per byte over a sliding window
  *   [infer.logits]    explicit ids in, logits or attention out: what tests and other programs compare with
@@ -48,16 +51,17 @@
  * [infer.options] */
 static struct {
     const char *model, *adapter, *pooling, *embed_out, *pair, *config, *prompt, *bos, *logits, *logits_out, *attention_out, *compare, *precision, *system,
-        *template, *messages, *history;
-    int64_t n, samples, context, stride, top_k, layer;
+        *template, *messages, *history, *draft, *prompt_cache, *batch;
+    int64_t n, samples, context, stride, top_k, layer, draft_tokens, batch_size;
     double temperature, top_p, min_p, repetition;
     bool ignore_eos, echo, bench, json, chat;
     StrList eval, fill_mask, embed, classify;
-} o = {.model = "out", .bos = "auto", .pooling = "auto", .precision = "auto", .n = 256, .samples = 1, .temperature = 0.8, .top_p = 0.95,
+} o = {.model = "out", .bos = "auto", .pooling = "auto", .precision = "auto", .n = 256, .samples = 1, .draft_tokens = 4, .batch_size = 8, .temperature = 0.8, .top_p = 0.95,
        .repetition = 1, .echo = true};
 
 #define MANY (1 << 24)
 #define CHAT_CONTEXT 4096
+#define DRAFT_MAX 7                                                /* with the token before them the 8 rows that matmul streams weights for */
 static Opt options[] = {
     TEXT("model", model, "model directory: config.json, model.safetensors, tokenizer.json"),
     TEXT("adapter", adapter, "a LoRA adapter's directory, in PEFT's layout, to run the model with"),
@@ -82,6 +86,17 @@ static Opt options[] = {
            "as transformers does (with --eval: where there is one)", "auto|yes|no"),
     FLAG("ignore-eos", ignore_eos, "go on past the end of the text"),
     FLAG("echo", echo, "print the prompt too"),
+    TEXT("draft", draft, "guess several tokens and check them in one pass; the text stays the same: \"lookup\" repeats what "
+         "followed the last words before, a model directory (of the same tokenizer, much smaller) writes the guesses"),
+    INT("draft-tokens", draft_tokens, "guesses a pass", 1, DRAFT_MAX),
+    TEXT("prompt-cache", prompt_cache, "keep the prompt's keys and values in this file: a later prompt that begins alike "
+         "starts behind that beginning"),
+
+    SECTION("Many prompts"),
+    TEXT("batch", batch, "answer each line of this .jsonl, {\"prompt\": TEXT} or {\"messages\": [...]}, with a line of JSON, "
+         "in order; - reads stdin"),
+    INT("batch-size", batch_size, "prompts that are decoded together; above 8 the sums are made in another order, and the "
+        "last digits of logits may differ from those of a prompt alone", 1, 1024),
 
     SECTION("Chat"),
     FLAG("chat", chat, "talk with the model: /help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves"),
@@ -130,6 +145,7 @@ static const char about[] =
     "infer - run a model: generate text, chat, evaluate, measure, compare devices, look inside\n\n"
     "  ./infer --prompt \"Once upon a time\"                           continue a text\n"
     "  ./infer --model DIR --chat                                    a conversation\n"
+    "  ./infer --model DIR --batch prompts.jsonl                     many prompts together, answers as JSON lines\n"
     "  ./infer --model gpt2 --eval test.txt                          perplexity and bits per byte\n"
     "  ./infer --model gpt2 --logits ids.json --logits-out l.safetensors\n"
     "  ./infer --model gpt2 --compare cpu,cuda --prompt Hello        both devices, per-layer differences\n"
@@ -307,30 +323,36 @@ static void check_ids(const Config *c, const Ids *ids) {
             die("%s: the tokenizer gives id %d, the model has %d ids: do they fit together?", o.model, ids->v[i], c->V);
 }
 
-/* The prompt's ids; n_opening of them were put before it. Special tokens written in the prompt are meant. */
-static Ids prompt_ids(const Config *c, const Tokenizer *tok, size_t *n_opening) {
-    Ids ids = {0};
+/* Appends a prompt's ids, or with NULL those that a new document begins with; returns how many were put before the
+ * text. Special tokens written in the prompt are meant. */
+static size_t prompt_wrap(const Config *c, const Tokenizer *tok, const char *text, size_t n, Ids *ids) {
     const Ids *prefix = tokenizer_prefix(tok);
     int opening = opening_token(c, tok);
     if (prefix->n && strcmp(o.bos, "no"))
-        for (size_t i = 0; i < prefix->n; i++) ids_add(&ids, prefix->v[i]);
-    else if (!o.prompt || wants_bos(false)) {
+        for (size_t i = 0; i < prefix->n; i++) ids_add(ids, prefix->v[i]);
+    else if (!text || wants_bos(false)) {
         if (opening < 0)
-            die("%s: no token opens a document here; %s", o.model, o.prompt ? "use --bos no" : "give a --prompt");
-        ids_add(&ids, opening);
+            die("%s: no token opens a document here; %s", o.model, text ? "use --bos no" : "give a --prompt");
+        ids_add(ids, opening);
     }
-    *n_opening = ids.n;
-    if (o.prompt) {
-        Buf text = {0};
-        if (!strcmp(o.prompt, "-")) text = stdin_read();
-        else buf_str(&text, o.prompt);
-        if (!text.len) die("the prompt is empty; without --prompt a new document begins");
-        tokenizer_encode(tok, text.data, text.len, true, &ids);
-        buf_free(&text);
+    size_t n_opening = ids->n;
+    if (text) {
+        tokenizer_encode(tok, text, n, true, ids);
         const Ids *suffix = tokenizer_suffix(tok);                 /* ChatGLM-6B: the blank to fill and where it starts */
-        for (size_t i = 0; c->mask == MASK_PREFIX && i < suffix->n; i++) ids_add(&ids, suffix->v[i]);
+        for (size_t i = 0; c->mask == MASK_PREFIX && i < suffix->n; i++) ids_add(ids, suffix->v[i]);
     }
-    check_ids(c, &ids);
+    check_ids(c, ids);
+    return n_opening;
+}
+/* --prompt's ids; n_opening of them were put before it. */
+static Ids prompt_ids(const Config *c, const Tokenizer *tok, size_t *n_opening) {
+    Ids ids = {0};
+    Buf text = {0};
+    if (o.prompt && !strcmp(o.prompt, "-")) text = stdin_read();
+    else if (o.prompt) buf_str(&text, o.prompt);
+    if (o.prompt && !text.len) die("the prompt is empty; without --prompt a new document begins");
+    *n_opening = prompt_wrap(c, tok, text.data, text.len, &ids);
+    buf_free(&text);
     return ids;
 }
 
@@ -369,6 +391,15 @@ static void json_ids(Buf *b, const char *key, const int32_t *ids, size_t n) {
     buf_str(b, "]");
 }
 
+/* Who guesses [infer.draft]: nobody, the text so far, or a small model. */
+typedef struct {
+    bool lookup;
+    Model *m;
+    Acts *a;
+    Ids held;                                                      /* what its cache holds */
+    size_t n_guessed, n_right;
+} Draft;
+
 typedef struct {
     Model *m;
     Acts *a;
@@ -382,12 +413,18 @@ typedef struct {
     double decode_s;
     size_t n_cached;                                               /* of ids: what the cache holds */
     int32_t stopped_by;
+    Draft draft;
     const ChatTemplate *talk;                                      /* a conversation; NULL: a text */
     size_t n_shown;                                                /* bytes of its answer's text */
 } Session;
 static void talk_show(Session *s, bool whole);
 
 static void session_free(Session *s) {
+    if (s->draft.m) {
+        acts_free(s->draft.a);
+        model_free(s->draft.m);
+        ids_free(&s->draft.held);
+    }
     acts_free(s->a);
     model_free(s->m);
     tokenizer_free(s->tok);
@@ -403,13 +440,82 @@ static void text_add(Session *s, int32_t id) {
     else show(&s->text), s->text.len = 0;
 }
 
+/* ---- [infer.draft] ---------------------------------------------------------------------------------------------- *
+ * A pass of one token reads every weight; a pass of five reads them once too. So somebody guesses the next few tokens,
+ * one pass computes the logits behind each of them, and the guesses are right as long as each is the token that would
+ * have been drawn there (speculative decoding: Leviathan et al. 2023, Chen et al. 2023). Those papers accept and
+ * reject by probabilities, which keeps the distribution; here a draw is a function of (seed, step) and the logits
+ * alone, and matmul and attention give a token the same bits in a pass of 1 and of 8, so the very text is that of
+ * the plain run, greedy or sampled. A model that guesses draws with the same numbers, and so agrees more often. */
+static void draft_open(Session *s, size_t n_prompt, size_t S) {
+    Draft *d = &s->draft;
+    if (!o.draft) return;
+    if (!strcmp(o.draft, "lookup")) {
+        d->lookup = true;
+        return;
+    }
+    if (!is_dir(o.draft)) die("--draft %s: neither \"lookup\" nor a model directory", o.draft);
+    d->m = model_load(o.draft, false);
+    const Config *c = &d->m->cfg;
+    Tokenizer *tok = tokenizer_load(o.draft);
+    bool same = c->head == HEAD_LM && tokenizer_vocab(tok) == tokenizer_vocab(s->tok);
+    for (int id = 0; same && id < tokenizer_vocab(tok); id++) {
+        size_t n = 0, n_ours = 0;
+        const char *its = tokenizer_token(tok, id, &n), *ours = tokenizer_token(s->tok, id, &n_ours);
+        same = n == n_ours && !memcmp(its, ours, n);
+    }
+    tokenizer_free(tok);
+    if (!same) die("--draft %s: it must be a language model with the tokenizer of %s", o.draft, o.model);
+    if (c->pos == POS_LEARNED && S > (size_t)c->max_pos)
+        die("--draft %s: it has %d positions, this text may need %zu (--n, --context)", o.draft, c->max_pos, S);
+    d->a = acts_new(d->m, 1, prefill_piece(c, n_prompt), S, false, false);
+}
+/* What followed when the last words stood before: the latest place where the last three tokens do, else the last two. */
+static size_t draft_lookup(const Ids *ids, size_t most, int32_t *guess) {
+    for (size_t words = 3; words > 1; words--) {
+        if (ids->n <= words) continue;
+        const int32_t *end = ids->v + ids->n - words;
+        for (size_t at = ids->n - words; at-- > 0;) {
+            if (memcmp(ids->v + at, end, words * sizeof *end)) continue;
+            size_t n = min_size(most, ids->n - at - words);
+            memcpy(guess, ids->v + at + words, n * sizeof *guess);
+            return n;
+        }
+    }
+    return 0;
+}
+/* At most `most` guesses of what follows s->ids, whose next token is number `step` of its stream. */
+static size_t draft_guess(Session *s, size_t most, uint64_t stream, size_t step, int32_t *guess) {
+    Draft *d = &s->draft;
+    most = min_size(most, (size_t)o.draft_tokens);
+    if (d->lookup) return draft_lookup(&s->ids, most, guess);
+    if (!d->m || !most) return 0;
+    size_t kept = 0, n_text = s->ids.n;
+    while (d->m->cfg.mask != MASK_PREFIX && kept < d->held.n && kept + 1 < n_text && d->held.v[kept] == s->ids.v[kept]) kept++;
+    act *logits = feed(d->m, d->a, s->ids.v + kept, n_text - kept, kept);
+    size_t n = 0;
+    for (;;) {                                                     /* guesses join the text while they are made */
+        guess[n] = model_sample(d->a, logits, s->n_ids, &s->set.sampler, s->ids.v, s->ids.n, stream, step + n);
+        bool end = stop_has(&s->set.stop, guess[n]) && !o.ignore_eos;
+        if (++n == most || end) break;
+        ids_add(&s->ids, guess[n - 1]);
+        logits = feed(d->m, d->a, &guess[n - 1], 1, s->ids.n - 1);
+    }
+    d->held.n = 0;
+    for (size_t i = 0; i < s->ids.n; i++) ids_add(&d->held, s->ids.v[i]);
+    s->ids.n = n_text;
+    return n;
+}
+
 /* Goes on from the last token's logits for at most n_new tokens; says why it ended. The token drawn last is not fed:
  * nobody asks what would follow it. */
 static const char *decode(Session *s, const act *logits, size_t n_new, uint64_t stream) {
     const char *why = "length";
+    int32_t fed[1 + DRAFT_MAX];                                    /* the token drawn last, and guesses of the next */
+    size_t n_guess = 0, row = 0, V = (size_t)s->m->cfg.V;          /* row of logits: behind how many right guesses we are */
     double start = now_s();
     for (size_t step = 0; step < n_new; step++) {
-        int32_t id = model_sample(s->a, logits, s->n_ids, &s->set.sampler, s->ids.v, s->ids.n, stream, step);
+        int32_t id = model_sample(s->a, act_at(&op, logits, row * V), s->n_ids, &s->set.sampler, s->ids.v, s->ids.n, stream, step);
         if (stop_requested) { why = "interrupted"; break; }
         if (!o.ignore_eos && stop_has(&s->set.stop, id)) {
             s->stopped_by = id;
@@ -419,25 +525,118 @@ static const char *decode(Session *s, const act *logits, size_t n_new, uint64_t 
         ids_add(&s->ids, id);
         text_add(s, id);
         if (step + 1 == n_new) break;
-        logits = feed(s->m, s->a, &id, 1, s->ids.n - 1);
-        s->n_cached = s->ids.n;
         s->n_fed++;
+        if (row < n_guess && fed[1 + row] == id) {                 /* its logits are there already */
+            row++;
+            s->draft.n_right++;
+            s->n_cached = s->ids.n;
+            continue;
+        }
+        fed[0] = id;
+        n_guess = draft_guess(s, n_new - step - 2, stream, step + 1, fed + 1);
+        s->draft.n_guessed += n_guess;
+        row = 0;
+        int32_t pos = (int32_t)s->ids.n - 1;
+        forward(s->m, s->a, &(Batch){.B = 1, .T = 1 + n_guess, .tokens = fed, .pos = &pos});
+        logits = model_logits(s->m, s->a, 0, 1 + n_guess);
+        s->n_cached = s->ids.n;
     }
     s->decode_s += now_s() - start;
     return why;
 }
 
-static void result_json(const Session *s, int64_t sample, size_t n_prompt, const char *why) {
-    Buf line = {0};
-    buf_fmt(&line, "{\"sample\":%lld,", (long long)sample);
-    json_ids(&line, "prompt_ids", s->ids.v, n_prompt);
-    buf_str(&line, ",");
-    json_ids(&line, "ids", s->ids.v + n_prompt, s->ids.n - n_prompt);
-    buf_str(&line, ",\"text\":\"");
-    json_escape(&line, s->text.data ? s->text.data : "", s->text.len);
-    buf_fmt(&line, "\",\"finish\":\"%s\"}\n", why);
-    show(&line);
-    buf_free(&line);
+/* One answer as a line of JSON: which it is, all ids, its text, why it ended ("stop", "length", "context"). */
+static void result_json(Buf *line, const char *which, size_t number, const Ids *ids, size_t n_prompt, const Buf *text,
+                        const char *why) {
+    buf_fmt(line, "{\"%s\":%zu,", which, number);
+    json_ids(line, "prompt_ids", ids->v, n_prompt);
+    buf_str(line, ",");
+    json_ids(line, "ids", ids->v + n_prompt, ids->n - n_prompt);
+    buf_str(line, ",\"text\":\"");
+    json_escape(line, text->data ? text->data : "", text->len);
+    buf_fmt(line, "\",\"finish\":\"%s\"}\n", why);
+}
+
+/* ---- [infer.cache] ---------------------------------------------------------------------------------------------- *
+ * A safetensors file: "ids" I32 (n), the prompt; "model" I64 (1), a fingerprint; "layer.L.keys" and "layer.L.values"
+ * (n, K*D), as the device has them (F32 or BF16). What a prompt has in common with it, from the first token on, is read
+ * instead of computed: the same bits. */
+static int64_t fingerprint(const Model *m) {
+    uint64_t hash = 14695981039346656037ull;                       /* FNV-1a */
+    Buf of = {0};
+    buf_fmt(&of, "%s %s", op.name, m->config_json);
+    for (int i = 0; m->files && i < m->files->n; i++) {            /* the first bytes of each tensor stand for all */
+        const Tensor *t = &m->files->v[i];
+        buf_str(&of, t->name);
+        buf_add(&of, t->data, min_size(t->bytes, 64));
+    }
+    for (int i = 0; i < m->n_lora; i++) {
+        float b[16];
+        size_t n = min_size(16, m->lora[i].b[0].n);
+        op.download(b, m->lora[i].b[0].master, n * sizeof *b);
+        buf_add(&of, b, n * sizeof *b);
+    }
+    for (size_t i = 0; i < of.len; i++) hash = (hash ^ (unsigned char)of.data[i]) * 1099511628211ull;
+    buf_free(&of);
+    return (int64_t)hash;
+}
+static size_t cache_width(const Model *m) { return (size_t)m->cfg.K * (size_t)m->cfg.D; }
+static char *cache_name(int layer, int values) { return strf("layer.%d.%s", layer, values ? "values" : "keys"); }
+
+/* How many of the session's first ids are in its cache now; at most all but one, whose logits are wanted. */
+static size_t cache_load(Session *s, const char *path) {
+    if (!file_exists(path)) return 0;
+    Tensors *w = tensors_open(path);
+    const Tensor *model = tensors_get(w, "model", 1, (size_t[]){1}), *ids = tensors_find(w, "ids");
+    int64_t its_model = 0;
+    if (model->dtype != DT_I64 || !ids || ids->dtype != DT_I32 || ids->n_dims != 1) die("%s: not a prompt cache", path);
+    memcpy(&its_model, model->data, sizeof its_model);
+    if (its_model != fingerprint(s->m))
+        die("%s: made with another model or kind of device: name another file, or delete this one", path);
+    size_t kept = 0;
+    for (int32_t id; kept < ids->n && kept + 1 < s->ids.n; kept++) {
+        memcpy(&id, (const char *)ids->data + kept * sizeof id, sizeof id);
+        if (id != s->ids.v[kept]) break;
+    }
+    if (s->m->cfg.mask == MASK_PREFIX) kept = 0;                   /* tokens that see those behind them change with them */
+    for (int l = 0; kept && l < s->m->cfg.L; l++)
+        for (int values = 0; values < 2; values++) {
+            char *name = cache_name(l, values);
+            const Tensor *t = tensors_get(w, name, 2, (size_t[]){ids->n, cache_width(s->m)});
+            float *host = xmalloc(size_mul(t->n, sizeof *host));
+            tensor_to_f32(t, host);
+            acts_cache_write(s->m, s->a, l, values, 0, 0, kept, host);
+            free(host);
+            free(name);
+        }
+    tensors_close(w);
+    return kept;
+}
+
+typedef struct { const Session *s; int layer, values; size_t n; float **host; } CachePart;
+static void cache_fill(void *ctx, size_t first, size_t n, void *out) {
+    CachePart *p = ctx;                                            /* pieces come in order: the first brings them all */
+    if (!first) acts_cache_read(p->s->m, p->s->a, p->layer, p->values, 0, 0, p->n, *p->host);
+    f32_to_dtype(*p->host + first, n, op.act_size == 2 ? DT_BF16 : DT_F32, out);
+}
+static void cache_save(const Session *s, const char *path) {
+    size_t n_parts = 2 * (size_t)s->m->cfg.L, n = s->ids.n;
+    TensorOut *out = xcalloc(n_parts + 2, sizeof *out);
+    CachePart *part = xcalloc(n_parts, sizeof *part);
+    float *host = xmalloc(size_mul(size_mul(n, cache_width(s->m)), sizeof *host));
+    int64_t model = fingerprint(s->m);
+    for (size_t i = 0; i < n_parts; i++) {
+        part[i] = (CachePart){s, (int)i / 2, (int)i % 2, n, &host};
+        out[i] = (TensorOut){.name = cache_name((int)i / 2, (int)i % 2), .dtype = op.act_size == 2 ? DT_BF16 : DT_F32, .n_dims = 2,
+                             .shape = {n, cache_width(s->m)}, .fill = cache_fill, .ctx = &part[i]};
+    }
+    out[n_parts] = (TensorOut){.name = xstrdup("ids"), .dtype = DT_I32, .n_dims = 1, .shape = {n}, .ctx = s->ids.v};
+    out[n_parts + 1] = (TensorOut){.name = xstrdup("model"), .dtype = DT_I64, .n_dims = 1, .shape = {1}, .ctx = &model};
+    tensors_save(path, out, (int)n_parts + 2, NULL);
+    for (size_t i = 0; i < n_parts + 2; i++) free(out[i].name);
+    free(out);
+    free(part);
+    free(host);
 }
 
 static void generate(void) {
@@ -452,16 +651,21 @@ static void generate(void) {
         die("the prompt has %zu tokens, the context %zu: no room for an answer", n_prompt, context);
     size_t n_new = min_size((size_t)o.n, context - n_prompt);
 
-    s.a = acts_new(s.m, 1, prefill_piece(c, n_prompt), n_prompt + n_new, false, false);
+    size_t S = n_prompt + n_new, T = prefill_piece(c, n_prompt);
+    if (o.draft && T < 1 + DRAFT_MAX) T = min_size(1 + DRAFT_MAX, S);
+    s.a = acts_new(s.m, 1, T, S, false, false);
     s.n_ids = min_size((size_t)c->V, (size_t)tokenizer_vocab(s.tok));
+    draft_open(&s, n_prompt, S);
     catch_signals();
 
     /* The prompt is paid for once: every sample starts from its slots in the cache, and from a copy of its logits. */
     double start = now_s();
     act *first_logits = op.mem_alloc(logits_bytes);
-    op.copy(first_logits, feed(s.m, s.a, s.ids.v, n_prompt, 0), logits_bytes);
+    size_t kept = o.prompt_cache ? cache_load(&s, o.prompt_cache) : 0;
+    op.copy(first_logits, feed(s.m, s.a, s.ids.v + kept, n_prompt - kept, kept), logits_bytes);
     op.sync();
     double prefill_s = now_s() - start;
+    if (o.prompt_cache && kept + 1 < n_prompt) cache_save(&s, o.prompt_cache);
     const char *why = "";
     for (int64_t i = 0; i < o.samples && !stop_requested; i++) {
         s.ids.n = n_prompt;
@@ -472,15 +676,22 @@ static void generate(void) {
         why = decode(&s, first_logits, n_new, rng_mix((uint64_t)common.seed, (uint64_t)i));
         if (!strcmp(why, "length") && n_new < (size_t)o.n) why = "context";
         text_add(&s, -1);
-        if (o.json) result_json(&s, i, n_prompt, why);
-        else if (puts("") < 0) die("stdout: %s", strerror(errno));
+        if (o.json) {
+            Buf line = {0};
+            result_json(&line, "sample", (size_t)i, &s.ids, n_prompt, &s.text, why);
+            show(&line);
+            buf_free(&line);
+        } else if (puts("") < 0) die("stdout: %s", strerror(errno));
     }
 
     if (!common.quiet) {
         if (!strcmp(why, "context"))
             fprintf(stderr, "stopped: the context of %zu tokens is full%s\n", context,
                     o.context ? " (--context)" : ", the model has no more positions");
-        fprintf(stderr, "prompt %zu tokens, %.1f tokens/s; ", n_prompt, (double)n_prompt / prefill_s);
+        fprintf(stderr, "prompt %zu tokens, %.1f tokens/s; ", n_prompt, (double)(n_prompt - kept) / prefill_s);
+        if (o.prompt_cache) fprintf(stderr, "%zu of them from %s; ", kept, o.prompt_cache);
+        if (s.draft.n_guessed)
+            fprintf(stderr, "%zu of %zu guesses right; ", s.draft.n_right, s.draft.n_guessed);
         if (s.n_fed) fprintf(stderr, "decode %.1f tokens/s; ", (double)s.n_fed / s.decode_s);
         print_memory(s.m, s.a);
         fprintf(stderr, "; ");
@@ -489,6 +700,178 @@ static void generate(void) {
     }
     op.mem_free(first_logits);
     session_free(&s);
+}
+
+/* ================================================================================================================= *
+ * [infer.batch] Continuous batching (Yu et al. 2022): a pass decodes one token for each of the rows, and a prompt takes a
+ * row as soon as its answer is done, so rows never wait for the longest among them. A prompt's draws depend on its
+ * place in the file, not on its row or its neighbours: the answers are those of one at a time. */
+typedef struct { Ids ids; size_t n_prompt, line; } Request;
+typedef struct { Request *v; size_t n, cap; } Requests;
+typedef struct {
+    Request *of;                                                   /* its ids grow by the answer's */
+    size_t number, n_cached;
+    Utf8Stream utf8;
+    Buf text;
+} BatchRow;
+typedef struct { Session s; bool chat; size_t context; Buf *done; size_t n_shown; } BatchRun;
+
+/* One line's prompt; with "messages" the ids that an answer to them follows. */
+static Request request_read(BatchRun *b, const Config *c, const char *line, size_t n_line, ChatTemplate *template) {
+    cJSON *json = cJSON_ParseWithOpts(line, NULL, true);
+    const cJSON *prompt = cJSON_GetObjectItemCaseSensitive(json, "prompt");
+    Request r = {0};
+    if (!json) die("%s: line %zu: not JSON", o.batch, n_line);
+    if (cJSON_GetObjectItemCaseSensitive(json, "messages")) {
+        Chat talk = {0};
+        if (!template->form) *template = chat_template(o.model, b->s.tok, o.template);
+        char *why = chat_parse(line, &talk);
+        if (!why) why = chat_problem(template, &talk);
+        if (why) die("%s: line %zu: %s", o.batch, n_line, why);
+        chat_format(template, b->s.tok, &talk, true, &r.ids, NULL);
+        chat_free(&talk);
+        b->chat = true;
+    } else if (cJSON_IsString(prompt) && *prompt->valuestring) {
+        prompt_wrap(c, b->s.tok, prompt->valuestring, strlen(prompt->valuestring), &r.ids);
+    } else
+        die("%s: line %zu: neither \"prompt\", a text that is not empty, nor \"messages\"", o.batch, n_line);
+    cJSON_Delete(json);
+    check_ids(c, &r.ids);                                          /* a conversation's are not checked yet */
+    r.n_prompt = r.ids.n, r.line = n_line;
+    if (r.n_prompt >= b->context)
+        die("%s: line %zu: the prompt has %zu tokens, the context %zu: no room for an answer", o.batch, n_line, r.n_prompt, b->context);
+    return r;
+}
+static Requests requests_read(BatchRun *b, const Config *c) {
+    FILE *f = !strcmp(o.batch, "-") ? stdin : fopen(o.batch, "rb");
+    if (!f) die("%s: %s", o.batch, strerror(errno));
+    Requests r = {0};
+    ChatTemplate template = {0};
+    char *line = NULL;
+    size_t cap = 0, n_line = 0;
+    while (getline(&line, &cap, f) >= 0) {
+        n_line++;
+        if (!line[strspn(line, " \t\r\n")]) continue;
+        if (r.n == r.cap) r.v = xrealloc(r.v, size_mul(r.cap = r.cap ? 2 * r.cap : 64, sizeof *r.v));
+        r.v[r.n++] = request_read(b, c, line, n_line, &template);
+    }
+    if (ferror(f)) die("%s: %s", o.batch, strerror(errno));
+    if (!r.n) die("%s: no prompt in it", o.batch);
+    if (b->chat) {
+        Ids stops = {0};
+        chat_stops(&template, b->s.tok, &stops);
+        for (size_t i = 0; i < stops.n; i++) stop_add(&b->s.set.stop, stops.v[i]);
+        ids_free(&stops);
+        chat_template_free(&template);
+    }
+    free(line);
+    if (f != stdin) fclose(f);
+    return r;
+}
+/* Draws the row's next token. False: the answer is done, its line stands in its place and shows when its turn comes. */
+static bool batch_draw(BatchRun *b, BatchRow *row, const act *logits) {
+    Session *s = &b->s;
+    Ids *ids = &row->of->ids;
+    size_t n_answer = ids->n - row->of->n_prompt;
+    const char *why = n_answer == (size_t)o.n ? "length" : ids->n == b->context ? "context" : NULL;
+    if (!why) {
+        uint64_t stream = rng_mix((uint64_t)common.seed, row->number);
+        int32_t id = model_sample(s->a, logits, s->n_ids, &s->set.sampler, ids->v, ids->n, stream, n_answer);
+        if (!o.ignore_eos && stop_has(&s->set.stop, id)) why = "stop";
+        else {
+            ids_add(ids, id);
+            if (!b->chat || !tokenizer_is_special(s->tok, id)) tokenizer_decode_stream(s->tok, &row->utf8, id, &row->text);
+            if (n_answer + 1 == (size_t)o.n) why = "length";
+            else if (ids->n == b->context) why = "context";
+        }
+    }
+    if (!why) return true;
+    tokenizer_decode_stream(s->tok, &row->utf8, -1, &row->text);
+    result_json(&b->done[row->number], "line", row->of->line, ids, row->of->n_prompt, &row->text, why);
+    s->n_fed += ids->n - row->of->n_prompt;
+    for (; b->done[b->n_shown].len; b->n_shown++) {
+        show(&b->done[b->n_shown]);
+        buf_free(&b->done[b->n_shown]);
+    }
+    ids_free(ids);
+    return false;
+}
+/* A prompt into cache row r and its first token. False: that ended it. */
+static bool batch_start(BatchRun *b, BatchRow *row, size_t r, Request *of, size_t number, size_t piece) {
+    Session *s = &b->s;
+    row->of = of, row->number = number, row->n_cached = 0;
+    row->utf8 = (Utf8Stream){0};
+    row->text.len = 0;
+    size_t T = 0;
+    for (size_t at = 0; at < of->n_prompt; at += T) {
+        T = min_size(of->n_prompt - at, piece);
+        int32_t pos = (int32_t)at;
+        forward(s->m, s->a, &(Batch){.B = 1, .T = T, .tokens = of->ids.v + at, .pos = &pos, .row = r});
+    }
+    row->n_cached = of->n_prompt;
+    return batch_draw(b, row, model_logits(s->m, s->a, T - 1, 1));
+}
+static void batch(void) {
+    BatchRun b = {.s = {.m = start_decoder()}};
+    Session *s = &b.s;
+    const Config *c = &s->m->cfg;
+    s->tok = tokenizer_load(o.model);
+    s->set = settings_read(s->m, s->tok);
+    s->n_ids = min_size((size_t)c->V, (size_t)tokenizer_vocab(s->tok));
+    b.context = context_limit(c);
+    Requests all = requests_read(&b, c);
+    size_t longest = 0, n_rows = min_size((size_t)o.batch_size, all.n);
+    for (size_t i = 0; i < all.n; i++) longest = all.v[i].n_prompt > longest ? all.v[i].n_prompt : longest;
+    size_t S = min_size(b.context, longest + (size_t)o.n), piece = prefill_piece(c, longest);
+    s->a = acts_new(s->m, n_rows, (piece + n_rows - 1) / n_rows, S, false, false);
+    b.done = xcalloc(all.n + 1, sizeof *b.done);                   /* the last stays empty: an end */
+    BatchRow *row = xcalloc(n_rows, sizeof *row);
+    int32_t *tokens = xmalloc(n_rows * sizeof *tokens), *pos = xmalloc(n_rows * sizeof *pos);
+    size_t next = 0, n_active = 0, n_done = 0;
+    catch_signals();
+    Progress bar = progress_begin("answers", (double)all.n);
+    double start = now_s();
+    while (!stop_requested) {
+        while (n_active < n_rows && next < all.n && !stop_requested) {
+            bool on = batch_start(&b, &row[n_active], n_active, &all.v[next], next, piece);
+            next++;
+            if (on) n_active++;
+            else n_done++;
+        }
+        if (!n_active) break;
+        for (size_t r = 0; r < n_active; r++) {
+            tokens[r] = row[r].of->ids.v[row[r].of->ids.n - 1];
+            pos[r] = (int32_t)row[r].n_cached++;
+        }
+        forward(s->m, s->a, &(Batch){.B = n_active, .T = 1, .tokens = tokens, .pos = pos});
+        act *logits = model_logits(s->m, s->a, 0, n_active);
+        bool *on = xcalloc(n_active, sizeof *on);
+        for (size_t r = 0; r < n_active; r++) on[r] = batch_draw(&b, &row[r], act_at(&op, logits, r * (size_t)c->V));
+        for (size_t r = n_active; r-- > 0;) {                      /* a free row takes a new prompt, or the last row */
+            if (on[r]) continue;
+            n_done++;
+            while (!on[r] && next < all.n && !stop_requested) {
+                on[r] = batch_start(&b, &row[r], r, &all.v[next], next, piece);
+                next++;
+                n_done += !on[r];
+            }
+            if (on[r]) continue;
+            n_active--;
+            if (r == n_active) continue;
+            acts_cache_copy(s->m, s->a, r, n_active, row[n_active].n_cached);
+            BatchRow free_row = row[r];                            /* its text's memory stays in use */
+            row[r] = row[n_active];
+            row[n_active] = free_row;
+        }
+        free(on);
+        progress_at(&bar, (double)n_done, "%.1f tokens/s", (double)s->n_fed / (now_s() - start));
+    }
+    progress_end(&bar, "%zu prompts, %.1f tokens/s", n_done, (double)s->n_fed / (now_s() - start));
+    if (stop_requested) warn("stopped: %zu of %zu prompts are answered", b.n_shown, all.n);
+    for (size_t i = 0; i < all.n; i++) ids_free(&all.v[i].ids), buf_free(&b.done[i]);
+    for (size_t r = 0; r < n_rows; r++) buf_free(&row[r].text);
+    free(all.v), free(b.done), free(row), free(tokens), free(pos);
+    session_free(s);
 }
 
 /* ================================================================================================================= *
@@ -775,6 +1158,7 @@ static void chat(void) {
     ids_free(&stops);
     s.a = acts_new(s.m, 1, prefill_piece(c, k.context), k.context, false, false);
     s.n_ids = min_size((size_t)c->V, (size_t)tokenizer_vocab(s.tok));
+    draft_open(&s, k.context, k.context);
     if (!o.messages && o.system) talk_system(&k, o.system);
     if (o.messages) talk_with_file(&k, &s);
     else talk_with_person(&k, &s);
@@ -1592,15 +1976,23 @@ static void compare(void) {
 int main(int argc, char **argv) {
     options_parse(argc, argv, 1, about, options, N_OPTIONS);
     bool looks = o.logits_out || o.attention_out;
-    int modes = (o.eval.n > 0) + looks + (o.compare != NULL) + o.bench + o.chat + (o.fill_mask.n > 0) + (o.embed.n > 0) +
+    int modes = (o.eval.n > 0) + (o.batch != NULL) + looks + (o.compare != NULL) + o.bench + o.chat + (o.fill_mask.n > 0) + (o.embed.n > 0) +
                 (o.classify.n > 0);
     if (modes > 1)
-        die_usage("--chat, --eval, --fill-mask, --embed, --classify, --logits-out or --attention-out, --compare and --bench "
+        die_usage("--chat, --batch, --eval, --fill-mask, --embed, --classify, --logits-out or --attention-out, --compare and --bench "
                   "are one run each");
     if ((given("pooling") || o.embed_out) && !o.embed.n) die_usage("--pooling and --embed-out go with --embed");
     if (o.pair && !o.embed.n && !o.classify.n) die_usage("--pair goes with --embed or --classify");
     const char *const of_chat[] = {"system", "template", "messages", "history"};
-    for (int i = 0; i < 4; i++) if (given(of_chat[i]) && !o.chat) die_usage("--%s goes with --chat", of_chat[i]);
+    for (int i = 0; i < 4; i++)
+        if (given(of_chat[i]) && !o.chat && !(i == 1 && o.batch)) die_usage("--%s goes with --chat", of_chat[i]);
+    if (o.batch && (o.prompt || o.draft || o.prompt_cache || given("samples")))
+        die_usage("--batch has its prompts in a file; --prompt, --samples, --draft and --prompt-cache are for one");
+    if (o.batch && !o.n) die_usage("--n 0 leaves no room for an answer");
+    if (o.prompt_cache && (modes || !o.prompt)) die_usage("--prompt-cache goes with --prompt");
+    if (o.draft && modes && !o.chat) die_usage("--draft goes with --prompt or --chat");
+    if (given("draft-tokens") && !o.draft) die_usage("--draft-tokens goes with --draft");
+    if (given("batch-size") && !o.batch) die_usage("--batch-size goes with --batch");
     if (o.chat && o.prompt) die_usage("--chat asks you, or --messages FILE: --prompt is for a text");
     if (o.config && !o.bench) die_usage("--config has random weights: it goes with --bench alone");
     if (o.logits && !looks && !o.compare) die_usage("--logits wants --logits-out or --attention-out: where to write");
@@ -1611,6 +2003,7 @@ int main(int argc, char **argv) {
     else if (o.embed.n) embed_texts();
     else if (o.classify.n) classify();
     else if (o.chat) chat();
+    else if (o.batch) batch();
     else if (o.eval.n) evaluate();
     else if (looks) look_inside();
     else if (o.compare) compare();

@@ -1678,6 +1678,25 @@ void acts_free(Acts *a) {
     free(a);
 }
 
+static act *cache_at(const Model *m, const Acts *a, int layer, bool values, size_t row, size_t slot) {
+    const LayerActs *y = &a->layer[layer];
+    return act_at(&op, values ? y->v : y->k, (row * a->S + slot) * (size_t)m->cfg.K * (size_t)m->cfg.D);
+}
+void acts_cache_read(const Model *m, const Acts *a, int layer, bool values, size_t row, size_t first, size_t n, float *host) {
+    op.act_to_host(host, cache_at(m, a, layer, values, row, first), n * (size_t)m->cfg.K * (size_t)m->cfg.D);
+}
+void acts_cache_write(const Model *m, Acts *a, int layer, bool values, size_t row, size_t first, size_t n, const float *host) {
+    op.act_from_host(cache_at(m, a, layer, values, row, first), host, n * (size_t)m->cfg.K * (size_t)m->cfg.D);
+}
+void acts_cache_copy(const Model *m, Acts *a, size_t to, size_t from, size_t n) {
+    size_t bytes = n * (size_t)m->cfg.K * (size_t)m->cfg.D * op.act_size;
+    for (int l = 0; l < m->cfg.L; l++)
+        for (int values = 0; values < 2; values++)
+            op.copy(cache_at(m, a, l, values, to, 0), cache_at(m, a, l, values, from, 0), bytes);
+    a->prefix_len[to] = a->prefix_len[from];
+    a->mask_at[to] = a->mask_at[from];
+}
+
 /* ================================================================================================================= *
  * [model.layer] One block, forward. Each helper is one line of the picture in the head.                               */
 static Param *param(const Model *m, int layer, Role r) { return m->at[layer + 1][r]; }
@@ -1710,7 +1729,7 @@ static void norm_bwd(const Model *m, int layer, Role w, Role b, act *dx, const a
 }
 
 /* What holds for one call of forward: sizes, masks and rotations of every layer. */
-typedef struct { size_t B, T, N; bool direct; Attn attn; Rope rope_q, rope_k, place_v; } Call;
+typedef struct { size_t B, T, N, cache_at; bool direct; Attn attn; Rope rope_q, rope_k, place_v; } Call;
 static Call call_of(const Model *m, const Acts *a, const Batch *b) {
     const Config *c = &m->cfg;
     Call k = {.B = b->B, .T = b->T, .N = b->B * b->T};
@@ -1729,6 +1748,7 @@ static Call call_of(const Model *m, const Acts *a, const Batch *b) {
     k.rope_k.heads = c->K;
     k.rope_k.y_row = a->S * KD;
     k.rope_k.slot = b->pos ? a->pos : NULL;
+    k.cache_at = b->row * a->S * KD;
     k.place_v = k.rope_k;
     k.place_v.rot = 0;
     return k;
@@ -1839,7 +1859,8 @@ static void layer_forward(Model *m, Acts *a, int l, const Call *k, bool with_out
 
     if (pre) norm(m, l, R_NORM1_W, R_NORM1_B, y->n1, y->mean1, y->rstd1, y->x, N);
     const act *in = pre ? y->n1 : y->x;
-    act *k_new = k->direct ? y->k : a->dk, *v_new = k->direct ? y->v : a->dv;
+    act *k_slots = act_at(&op, y->k, k->cache_at), *v_slots = act_at(&op, y->v, k->cache_at);
+    act *k_new = k->direct ? k_slots : a->dk, *v_new = k->direct ? v_slots : a->dv;
     Linear qkv[3] = {linear(m, l, R_Q, R_Q_B, c->qk_norm ? y->q_raw : y->q, NULL),
                      linear(m, l, R_K, R_K_B, c->qk_norm ? y->k_raw : k_new, NULL),
                      linear(m, l, R_V, R_V_B, v_new, NULL)};
@@ -1851,11 +1872,11 @@ static void layer_forward(Model *m, Acts *a, int l, const Call *k, bool with_out
     }
     if (c->pos == POS_ROPE) {
         rotate(a, c, y->q, y->q, &k->rope_q, false);
-        rotate(a, c, y->k, k_new, &k->rope_k, false);
-    } else if (!k->direct) op.rope(y->k, k_new, &k->rope_k);
-    if (!k->direct) op.rope(y->v, v_new, &k->place_v);
+        rotate(a, c, k_slots, k_new, &k->rope_k, false);
+    } else if (!k->direct) op.rope(k_slots, k_new, &k->rope_k);
+    if (!k->direct) op.rope(v_slots, v_new, &k->place_v);
     Attn attn = layer_attn(c, k, l);
-    op.attention(y->att, y->lse, y->q, y->k, y->v, &attn);
+    op.attention(y->att, y->lse, y->q, k_slots, v_slots, &attn);
     project(m, a, R_O, linear(m, l, R_O, R_O_B, pre ? y->xm : y->n1, NULL), y->att,
             c->residual_from_norm ? y->n1 : y->x, c->residual_scale, N, l, 1);
     if (!pre) norm(m, l, R_NORM1_W, R_NORM1_B, y->xm, y->mean1, y->rstd1, y->n1, N);
@@ -1961,7 +1982,8 @@ float *model_attention(const Model *m, const Acts *a, const Batch *b, int layer,
 /* Token ids become kernels' array indices: the one place where they are checked. */
 static void check_ids(const Model *m, const Acts *a, const Batch *b) {
     size_t N = b->B * b->T;
-    if (b->B > a->B || b->T > a->T) die("a batch of %zu x %zu tokens was given buffers for %zu x %zu", b->B, b->T, a->B, a->T);
+    if (b->row + b->B > a->B || N > a->B * a->T || (a->train && b->T > a->T))
+        die("a batch of %zu x %zu tokens was given buffers for %zu x %zu", b->B, b->T, a->B, a->T);
     for (size_t i = 0; i < N; i++)
         if (b->tokens[i] < 0 || b->tokens[i] >= m->cfg.V)
             die("token id %d is outside the model's vocabulary of %d", b->tokens[i], m->cfg.V);
@@ -1988,6 +2010,7 @@ static void place_tokens(const Model *m, Acts *a, const Batch *b) {
     size_t N = b->B * b->T;
     int rows = c->pos == POS_LEARNED ? c->max_pos : m->rope_rows;
     int32_t *position = xmalloc(N * 4), *block = xcalloc(N, 4);
+    int32_t *prefix_len = a->prefix_len + b->row, *mask_at = a->mask_at + b->row;
     for (size_t r = 0; r < b->B; r++) {
         int32_t filled = b->pos ? b->pos[r] : 0;
         const int32_t *id = b->tokens + r * b->T;
@@ -1996,18 +2019,18 @@ static void place_tokens(const Model *m, Acts *a, const Batch *b) {
             while (bos < b->T && id[bos] != c->bos) bos++;
             while (mask < b->T && id[mask] != c->gmask_id && id[mask] != c->mask_id) mask++;
             if (!filled) {
-                a->prefix_len[r] = bos < b->T ? (int32_t)bos : 0;
-                a->mask_at[r] = (int32_t)(mask < bos ? mask : bos);
-            } else if (!a->prefix_len[r] && bos < b->T)
+                prefix_len[r] = bos < b->T ? (int32_t)bos : 0;
+                mask_at[r] = (int32_t)(mask < bos ? mask : bos);
+            } else if (!prefix_len[r] && bos < b->T)
                 die("a %s model needs its prompt, up to token %d, in one call", c->family->model_type, c->bos);
         }
         for (size_t t = 0; t < b->T; t++) {
             size_t i = r * b->T + t;
             int32_t slot = filled + (int32_t)t;
             position[i] = b->position ? b->position[i] : slot;
-            if (c->mask == MASK_PREFIX && a->prefix_len[r] && slot >= a->prefix_len[r]) {
-                position[i] = a->mask_at[r];
-                block[i] = slot - a->prefix_len[r] + 1;
+            if (c->mask == MASK_PREFIX && prefix_len[r] && slot >= prefix_len[r]) {
+                position[i] = mask_at[r];
+                block[i] = slot - prefix_len[r] + 1;
             }
             if (position[i] < 0 || position[i] >= rows || block[i] >= rows)
                 die("position %d is past the %d that this model knows", position[i] > block[i] ? position[i] : block[i], rows);
@@ -2015,7 +2038,7 @@ static void place_tokens(const Model *m, Acts *a, const Batch *b) {
     }
     op.upload(a->position, position, N * 4);
     if (c->rope_2d) op.upload(a->block, block, N * 4);
-    if (c->mask == MASK_PREFIX) op.upload(a->prefix, a->prefix_len, b->B * 4);
+    if (c->mask == MASK_PREFIX) op.upload(a->prefix, prefix_len, b->B * 4);
     free(position);
     free(block);
 }

@@ -227,6 +227,11 @@ Acts *acts_new(Model *m, size_t B, size_t T, size_t S, bool train, bool recomput
 /* The same memory for another training batch, of no more rows and no more tokens; what it held is lost. */
 void acts_reshape(const Model *m, Acts *a, size_t B, size_t T);
 void acts_free(Acts *a);
+/* n slots of one layer's keys or values in cache row `row`, from slot `first` on, (n, K*D), to the host or from there. */
+void acts_cache_read(const Model *m, const Acts *a, int layer, bool values, size_t row, size_t first, size_t n, float *host);
+void acts_cache_write(const Model *m, Acts *a, int layer, bool values, size_t row, size_t first, size_t n, const float *host);
+/* The first n slots of row `from` become row `to`'s. */
+void acts_cache_copy(const Model *m, Acts *a, size_t to, size_t from, size_t n);
 
 /* ---- running it [model.forward] --------------------------------------------------------------------------------- */
 typedef struct Batch {             /* all on the host */
@@ -238,6 +243,7 @@ typedef struct Batch {             /* all on the host */
     const int32_t *start;          /* (B,T) first slot each query sees; NULL: 0 */
     const int32_t *len;            /* (B) slots filled after this call, for padded rows; NULL: all */
     const int32_t *position;       /* (B,T) positions for rotary or learned embedding; NULL: slot number */
+    size_t row;                    /* inference: the batch's rows are rows row .. row+B-1 of the cache */
 } Batch;
 
 /* Blocks [first, end) of the network alone, for whoever looks at or changes one at a time. stream (N,C), on the device,
@@ -245,7 +251,8 @@ typedef struct Batch {             /* all on the host */
  * Call it with the blocks in order, over one batch or over many: K and V of a block live until its next call. */
 void forward_part(Model *m, Acts *a, const Batch *b, int first, int end, act *stream);
 /* Runs the network: K and V of the new tokens go to slots pos .. pos+T-1 of the cache, the final norm's output to
- * a->final (N,C). Training is pos = 0, S = T; prefill T = the prompt; decode T = 1. */
+ * a->final (N,C). Training is pos = 0, S = T; prefill T = the prompt; decode T = 1. B*T may be as large as what the
+ * activations were made for; in inference a few rows may have longer texts than many. */
 void forward(Model *m, Acts *a, const Batch *b);
 /* Logits of rows [first, first+n) of a->final, in a->logits (n,V); n <= a->chunk. */
 act *model_logits(Model *m, Acts *a, size_t first, size_t n);

@@ -634,12 +634,35 @@ static void attention_decode(act *out, float *lse, const act *q, const act *k, c
     }
 }
 
+/* A few tokens behind a cache, as speculative decoding checks its guesses: each is computed alone, and so gets the very
+ * bits that it would get alone. A prefix that they lie in would be more than a range of slots. */
+#define FEW_QUERIES 8
+static bool few_queries(const Attn *a, const float *lse) {
+    if (lse || !a->pos || !a->causal || a->T < 2 || a->T > FEW_QUERIES) return false;
+    for (size_t b = 0; b < a->B && a->prefix; b++)
+        if (a->pos[b] < a->prefix[b]) return false;
+    return true;
+}
 /* Where K and V are packed: by the thread that uses them, when there are kv heads enough to go round; else by all
  * threads for all, and the blocks of queries are then shared out one by one. The numbers are the same either way. */
 static void attention(act *out, float *lse, const act *q, const act *k, const act *v, const Attn *a) {
     AttnShape z = attn_shape(a);
     size_t K = (size_t)a->K, rows = a->T * (size_t)(a->H / a->K), n_heads = a->B * K,
            threads = (size_t)omp_get_max_threads();
+    if (few_queries(a, lse)) {
+        for (size_t b = 0; b < a->B; b++)
+            for (size_t t = 0; t < a->T; t++) {
+                int32_t pos = a->pos[b] + (int32_t)t;
+                Attn one = *a;
+                one.B = one.T = 1, one.pos = &pos;
+                if (a->prefix) one.prefix = a->prefix + b;
+                if (a->start) one.start = a->start + b * a->T + t;
+                if (a->len) one.len = a->len + b;
+                size_t at = (b * a->T + t) * (size_t)a->H * (size_t)a->D, cache_at = b * a->S * K * (size_t)a->D;
+                attention(out + at, NULL, q + at, k + cache_at, v + cache_at, &one);
+            }
+        return;
+    }
     if (rows <= DECODE_ROWS) {
         attention_decode(out, lse, q, k, v, a, z);
         return;

@@ -422,6 +422,33 @@ static void test_decode(const Flavour *f) {
     free(name);
 }
 /* A flavour that has bf16 pairs must use them when told to, and must stop when told to. */
+/* Up to 8 tokens behind a cache get the bits that they get one by one: what speculative decoding relies on. */
+static void test_few_queries(const Flavour *f) {
+    size_t differ = 0, n_checked = 0;
+    ops_select("cpu", f->isa, f->precision);
+    op.set_precision(f->precision);
+    for (int i = 0; i < 24; i++) {
+        Mask mask = i % 4 == 3 ? WINDOW : CAUSAL;
+        static const int dims[] = {8, 33, 64, 128}, groups[] = {1, 4, 8, 40};
+        size_t T = 2 + (size_t)below(7), past = 1 + (size_t)below(700);
+        Case c = case_make(mask, dims[i % 4], T, past, 5, 2, groups[i / 4 % 4], 1, 1);
+        size_t width = (size_t)(c.a.H * c.a.D);
+        float *at_once = stale(T * width), *alone = stale(T * width);
+        op.attention((act *)at_once, NULL, (act *)c.q, (act *)c.k, (act *)c.v, &c.a);
+        for (size_t t = 0; t < T; t++) {
+            int32_t pos = c.pos[0] + (int32_t)t;
+            Attn one = c.a;
+            one.T = 1, one.pos = &pos, one.len = NULL, one.start = NULL;
+            op.attention((act *)(alone + t * width), NULL, (act *)(c.q + t * width), (act *)c.k, (act *)c.v, &one);
+        }
+        differ += memcmp(at_once, alone, T * width * sizeof(float)) != 0;
+        n_checked++;
+        free(at_once), free(alone), case_free(&c);
+    }
+    char *name = flavour_name(f);
+    CHECK(!differ, "%s: 2 to 8 tokens behind a cache have the bits of one by one (%zu of %zu differ)", name, differ, n_checked);
+    free(name);
+}
 static void test_precision(void) {
     for (int i = 0; i < n_flavours; i++) {
         if (flavours[i].precision != PREC_BF16) continue;
@@ -446,7 +473,7 @@ int main(void) {
     test_finite_differences();
     flavours_find();
     cases_make();
-    for (int i = 0; i < n_flavours; i++) test_flavour(&flavours[i]), test_decode(&flavours[i]);
+    for (int i = 0; i < n_flavours; i++) test_flavour(&flavours[i]), test_decode(&flavours[i]), test_few_queries(&flavours[i]);
     test_precision();
     for (int i = 0; i < n_cases; i++) case_free(&cases[i]);
     return test_end();

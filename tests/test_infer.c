@@ -550,6 +550,118 @@ static void test_precision(void) {
     free((char *)(uintptr_t)dir);
 }
 
+/* ---- the faster ways: guesses, a kept prompt, many prompts -------------------------------------------------------- */
+static char *ids_of(const Run *r) {                                /* the first answer's "ids":[...] */
+    const char *ids = strstr(r->out.data ? r->out.data : "", "\"ids\":");
+    return ids ? strf("%.*s", (int)strcspn(ids, "]"), ids) : xstrdup("no ids");
+}
+/* Each must write what the plain run writes: greedy, where ties and near-ties decide, and sampled. */
+static void test_faster_ways(const char *dir, const char *draft_dir) {
+    static const char *const kinds[] = {"0", "1"};
+    const char *guide = "the river and the fox the river and the fox the river";
+    size_t n_right = 0, n_guessed = 0;
+    for (int k = 0; k < 2; k++) {
+        const char *base = args("--model|%s|--prompt|%s|--n|40|--ignore-eos|--json|--temperature|%s", dir, guide, kinds[k]);
+        Run plain = run_well(NULL, base);
+        char *want = ids_of(&plain);
+        static const int most[] = {1, 4, 7};
+        for (int i = 0; i < 9; i++) {
+            const char *draft = i < 3 ? "lookup" : i < 6 ? draft_dir : dir;
+            Run r = run_well(NULL, args("%s|--draft|%s|--draft-tokens|%d|--threads|%d", base, draft, most[i % 3], 1 + i % 2));
+            char *got = ids_of(&r);
+            CHECK(!strcmp(got, want), "--draft %s --draft-tokens %d, temperature %s: the plain run's ids",
+                  i < 3 ? "lookup" : i < 6 ? "another model" : "the model itself", most[i % 3], kinds[k]);
+            const char *says = strstr(r.err.data, "; ");           /* "prompt ...; N of M guesses right; ..." */
+            size_t right = 0, guessed = 0;
+            if (says && sscanf(says, "; %zu of %zu guesses", &right, &guessed) == 2 && i >= 6)
+                CHECK(right == guessed && guessed > 10, "what guesses is the model itself: %zu of %zu right", right, guessed);
+            else if (i >= 6) CHECK(false, "no guesses were counted: %s", r.err.data);
+            n_right += right, n_guessed += guessed;
+            free(got);
+            run_free(&r);
+        }
+        free(want);
+        run_free(&plain);
+    }
+    CHECK(n_guessed > n_right, "wrong guesses were among them: %zu of %zu right", n_right, n_guessed);
+
+    /* A prompt's cache: whole, shared in part, not at all. */
+    char *kept = at("prompt.cache");
+    static const char *const prompts[] = {"The old fox went to the river.", "The old fox went to the river.",
+                                          "The old fox went to the boat", "a b c"};
+    for (int i = 0; i < 4; i++) {
+        const char *base = args("--model|%s|--prompt|%s|--n|12|--ignore-eos|--json", dir, prompts[i]);
+        Run plain = run_well(NULL, base), r = run_well(NULL, args("%s|--prompt-cache|%s", base, kept));
+        const char *says = strstr(r.err.data, "; ");
+        size_t from_file = 99, n_prompt = 0;
+        if (says) sscanf(says, "; %zu of them", &from_file);
+        sscanf(r.err.data, "prompt %zu", &n_prompt);
+        size_t want = i == 0 || i == 3 ? 0 : i == 1 ? n_prompt - 1 : 1;
+        bool right = i == 2 ? from_file > 1 && from_file < n_prompt - 1 : i == 3 ? from_file <= 1 : from_file == want;
+        CHECK(!strcmp(plain.out.data, r.out.data) && right, "--prompt-cache, prompt %d: the same line, %zu of %zu tokens from the file",
+              i, from_file, n_prompt);
+        run_free(&plain), run_free(&r);
+    }
+    BAD(1, "made with another model", args("--model|%s|--prompt|x|--prompt-cache|%s", draft_dir, kept));
+    size_t n;
+    char *bytes = file_read(kept, &n);
+    file_write(kept, bytes, n / 2);
+    BAD(1, "truncated", args("--model|%s|--prompt|x|--prompt-cache|%s", dir, kept));
+    file_write(kept, "no", 2);
+    BAD(1, kept, args("--model|%s|--prompt|x|--prompt-cache|%s", dir, kept));
+    BAD(1, "/nowhere/", args("--model|%s|--prompt|x|--prompt-cache|/nowhere/cache", dir));
+    free(bytes);
+
+    /* Many prompts: any number of rows, the answers of one at a time, in order. */
+    char *file = at("prompts.jsonl");
+    Buf lines = {0};
+    for (int i = 0; i < 13; i++)
+        buf_fmt(&lines, "{\"prompt\": \"%.*s\"}\n%s", 1 + 7 * (i % 5), "The old fox went to the river and saw", i == 6 ? "\n" : "");
+    file_write(file, lines.data, lines.len);
+    for (int k = 0; k < 2; k++) {
+        const char *base = args("--model|%s|--batch|%s|--n|20|--temperature|%s", dir, file, kinds[k]);
+        Run one = run_well(NULL, args("%s|--batch-size|1", base));
+        size_t n_lines = 0, in_order = 0;
+        for (const char *line = one.out.data, *end; (end = strchr(line, '\n')); line = end + 1, n_lines++)
+            in_order += !strncmp(line, args("{\"line\":%zu,", n_lines + (n_lines > 6 ? 2 : 1)), strlen("{\"line\":1"));
+        CHECK(n_lines == 13 && in_order == 13, "--batch: %zu answers, %zu with their line's number", n_lines, in_order);
+        static const int rows[] = {2, 5, 8};
+        for (int i = 0; i < 3; i++) {
+            Run r = run_well(NULL, args("%s|--batch-size|%d", base, rows[i]));
+            CHECK(!strcmp(r.out.data, one.out.data), "--batch-size %d, temperature %s: the bytes of one at a time", rows[i], kinds[k]);
+            run_free(&r);
+        }
+        /* The first prompt alone, where no random number has a say. */
+        Run alone = run_well(NULL, args("--model|%s|--prompt|T|--n|20|--temperature|0|--json", dir));
+        char *want = ids_of(&alone), *got = ids_of(&one);
+        if (!k) CHECK(!strcmp(want, got) && strlen(want) > 20, "and of --prompt");
+        free(want), free(got);
+        run_free(&alone), run_free(&one);
+    }
+    Run empty = run_well("{\"prompt\":\"x\"}", args("--model|%s|--batch|-|--n|3|--quiet", dir));
+    CHECK(strstr(empty.out.data, "{\"line\":1,"), "--batch - reads stdin");
+    run_free(&empty);
+    static const struct { const char *text, *message; } mistakes[] = {
+        {"", "no prompt in it"}, {"{\"prompt\":\"a\"}\n{", "line 2: not JSON"}, {"{\"prompt\":\"\"}", "line 1: neither"},
+        {"{\"prompt\":3}", "line 1: neither"}, {"{\"messages\":[{\"role\":\"king\",\"content\":\"x\"}]}", "line 1: "}};
+    for (size_t i = 0; i < sizeof mistakes / sizeof *mistakes; i++) {
+        write_text(file, mistakes[i].text);
+        BAD(1, mistakes[i].message, args("--model|%s|--batch|%s|--template|plain", dir, file));
+    }
+    write_text(file, "{\"prompt\":\"The old fox went\"}");
+    BAD(1, "line 1: the prompt has", args("--model|%s|--batch|%s|--context|3", dir, file));
+    BAD(1, "No such file", args("--model|%s|--batch|/nowhere/p.jsonl", dir));
+    BAD(2, "one run each", args("--model|%s|--batch|%s|--bench", dir, file));
+    BAD(2, "--batch has its prompts in a file", args("--model|%s|--batch|%s|--prompt|x", dir, file));
+    BAD(2, "--batch-size goes with --batch", args("--model|%s|--batch-size|2", dir));
+    BAD(2, "--prompt-cache goes with --prompt", args("--model|%s|--prompt-cache|%s", dir, kept));
+    BAD(2, "--draft goes with --prompt", args("--model|%s|--draft|lookup|--bench", dir));
+    BAD(2, "--draft-tokens 8 is out of range", args("--model|%s|--prompt|x|--draft|lookup|--draft-tokens|8", dir));
+    BAD(1, "neither \"lookup\" nor a model", args("--model|%s|--prompt|x|--draft|/nowhere", dir));
+    buf_free(&lines);
+    free(file), free(kept);
+}
+
 /* ---- mistakes --------------------------------------------------------------------------------------------------- */
 static void test_mistakes(void) {
     char *f = at("bad.json"), *out = at("bad.safetensors"), *txt = at("empty.txt");
@@ -622,6 +734,7 @@ int main(int argc, char **argv) {
     test_logits_and_attention(llama_dir);
     test_logits_and_attention(gpt2_dir);
     test_compare_and_bench();
+    test_faster_ways(llama_dir, gpt2_dir);
     test_precision();
     test_mistakes();
     free(infer_path), free((char *)(uintptr_t)llama_dir), free((char *)(uintptr_t)gpt2_dir);
