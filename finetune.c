@@ -47,7 +47,7 @@ static struct {
     StrList data, eval_data, replay_data, lora_targets, sweep_mix;
     int64_t lora, freeze, seq, max_steps, batch, eval_batch, accum, warmup, log_steps, eval_steps, save_steps, keep;
     double lora_alpha, lora_dropout, eval_fraction, replay, epochs, lr, warmup_ratio, min_lr, weight_decay, beta1,
-        beta2, eps, clip, dropout, l2_start, ewc, dpo_beta;
+        beta2, eps, clip, dropout, neftune, l2_start, ewc, dpo_beta;
     bool rslora, freeze_embeddings, recompute, no_pack, load_best, overwrite;
 } o = {
     .model = "out", .task = "chat", .precision = "bf16", .schedule = "linear", .out = "tuned", .metric = "eval_loss",
@@ -112,6 +112,8 @@ static Opt table[] = {
     {"eps", OPT_FLOAT, &o.eps, "AdamW: added to the root", 1e-20, 1, NULL, "adam-epsilon", false},
     {"clip", OPT_FLOAT, &o.clip, "largest norm of the gradient (0: any)", 0, 1e9, NULL, "max-grad-norm", false},
     REAL("dropout", dropout, "part of the activations dropped on their way into the stream", 0, 0.95),
+    {"neftune-noise-alpha", OPT_FLOAT, &o.neftune, "noise on the embeddings while training: 5 to 15 makes answers longer and "
+     "less copied (NEFTune; 0: none)", 0, 1000, NULL, "neftune", false},
     ONE_OF("precision", precision, "inputs of products; sums, moments and trained weights stay f32", "f32|bf16"),
     {"recompute", OPT_FLAG, &o.recompute, "keep only each layer's input, compute the rest again: less memory", 0, 0,
      NULL,
@@ -417,8 +419,8 @@ static double dpo_pair(Run *r, Plan *p, SampleSet **sets, int first, size_t row,
 static double dpo_loss(double margin) { return margin > 0 ? log1p(exp(-margin)) : log1p(exp(margin)) - margin; }
 static void dpo_reference(Run *r) {
     r->reference = xcalloc((size_t)(r->n_train + r->n_eval), sizeof *r->reference);
-    float dropout = r->acts->dropout, lora_dropout = r->acts->lora_dropout;
-    r->acts->dropout = r->acts->lora_dropout = 0;
+    Noise noise = r->acts->noise;
+    r->acts->noise = (Noise){0};
     for (int k = 0; k < r->n_train + r->n_eval; k++) {
         SampleSet **set = k < r->n_train ? &r->train[k] : &r->eval[k - r->n_train];
         Plan p = plan_in_order(set, 1, 0);
@@ -428,13 +430,13 @@ static void dpo_reference(Run *r) {
                 r->reference[k][2 * (size_t)p.item[row].i + (size_t)half] = dpo_forward(r, &p, set, row, half);
         plan_free(&p);
     }
-    r->acts->dropout = dropout, r->acts->lora_dropout = lora_dropout;
+    r->acts->noise = noise;
 }
 
 static Eval evaluate(Run *r, int set) {
     Acts *a = r->acts;
-    float dropout = a->dropout, lora_dropout = a->lora_dropout;
-    a->dropout = a->lora_dropout = 0;
+    Noise noise = a->noise;
+    a->noise = (Noise){0};
     size_t B = (size_t)(o.eval_batch ? o.eval_batch : o.batch), n = (size_t)r->labels.n;
     Plan p = plan_in_order(&r->eval[set], 1, r->pack);
     Eval e = {.loss = NAN, .accuracy = NAN, .f1 = NAN};
@@ -457,7 +459,7 @@ static Eval evaluate(Run *r, int set) {
         if (classes()) count_answers(r, &b);
     }
     plan_free(&p);
-    a->dropout = dropout, a->lora_dropout = lora_dropout;
+    a->noise = noise;
     if (e.n_target) e.loss = sum / (double)e.n_target;
     if (dpo() && e.n_target) e.accuracy = (double)right / (double)e.n_target;
     if (!classes()) return e;
@@ -471,7 +473,8 @@ static void evaluate_all(Run *r, Eval *e) {
     Buf line = {0};
     for (int i = r->n_eval - 1; i >= 0; i--) e[i] = evaluate(r, i);    /* the first last: its confusion matrix stays */
     if (!r->n_eval || stop_requested) return;
-    buf_fmt(&line, "\"val_loss\":%.8g,\"perplexity\":%.6g,\"n_tok\":%zu", e[0].loss, exp(e[0].loss), e[0].n_target);
+    buf_fmt(&line, "\"val_loss\":%.8g,\"n_tok\":%zu", e[0].loss, e[0].n_target);
+    if (!dpo()) buf_fmt(&line, ",\"perplexity\":%.6g", exp(e[0].loss));
     if (classes() || dpo()) buf_fmt(&line, ",\"accuracy\":%.6g", e[0].accuracy);
     if (classes()) buf_fmt(&line, ",\"f1\":%.6g", e[0].f1);
     for (int i = 1; i < r->n_eval; i++) {
@@ -522,14 +525,15 @@ static void before_load(Run *r) {
 /* Every set before and after: what was gained, what was lost. */
 static void forgetting_report(const Run *r, const Eval *after) {
     if (!r->n_eval) return;
-    printf("\n%-40s %10s %10s %12s %12s  %s\n", "evaluation set", "loss", "after", "perplexity", "after", "");
+    const char *second = dpo() ? "" : "perplexity", *its_after = dpo() ? "" : "after";   /* of a preference there is none */
+    printf("\n%-40s %10s %10s %12s %12s  %s\n", "evaluation set", "loss", "after", second, its_after, "");
     for (int i = 0; i < r->n_eval; i++) {
         const Eval *b = &r->before[i], *a = &after[i];
         const char *name = r->eval[i]->name;
         size_t n = strlen(name);
-        printf("%-40s %10.4f %10.4f %12.4g %12.4g  %s", n > 40 ? name + n - 40 : name, b->loss, a->loss, exp(b->loss),
-               exp(a->loss),
-               a->loss <= b->loss ? "gained" : isnan(b->loss) ? "" : "lost");
+        printf("%-40s %10.4f %10.4f ", n > 40 ? name + n - 40 : name, b->loss, a->loss);
+        if (!dpo()) printf("%12.4g %12.4g", exp(b->loss), exp(a->loss));
+        printf("  %s", a->loss <= b->loss ? "gained" : isnan(b->loss) ? "" : "lost");
         if (classes()) printf("; accuracy %.2f%% -> %.2f%%, macro F1 %.4f -> %.4f", 100 * b->accuracy,
                               100 * a->accuracy, b->f1, a->f1);
         if (dpo()) printf("; %.2f%% of the pairs the right way round", 100 * a->accuracy);
@@ -600,10 +604,10 @@ static void anchor_begin(Run *r) {
     r->start = xcalloc(n, sizeof *r->start);
     r->need = xcalloc(n, sizeof *r->need);
     masters_get(r->m, r->start);
-    float dropout = r->acts->dropout;
-    r->acts->dropout = 0;
+    Noise noise = r->acts->noise;
+    r->acts->noise = (Noise){0};
     if (o.ewc > 0) fisher(r, r->need);
-    r->acts->dropout = dropout;
+    r->acts->noise = noise;
     for (size_t i = 0; i < n; i++) r->need[i] = (float)(o.ewc * (double)r->need[i] + o.l2_start);
 }
 /* The gradient of that sum, added to the step's. By way of the host: three copies, little beside a step. */
@@ -1058,8 +1062,7 @@ static void run(void) {
     if (o.lora) check_memory(&r, r.m->n_trained);
     size_t B = (size_t)(o.eval_batch > o.batch ? o.eval_batch : o.batch), n_labels = (size_t)r.labels.n;
     r.acts = acts_new(r.m, B, r.T, r.T, true, o.recompute);
-    r.acts->dropout = (float)o.dropout;
-    r.acts->lora_dropout = (float)o.lora_dropout;
+    r.acts->noise = (Noise){(float)o.dropout, (float)o.lora_dropout, (float)o.neftune};
     r.room = batch_room(B, r.T);
     if (o.l2_start > 0 || o.ewc > 0) anchor_begin(&r);
     if (dpo()) dpo_reference(&r);

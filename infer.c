@@ -164,6 +164,11 @@ static void require_model_dir(void) {
     die("there is no model in %s/ yet: run ./train first, or name one with --model DIR", o.model);
 }
 
+/* An adapter that was tuned on conversations brings their template in its tokenizer's files. */
+static ChatTemplate start_template(const Tokenizer *tok) {
+    return chat_template(o.adapter && tokenizer_in_dir(o.adapter) ? o.adapter : o.model, tok, o.template);
+}
+
 /* The dtype that most weights have: norms are often F32 in a BF16 model. */
 static DType stored_dtype(const char *dir) {
     Tensors *w = tensors_open(dir);
@@ -724,7 +729,7 @@ static Request request_read(BatchRun *b, const Config *c, const char *line, size
     if (!json) die("%s: line %zu: not JSON", o.batch, n_line);
     if (cJSON_GetObjectItemCaseSensitive(json, "messages")) {
         Chat talk = {0};
-        if (!template->form) *template = chat_template(o.model, b->s.tok, o.template);
+        if (!template->form) *template = start_template(b->s.tok);
         char *why = chat_parse(line, &talk);
         if (!why) why = chat_problem(template, &talk);
         if (why) die("%s: line %zu: %s", o.batch, n_line, why);
@@ -1146,7 +1151,7 @@ static void chat(void) {
     const Config *c = &s.m->cfg;
     s.tok = tokenizer_load(o.model);
     s.set = settings_read(s.m, s.tok);
-    Talk k = {.template = chat_template(o.model, s.tok, o.template), .context = context_limit(c)};
+    Talk k = {.template = start_template(s.tok), .context = context_limit(c)};
     s.talk = &k.template;
     /* A cache of all that a model knows can be tens of gigabytes: by itself, a conversation gets a part of it. */
     if (!o.context) k.context = min_size(k.context, CHAT_CONTEXT);

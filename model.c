@@ -1663,7 +1663,7 @@ void acts_reshape(const Model *m, Acts *a, size_t B, size_t T) {
     assert(a->train);
     if (B == a->B && T == a->T) return;
     *a = (Acts){.B = B, .T = T, .S = T, .train = true, .recompute = a->recompute, .layer = a->layer, .arena = a->arena,
-                .bytes = a->bytes, .drop_seed = a->drop_seed, .dropout = a->dropout, .lora_dropout = a->lora_dropout,
+                .bytes = a->bytes, .drop_seed = a->drop_seed, .noise = a->noise,
                 .prefix_len = a->prefix_len, .mask_at = a->mask_at};
     Carver v = {a->arena, 0};
     acts_layout(&v, &m->cfg, a);
@@ -1780,8 +1780,8 @@ static uint64_t drop_site(const Acts *a, int layer, int site) {       /* one see
  * x; a fused module's parts share one t. */
 static Lora *lora_on(const Model *m, int l, Role r) { return m->lora_at ? m->lora_at[l + 1][r] : NULL; }
 static const act *lora_input(Acts *a, const Lora *lo, const act *x, size_t N) {
-    if (a->lora_dropout <= 0) return x;
-    op.dropout(a->lora_x, x, N * lo->a.cols, a->lora_dropout, drop_site(a, lo->layer, 8 + (int)lo->role[0]));
+    if (a->noise.lora_dropout <= 0) return x;
+    op.dropout(a->lora_x, x, N * lo->a.cols, a->noise.lora_dropout, drop_site(a, lo->layer, 8 + (int)lo->role[0]));
     return a->lora_x;
 }
 static void lora_inner(const Model *m, Acts *a, int l, const Role *role, int n, const act *x, size_t N) {
@@ -1820,7 +1820,7 @@ static void lora_backward(const Model *m, Acts *a, int l, const Role *role, cons
         op.add(a->dlora, a->dlora, lo->scale - 1, a->dlora, N * lo->a.rows);
         Linear inner = {.w = lo->a.w, .dy = a->dlora, .dw = lo->a.grad};
         op.matmul_dw(&inner, 1, lora_input(a, lo, x, N), N);
-        if (a->lora_dropout <= 0) { op.matmul_dx(dx, &inner, 1, N, true); continue; }
+        if (a->noise.lora_dropout <= 0) { op.matmul_dx(dx, &inner, 1, N, true); continue; }
         op.matmul_dx(a->lora_x, &inner, 1, N, false);
         lora_input(a, lo, a->lora_x, N);                              /* the same mask on the gradient */
         op.add(dx, dx, 1, a->lora_x, N * lo->a.cols);
@@ -1829,16 +1829,16 @@ static void lora_backward(const Model *m, Acts *a, int l, const Role *role, cons
 
 /* y = scale * residual + dropout(x @ w^T + bias): the way back into the stream. */
 static void project(const Model *m, Acts *a, Role role, Linear l, const act *x, const act *residual, float scale, size_t N, int layer, int site) {
-    if (a->dropout <= 0 && scale == 1) {
+    if (a->noise.dropout <= 0 && scale == 1) {
         op.matmul(&l, 1, x, residual, N);
         lora_forward(m, a, layer, &role, &l, 1, x, N);
         return;
     }
     act *y = l.y;
-    l.y = a->dropout > 0 ? a->dn : y;
+    l.y = a->noise.dropout > 0 ? a->dn : y;
     op.matmul(&l, 1, x, NULL, N);
     lora_forward(m, a, layer, &role, &l, 1, x, N);
-    if (a->dropout > 0) op.dropout(a->dn, a->dn, N * l.w.rows, a->dropout, drop_site(a, layer, site));
+    if (a->noise.dropout > 0) op.dropout(a->dn, a->dn, N * l.w.rows, a->noise.dropout, drop_site(a, layer, site));
     op.add(y, residual, scale, l.y, N * l.w.rows);
 }
 static const Role qkv_roles[] = {R_Q, R_K, R_V}, gate_up_roles[] = {R_GATE, R_UP}, *const up_role = gate_up_roles + 1;
@@ -1926,7 +1926,7 @@ static void layer_backward(Model *m, Acts *a, int l, const Call *k) {
 
     if (!pre) norm_bwd(m, l, R_NORM2_W, R_NORM2_B, a->dx, a->dx, y->n2, y->mean2, y->rstd2, N, false);
     const act *dy = a->dx;                                            /* MLP */
-    if (a->dropout > 0) op.dropout(a->dn, a->dx, N * C, a->dropout, drop_site(a, l, 2)), dy = a->dn;
+    if (a->noise.dropout > 0) op.dropout(a->dn, a->dx, N * C, a->noise.dropout, drop_site(a, l, 2)), dy = a->dn;
     Linear down = linear(m, l, R_DOWN, R_DOWN_B, NULL, dy);
     op.matmul_dx(a->dh, &down, 1, N, false);
     op.matmul_dw(&down, 1, y->h, N);
@@ -1943,7 +1943,7 @@ static void layer_backward(Model *m, Acts *a, int l, const Call *k) {
 
     if (!pre) norm_bwd(m, l, R_NORM1_W, R_NORM1_B, a->dx, a->dx, y->n1, y->mean1, y->rstd1, N, false);
     dy = a->dx;                                                       /* attention */
-    if (a->dropout > 0) op.dropout(a->dn, a->dx, N * C, a->dropout, drop_site(a, l, 1)), dy = a->dn;
+    if (a->noise.dropout > 0) op.dropout(a->dn, a->dx, N * C, a->noise.dropout, drop_site(a, l, 1)), dy = a->dn;
     Linear o = linear(m, l, R_O, R_O_B, NULL, dy);
     op.matmul_dx(a->dh, &o, 1, N, false);
     op.matmul_dw(&o, 1, y->att, N);
@@ -2042,6 +2042,15 @@ static void place_tokens(const Model *m, Acts *a, const Batch *b) {
     free(position);
     free(block);
 }
+/* A step's noise is drawn on the host, a small part of the step's time: it needs no kernel. */
+static void embedding_noise(const Acts *a, act *x, size_t T, size_t N, size_t C) {
+    float *host = xmalloc(N * C * sizeof *host), size = a->noise.neftune / sqrtf((float)(T * C));
+    uint64_t seed = drop_site(a, -1, 1);
+    for (size_t i = 0; i < N * C; i++) host[i] = size * ((float)(rng_mix(seed, i) >> 40) * 0x1p-23f - 1);
+    op.act_from_host(a->dn, host, N * C);
+    op.add(x, x, 1, a->dn, N * C);
+    free(host);
+}
 void forward_part(Model *m, Acts *a, const Batch *b, int first, int end, act *stream) {
     const Config *c = &m->cfg;
     size_t N = b->B * b->T, C = (size_t)c->C, bytes = N * C * op.act_size;
@@ -2061,8 +2070,9 @@ void forward_part(Model *m, Acts *a, const Batch *b, int first, int end, act *st
         op.embed(sum, a->tokens, &param(m, -1, R_WTE)->w, N, false);
         if (c->pos == POS_LEARNED) op.embed(sum, a->position, &param(m, -1, R_WPE)->w, N, true);
         if (c->type_vocab) op.embed(sum, a->types, &param(m, -1, R_TYPES)->w, N, true);
+        if (a->noise.neftune > 0) embedding_noise(a, sum, b->T, N, C);
         if (a->embed) norm(m, -1, R_EMBED_W, R_EMBED_B, x, a->embed_mean, a->embed_rstd, sum, N);
-        if (a->dropout > 0) op.dropout(x, x, N * C, a->dropout, drop_site(a, -1, 0));
+        if (a->noise.dropout > 0) op.dropout(x, x, N * C, a->noise.dropout, drop_site(a, -1, 0));
     }
     Call k = call_of(m, a, b);
     for (int l = first; l < end; l++) layer_forward(m, a, l, &k, true);
@@ -2176,7 +2186,7 @@ static void backward(Model *m, Acts *a, const Batch *b) {
     if (a->final == a->out) op.copy(a->dx, a->dn, N * C * op.act_size);
     else norm_bwd(m, -1, R_FINAL_W, R_FINAL_B, a->dx, a->dn, a->out, a->mean, a->rstd, N, false);
     for (int l = c->L - 1; l >= 0; l--) layer_backward(m, a, l, &k);
-    if (a->dropout > 0) op.dropout(a->dx, a->dx, N * C, a->dropout, drop_site(a, -1, 0));
+    if (a->noise.dropout > 0) op.dropout(a->dx, a->dx, N * C, a->noise.dropout, drop_site(a, -1, 0));
     if (a->embed) norm_bwd(m, -1, R_EMBED_W, R_EMBED_B, a->dx, a->dx, a->embed, a->embed_mean, a->embed_rstd, N, false);
     lookup_bwd(m, a, R_WTE, a->tokens, b->tokens, N);
     int32_t *ids = xcalloc(N, 4);

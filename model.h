@@ -193,6 +193,11 @@ typedef struct LayerActs {         /* N = B*T rows */
     act *lora[R_COUNT];            /* (N,R) scale x A^T, by an adapter's first role */
 } LayerActs;
 
+typedef struct Noise {             /* what makes training harder, so that less is learnt by heart */
+    float dropout, lora_dropout;   /* shares of activations that are zeroed: into the stream, into adapters */
+    float neftune;                 /* alpha: uniform noise in +-alpha / sqrt(T C) on embeddings (Jain et al. 2023) */
+} Noise;
+
 typedef struct Acts {
     size_t B, T, S;                /* the largest batch it can hold, cache slots */
     bool train, recompute;
@@ -218,7 +223,7 @@ typedef struct Acts {
     size_t n_target;               /* targets >= 0 of the last batch */
     size_t T_now;                  /* tokens a row of the last forward */
     uint64_t drop_seed;            /* mixed into every dropout site; set by the trainer each step */
-    float dropout, lora_dropout;   /* 0: off (evaluation, inference) */
+    Noise noise;                   /* all 0 in evaluation and inference */
     int32_t *prefix_len, *mask_at; /* (B) on the host, prefix masks: where the rows' prefixes end, which slot they fill */
 } Acts;
 

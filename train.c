@@ -197,8 +197,8 @@ static Eval evaluate(Run *r, size_t max_tokens) {
     size_t T = a->T, B = a->B, at = 0;
     double sum = 0, bytes = 0;
     Eval e = {0};
-    double dropout = (double)a->dropout;
-    a->dropout = 0;
+    Noise noise = a->noise;
+    a->noise = (Noise){0};
     for (bool more = true; more && e.n_tok < max_tokens;) {
         size_t n_rows = 0;
         for (; n_rows < B && more; n_rows++) {
@@ -216,7 +216,7 @@ static Eval evaluate(Run *r, size_t max_tokens) {
         for (size_t i = 0; i < n_rows * T && !masked(r); i++)         /* of masked tokens, bits per byte say nothing */
             if (r->targets[i] >= 0) bytes += r->id_bytes ? r->id_bytes[r->targets[i]] : 0;
     }
-    a->dropout = (float)dropout;
+    a->noise = noise;
     e.loss = e.n_tok ? sum / (double)e.n_tok : NAN;
     e.bits_per_byte = bytes > 0 ? sum / M_LN2 / bytes : NAN;
     return e;
@@ -493,7 +493,7 @@ static void print_start(Run *r) {
 static void alloc_batch(Run *r) {
     size_t N = (size_t)o.batch * (size_t)o.seq;
     r->acts = acts_new(r->m, (size_t)o.batch, (size_t)o.seq, (size_t)o.seq, true, o.recompute);
-    r->acts->dropout = (float)o.dropout;
+    r->acts->noise.dropout = (float)o.dropout;
     r->tokens = xmalloc(N * (size_t)o.accum * 4);
     r->targets = xmalloc(N * (size_t)o.accum * 4);
     r->start = xmalloc(N * (size_t)o.accum * 4);

@@ -114,7 +114,7 @@ tune lm $short --task lm --data two.txt
 check "--task lm learns plain text" less "$(last_value lm eval val_loss)" "$(value lm eval val_loss | head -n 1)"
 
 # ---- stopped, killed, resumed ----------------------------------------------------------------------------------------
-long="--epochs 6 --batch 2 --accum 2 --lr 1e-3 --seq 64 --dropout 0.1 --save-steps 10 --eval-steps 10 --keep 0
+long="--epochs 6 --batch 2 --accum 2 --lr 1e-3 --seq 64 --dropout 0.1 --neftune 5 --save-steps 10 --eval-steps 10 --keep 0
       --data chat.jsonl --data general.txt:0.5"
 has_ended() { grep -q '"event":"end",.*finished' "$1/log.jsonl" 2>/dev/null; }
 for kind in full lora padded; do

@@ -116,7 +116,7 @@ static Batch batch_of(const Data *d) {
 }
 static Acts *acts_of(Model *m, const Data *d, const Case *k, bool recompute) {
     Acts *a = acts_new(m, d->B, d->T, d->T, true, recompute);
-    a->dropout = k->dropout;
+    a->noise.dropout = k->dropout;
     a->drop_seed = 77;
     return a;
 }
@@ -243,7 +243,7 @@ static void check_adapters(const Case *k) {
         }
     Data d = make_data(&c, 3, 7, k->documents, 11);
     Acts *a = acts_of(m, &d, k, false), *few = acts_of(m, &d, k, true);
-    a->lora_dropout = few->lora_dropout = k->dropout;
+    a->noise.lora_dropout = few->noise.lora_dropout = k->dropout;
     double worst = 0, loss = loss_of(m, a, &d, 1);
     char *worst_name = NULL;
     float *g = xmalloc(m->n_trained * sizeof *g), *g_few = xmalloc(m->n_trained * sizeof *g_few);
@@ -567,7 +567,7 @@ static void check_threads(const char *family, Precision precision) {
         Model *m = wide_model(&c, 9);
         Data d = make_data(&c, 3, 61, true, 4);
         Acts *a = acts_new(m, 3, 61, 61, true, false);
-        a->dropout = 0.1f;
+        a->noise.dropout = 0.1f;
         a->drop_seed = 5;
         double loss = loss_of(m, a, &d, 0.01f);
         float *g = xmalloc(m->n_weights * sizeof *g), *w = xmalloc(m->n_weights * sizeof *w);
@@ -588,6 +588,38 @@ static void check_threads(const char *family, Precision precision) {
         free_data(&d);
     }
     free(first), free(first_w);
+}
+
+/* NEFTune: uniform noise in +-alpha / sqrt(T C) on the embeddings, another one each step, none where there is no alpha. */
+static void check_noise(void) {
+    Config c = small_config(&(Case){.family = "llama"});
+    Model *m = wide_model(&c, 9);
+    Data d = make_data(&c, 2, 19, false, 4);
+    size_t n = 2 * 19 * (size_t)c.C;
+    float *x[4], bound = 5 / sqrtf(19 * (float)c.C), most = 0;
+    double sum = 0, squares = 0;
+    Acts *a = acts_new(m, 2, 19, 19, true, false);
+    for (int i = 0; i < 4; i++) {                                     /* without, with, the same again, another step's */
+        a->noise.neftune = i ? 5 : 0;
+        a->drop_seed = i == 3;
+        Batch b = batch_of(&d);
+        forward(m, a, &b);
+        x[i] = xmalloc(n * sizeof *x[i]);
+        op.act_to_host(x[i], a->layer[0].x, n);
+    }
+    for (size_t i = 0; i < n; i++) {
+        float noise = x[1][i] - x[0][i];
+        most = fmaxf(most, fabsf(noise));
+        sum += (double)noise, squares += (double)(noise * noise);
+    }
+    CHECK(most <= bound * 1.001f && most > 0.97f * bound && fabs(sum / (double)n) < 0.1 * (double)bound &&
+          fabs(squares / (double)n - (double)(bound * bound) / 3) < 0.05 * (double)(bound * bound),
+          "NEFTune's noise is uniform in +-%.4f: at most %.4f, mean %.2g", (double)bound, (double)most, sum / (double)n);
+    CHECK(!memcmp(x[1], x[2], n * sizeof(float)) && memcmp(x[1], x[3], n * sizeof(float)), "the step decides it");
+    for (int i = 0; i < 4; i++) free(x[i]);
+    acts_free(a);
+    model_free(m);
+    free_data(&d);
 }
 
 /* bf16 rounds what products read to 8 bits; losses of a model with ordinary weights move little, gradients keep their
@@ -970,6 +1002,7 @@ static void check_refusals(void) {
 int main(void) {
     ops_select("cpu", "auto", PREC_F32);
     const int threads = omp_get_max_threads();
+    check_noise();
     omp_set_num_threads(1);                                           /* models this small only wait for each other */
     for (int i = 0; i < N_CASES; i++) {
         check_derivatives(&cases[i], "auto");
