@@ -215,12 +215,12 @@ static double peak_flops(Precision p) {
 }
 
 /* Bytes per second of all threads reading a buffer that no cache holds; four streams a thread, which some CPUs need
- * (see gemm.few), and one, which others like better. The buffer is written first: memory that never was is one page of
- * zeros, and would be read from L1. */
+ * (see gemm.few), and one, which others like better. From mem_alloc: huge pages, where there are any, read
+ * 10% faster. The buffer is written first: memory that never was is one page of zeros, and would be read from L1. */
 static double peak_read(void) {
     enum { STEP = 64, PARTS = 64 };                           /* floats of a step; parts of the buffer, dealt out */
     const size_t n = (size_t)256 << 18, part = n / PARTS;     /* 256 MB */
-    float *buffer = xmalloc(n * sizeof *buffer);
+    float *buffer = mem_alloc(n * sizeof *buffer);
     double best = 0;
 #pragma omp parallel for schedule(static)
     for (size_t i = 0; i < n; i++) buffer[i] = 1.0f;
@@ -243,7 +243,7 @@ static double peak_read(void) {
         }
         if (sum > 0) best = MAX(best, (double)(n * sizeof *buffer) / (now_s() - t));
     }
-    free(buffer);
+    mem_free(buffer);
     return best;
 }
 
