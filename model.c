@@ -966,6 +966,7 @@ static Model *load(const char *dir, bool train, StrList labels, uint64_t seed) {
     }
     free(path);
     Tensors *files = tensors_open(dir);
+    if (!train && op.host_memory) tensors_populate(files);
     if (c.head == HEAD_NONE && !tensors_find(files, "bert.pooler.dense.weight") && !tensors_find(files, "pooler.dense.weight")) {
         c.pooler = false;                                             /* many sentence encoders come without */
         Model *without = model_skeleton(&c);

@@ -17,6 +17,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "safetensors data is little-endian and used in place");
@@ -297,6 +298,20 @@ const char *tensors_metadata(const Tensors *w, const char *key) {
     for (int i = 0; i < w->n_metadata; i++)
         if (!strcmp(w->metadata_keys[i], key)) return w->metadata_values[i];
     return NULL;
+}
+
+/* In order, Linux reads megabytes at a time and maps them as huge pages. Pages that come in as products need them, from
+ * many places by turns, stay small: decoding then reached 83% of the memory's speed rather than 95. */
+void tensors_populate(const Tensors *w) {
+#ifdef MADV_POPULATE_READ
+    size_t bytes = 0, memory = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
+    for (int i = 0; i < w->n_files; i++) bytes += w->files[i].bytes;
+    if (bytes > memory / 4 * 3) return;
+    for (int i = 0; i < w->n_files; i++)        /* what cannot be read now says so when it is used */
+        if (w->files[i].bytes) (void)madvise((void *)(uintptr_t)w->files[i].data, w->files[i].bytes, MADV_POPULATE_READ);
+#else
+    (void)w;
+#endif
 }
 
 void tensors_close(Tensors *w) {

@@ -55,6 +55,9 @@ const Tensor *tensors_find(const Tensors *w, const char *name); /* NULL when abs
 /* Dies when it is absent or has another shape, naming both shapes. */
 const Tensor *tensors_get(const Tensors *w, const char *name, int n_dims, const size_t *shape);
 const char *tensors_metadata(const Tensors *w, const char *key); /* NULL when absent */
+/* Brings the files into memory from the first page to the last, before anything else reads them: for weights used in
+ * place. Does nothing where they would fill most of the memory. */
+void tensors_populate(const Tensors *w);
 void tensors_close(Tensors *w);                 /* every Tensor of it is gone */
 
 /* Widens to float. Exact for F32, F16, BF16, BOOL and for integers up to 2^24; larger integers round to nearest. */
