@@ -31,6 +31,7 @@
 #include "chat.h"
 #include "common.h"
 #include "dataset.h"
+#include "evaluate.h"
 #include "kernels.h"
 #include "lines.h"
 #include "model.h"
@@ -50,7 +51,7 @@
 /* ================================================================================================================= *
  * [infer.options] */
 static struct {
-    const char *model, *adapter, *pooling, *embed_out, *pair, *config, *prompt, *bos, *logits, *logits_out, *attention_out, *compare, *precision, *system,
+    const char *model, *adapter, *pooling, *embed_out, *pair, *config, *prompt, *bos, *logits, *logits_out, *attention_out, *compare, *reference, *precision, *system,
         *template, *messages, *history, *draft, *prompt_cache, *batch;
     int64_t n, samples, context, stride, top_k, layer, draft_tokens, batch_size;
     double temperature, top_p, min_p, repetition;
@@ -120,6 +121,7 @@ static Opt options[] = {
     SECTION("Evaluate"),
     WORDS("eval", eval, "perplexity and bits per byte of this data: .txt, .jsonl, a folder of them, "
           "corpus-valid:BYTES, or token shards .bin"),
+    TEXT("reference", reference, "a model with the same vocabulary, to measure the KL divergence from: what was lost by quantising"),
     INT("stride", stride, "the window moves by this: each token is predicted from at least context - stride tokens, or "
         "all that its document has (0: half the context)", 0, MANY),
 
@@ -303,14 +305,6 @@ static Settings settings_read(const Model *m, const Tokenizer *tok) {
 
 /* ================================================================================================================= *
  * [infer.prompt] Models differ in what they want before a text, and the tokenizer's files say what. */
-/* The token that a document follows: BOS where the tokenizer puts one before every text; else the end-of-text token,
- * behind which training data has its next document. -1: none. */
-static int opening_token(const Config *c, const Tokenizer *tok) {
-    if (tokenizer_adds_bos(tok)) return tokenizer_bos(tok);
-    if (tokenizer_eos(tok) >= 0) return tokenizer_eos(tok);
-    if (c->n_eos) return c->eos[0];
-    return tokenizer_bos(tok) >= 0 ? tokenizer_bos(tok) : c->bos;
-}
 static bool wants_bos(bool by_itself) { return !strcmp(o.bos, "yes") || (by_itself && strcmp(o.bos, "no")); }
 
 static Buf stdin_read(void) {
@@ -1173,138 +1167,53 @@ static void chat(void) {
 }
 
 /* ================================================================================================================= *
- * [infer.eval] All documents make one stream, an opening token before each:
- *
- *     <|endoftext|> first document <|endoftext|> second document        (BOS models: BOS first EOS BOS second)
- *
- * A window of T tokens moves over it by `stride`. The first window counts all its predictions, a later one its last
- * `stride`, so each is made once, from at least T - stride tokens or all that its document has: no token sees another
- * document. A smaller stride is kinder to the model and costs T/stride passes. A document's end is a prediction too,
- * except the last one's; BOS is not, since nobody trains a model to say it. Bits per byte divides by the bytes of the
- * text, so it compares models whose tokenizers differ; nats per token and perplexity do not. */
-typedef struct {
-    Ids ids;
-    double bytes;                                                  /* of text; 0: not known (shards, no tokenizer) */
-    size_t documents;
-    int opening, uncounted;                                        /* -1: none */
-} Stream;
-
-static void stream_read_text(Stream *s, const Tokenizer *tok, bool opened) {
-    Docs *docs = docs_open(o.eval.v, o.eval.n);
-    size_t n;
-    for (const char *text; (text = docs_next(docs, &n));) {
-        int eos = tokenizer_eos(tok);
-        if (s->documents && eos >= 0 && eos != s->opening) ids_add(&s->ids, eos);
-        if (s->opening >= 0 && (s->documents || opened)) ids_add(&s->ids, s->opening);
-        tokenizer_encode(tok, text, n, false, &s->ids);
-        s->bytes += (double)n;
-        s->documents++;
-    }
-    docs_close(docs);
-}
-static void stream_read_shards(Stream *s, const Config *c, const Tokenizer *tok, bool opened) {
-    Tokens *t = tokens_open(o.eval.v, o.eval.n, 0, 1, NULL, NULL);
-    size_t n = t->n;
-    while (n && tokens_at(t, n - 1) == s->opening) n--;            /* the last document's end is not counted */
-    if (n && opened && s->opening >= 0 && tokens_at(t, 0) != s->opening) ids_add(&s->ids, s->opening);
-    for (size_t i = 0; i < n; i++) {
-        int32_t id = tokens_at(t, i);
-        if (id < 0 || id >= c->V)
-            die("%s: token %zu is %d, the model has %d: made for another tokenizer?", o.eval.v[0], i, id, c->V);
-        ids_add(&s->ids, id);
-        size_t bytes = 0;
-        if (tok && id != s->opening && id < tokenizer_vocab(tok)) tokenizer_token(tok, id, &bytes);
-        s->bytes += (double)bytes;
-    }
-    s->documents = n > 0;
-    for (size_t i = 1; i < s->ids.n; i++) s->documents += s->ids.v[i] == s->opening;
-    tokens_close(t);
-}
-
-static void evaluate(void) {
-    Model *m = start_decoder();
+ * [infer.eval] What is counted, and how: evaluate.h. */
+static void eval(void) {
+    Model *m = start_decoder(), *reference = o.reference ? model_load(o.reference, false) : NULL;
     const Config *c = &m->cfg;
-    int n_shards = 0;
-    for (int i = 0; i < o.eval.n; i++) n_shards += ends_with(o.eval.v[i], ".bin");
-    if (n_shards && n_shards < o.eval.n) die("--eval: text and token shards cannot be mixed in one run");
-    Tokenizer *tok = n_shards && !tokenizer_in_dir(o.model) ? NULL : tokenizer_load(o.model);
-
-    Stream s = {.opening = tok ? opening_token(c, tok) : c->n_eos ? c->eos[0] : c->bos, .uncounted = -1};
-    if (tok && tokenizer_adds_bos(tok) && tokenizer_bos(tok) != tokenizer_eos(tok)) s.uncounted = s.opening;
-    if (n_shards) stream_read_shards(&s, c, tok, wants_bos(true));
-    else stream_read_text(&s, tok, wants_bos(true));
-    if (s.ids.n < 2) die("%s: %zu token%s: nothing to predict", o.eval.v[0], s.ids.n, s.ids.n == 1 ? "" : "s");
-
-    size_t limit = context_limit(c), n_targets = s.ids.n - 1;
+    bool shards = ends_with(o.eval.v[0], ".bin");
+    Tokenizer *tok = shards && !tokenizer_in_dir(o.model) ? NULL : tokenizer_load(o.model);
+    Stream s = stream_read(o.eval, c, tok, wants_bos(true));
+    size_t limit = context_limit(c);
     size_t T = o.context ? limit : min_size(limit, 1024), stride = o.stride ? (size_t)o.stride : T > 1 ? T / 2 : 1;
     if (stride > T)
         die("--stride %zu passes the context of %zu: tokens between two windows would be left out", stride, T);
-    size_t width = min_size(T, n_targets);                         /* a short text needs no wide window */
-    size_t n_windows = 1 + (n_targets > width ? (n_targets - width + stride - 1) / stride : 0);
-    enum { BATCH_TOKENS = 4096, BATCH_ROWS = 8 };                  /* fills the cores; more only costs memory */
-    size_t B = BATCH_TOKENS / width;
-    B = B > BATCH_ROWS ? BATCH_ROWS : B < 1 ? 1 : B;
-    B = min_size(B, n_windows);
-
-    Acts *a = acts_new(m, B, width, width, false, false);
-    int32_t *tokens = xmalloc(B * width * 4), *targets = xmalloc(B * width * 4), *slot = xmalloc(B * width * 4);
-    double nats = 0, begin_s = now_s();
-    size_t n_counted = 0;
-    Progress bar = progress_begin("evaluate", (double)n_windows);
-    for (size_t w = 0; w < n_windows; w += B) {
-        for (size_t b = 0; b < B; b++) {                           /* a row past the end counts nothing */
-            int32_t opened_at = 0;
-            for (size_t t = 0; t < width; t++) {
-                size_t at = (w + b) * stride + t, i = b * width + t;
-                bool inside = w + b < n_windows && at < n_targets;
-                tokens[i] = inside ? s.ids.v[at] : 0;
-                if (inside && tokens[i] == s.opening) opened_at = (int32_t)t;
-                slot[i] = opened_at;
-                bool counted = inside && (w + b == 0 || t >= width - stride) && s.ids.v[at + 1] != s.uncounted;
-                targets[i] = counted ? s.ids.v[at + 1] : -1;
-            }
-        }
-        Batch batch = {.B = B, .T = width, .tokens = tokens, .targets = targets, .start = slot};
-        forward(m, a, &batch);
-        nats += model_loss(m, a, &batch, 0);
-        n_counted += a->n_target;
-        if (n_counted)
-            progress_at(&bar, (double)min_size(w + B, n_windows), "%.4f nats/token", nats / (double)n_counted);
-    }
-    if (!n_counted) die("%s: nothing to predict", o.eval.v[0]);
-    double seconds = now_s() - begin_s, per_token = nats / (double)n_counted, bits = nats / log(2);
-    progress_end(&bar, "%s tokens, %.0f tokens/s", human_count((double)n_counted), (double)n_counted / seconds);
-    if (!isfinite(nats)) warn("the loss is not finite: broken weights, or a precision that they do not survive");
+    Evaluation e = evaluate(m, reference, &s, T, stride);
+    if (!e.n) die("%s: nothing to predict", o.eval.v[0]);
+    double n = (double)e.n, per_token = e.nats / n;
 
     char bits_per_byte[32] = "null", bytes[32] = "null";
     if (s.bytes > 0) {
-        snprintf(bits_per_byte, sizeof bits_per_byte, "%.6g", bits / s.bytes);
+        snprintf(bits_per_byte, sizeof bits_per_byte, "%.6g", e.nats / log(2) / s.bytes);
         snprintf(bytes, sizeof bytes, "%.0f", s.bytes);
     }
     if (!o.json) {
         printf("%.4f nats/token, perplexity %.4f, ", per_token, exp(per_token));
-        if (s.bytes > 0) printf("%s bits/byte: %zu tokens, %s bytes, ", bits_per_byte, n_counted, bytes);
-        else printf("bits/byte unknown without a tokenizer: %zu tokens, ", n_counted);
+        if (s.bytes > 0) printf("%s bits/byte: %zu tokens, %s bytes, ", bits_per_byte, e.n, bytes);
+        else printf("bits/byte unknown without a tokenizer: %zu tokens, ", e.n);
         printf("%zu document%s; context %zu, stride %zu\n", s.documents, s.documents == 1 ? "" : "s", T, stride);
-    } else if (!isfinite(nats)) {                                  /* JSON has no word for it */
+        if (reference)
+            printf("the reference's perplexity %.4f, KL divergence from it %.5f nats/token, same likeliest token at %.2f%%\n",
+                   exp(e.reference_nats / n), e.kl / n, 100 * (double)e.agree / n);
+    } else if (!isfinite(e.nats)) {                                /* JSON has no word for it */
         printf("{\"event\":\"eval\",\"nats_per_token\":null,\"perplexity\":null,\"bits_per_byte\":null}\n");
     } else {
         Buf name = {0};
         json_escape(&name, o.model, strlen(o.model));
         printf("{\"event\":\"eval\",\"model\":\"%s\",\"nats_per_token\":%.8g,\"perplexity\":%.8g,\"bits_per_byte\":%s,",
                name.data, per_token, exp(per_token), bits_per_byte);
-        printf("\"tokens\":%zu,\"bytes\":%s,\"documents\":%zu,\"context\":%zu,\"stride\":%zu,", n_counted, bytes,
+        printf("\"tokens\":%zu,\"bytes\":%s,\"documents\":%zu,\"context\":%zu,\"stride\":%zu,", e.n, bytes,
                s.documents, T, stride);
-        printf("\"tokens_per_s\":%.6g,\"device\":\"%s\",\"precision\":\"%s\"}\n", (double)n_counted / seconds, op.name,
+        if (reference)
+            printf("\"reference_perplexity\":%.8g,\"kl\":%.8g,\"top1\":%.6g,", exp(e.reference_nats / n), e.kl / n,
+                   (double)e.agree / n);
+        printf("\"tokens_per_s\":%.6g,\"device\":\"%s\",\"precision\":\"%s\"}\n", n / e.seconds, op.name,
                precision_name());
         buf_free(&name);
     }
-    free(tokens);
-    free(targets);
-    free(slot);
-    acts_free(a);
+    if (reference) model_free(reference);
     model_free(m);
-    ids_free(&s.ids);
+    stream_free(&s);
     if (tok) tokenizer_free(tok);
 }
 
@@ -2009,13 +1918,14 @@ int main(int argc, char **argv) {
     if (o.logits && !looks && !o.compare) die_usage("--logits wants --logits-out or --attention-out: where to write");
     if (o.logits_out && !o.logits) die_usage("--logits-out wants --logits, a file of token ids");
     if (o.attention_out && !o.logits && !o.prompt) die_usage("--attention-out wants --logits or --prompt");
+    if (o.reference && !o.eval.n) die_usage("--reference goes with --eval");
     if (given("stride") && !o.eval.n) die_usage("--stride goes with --eval");
     if (o.fill_mask.n) fill_mask();
     else if (o.embed.n) embed_texts();
     else if (o.classify.n) classify();
     else if (o.chat) chat();
     else if (o.batch) batch();
-    else if (o.eval.n) evaluate();
+    else if (o.eval.n) eval();
     else if (looks) look_inside();
     else if (o.compare) compare();
     else if (o.bench) bench();
