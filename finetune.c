@@ -156,6 +156,7 @@ static bool dpo(void) { return !strcmp(o.task, "dpo"); }
 static Task task(void) {
     if (dpo()) return TASK_DPO;
     return !strcmp(o.task, "chat") ? TASK_CHAT : !strcmp(o.task, "lm") ? TASK_LM : TASK_CLASSIFY; }
+static bool classes(void) { return task() == TASK_CLASSIFY; }
 static double peak_lr(void) { return o.lr > 0 ? o.lr : dpo() ? (o.lora ? 5e-5 : 1e-6) : o.lora ? 2e-4 : 5e-5; }
 
 /* --config-file: its entries become arguments before the command line's own, so one parser judges both. */
@@ -339,7 +340,7 @@ static void read_data(Run *r) {
         memmove(r->eval, r->eval + 1, (size_t)(r->n_eval - 1) * sizeof *r->eval);
         r->eval[r->n_eval - 1] = s;
     }
-    r->pack = o.no_pack || dpo() || r->cfg.mask != MASK_CAUSAL ? 0 : (size_t)o.seq;
+    r->pack = o.no_pack || dpo() || classes() || r->cfg.mask != MASK_CAUSAL ? 0 : (size_t)o.seq;
     r->T = r->pack ? r->pack : 1;
     for (int k = 0; k < 2; k++)
         for (int i = 0; i < (k ? r->n_eval : r->n_train); i++) {
@@ -355,7 +356,6 @@ static void read_data(Run *r) {
 
 /* ================================================================================================================= *
  * [finetune.eval] */
-static bool classes(void) { return task() == TASK_CLASSIFY; }
 /* Answers of the last forward: the class with the largest logit, the first of equals. */
 static void count_answers(Run *r, const Batch *b) {
     size_t n = (size_t)r->labels.n;
@@ -1043,8 +1043,6 @@ static void run(void) {
     r.cfg = config_read(o.model);
     if (!classes() && r.cfg.head != HEAD_LM) die("%s: a %s model does not write text; it learns --task classify",
                                                  o.model, config_model_type(&r.cfg));
-    if (classes() && r.cfg.mask != MASK_BIDIRECTIONAL)
-        die("%s: a %s model cannot be given a classification head (BERT can)", o.model, config_model_type(&r.cfg));
     if (o.seq > r.cfg.max_pos) {
         if (option_given(table, N_OPTS, "seq")) die("--seq %lld is longer than the model's %d positions",
                                                     (long long)o.seq, r.cfg.max_pos);
@@ -1055,7 +1053,7 @@ static void run(void) {
     if (task() == TASK_CHAT || dpo()) choose_template(&r);
     read_data(&r);
     data_report(&r);
-    if (classes()) r.cfg.n_classes = r.labels.n, r.cfg.head = HEAD_CLASSIFY, r.cfg.pooler = true;
+    if (classes()) r.cfg.n_classes = r.labels.n, r.cfg.head = HEAD_CLASSIFY, r.cfg.pooler = r.cfg.mask == MASK_BIDIRECTIONAL;
     if (!o.lora) check_memory(&r, config_weights(&r.cfg) - weights_of_layers(&r.cfg, o.freeze));
     claim_out(&r.t, from_step);
     load_model(&r, resume_dir);

@@ -1628,7 +1628,7 @@ static void show_classes(Model *m, Acts *a, const char *const *texts, const Enco
 }
 static void classify(void) {
     Model *m = start_model();
-    if (m->cfg.head != HEAD_CLASSIFY) die("%s: --classify wants a model with classes (BertForSequenceClassification)", o.model);
+    if (m->cfg.head != HEAD_CLASSIFY) die("%s: --classify wants a model with classes (...ForSequenceClassification)", o.model);
     cJSON *config = cJSON_Parse(m->config_json);
     class_labels = cJSON_GetObjectItemCaseSensitive(config, "id2label");
     encoder_tok = tokenizer_load(o.model);

@@ -91,7 +91,8 @@ static bool role_present(const Config *c, Role r) {
     case R_HEAD: return (c->head == HEAD_LM || c->head == HEAD_MASKED_LM) && !c->tied;
     case R_MLM: case R_MLM_B: case R_MLM_W: case R_MLM_NB: case R_HEAD_B: return c->head == HEAD_MASKED_LM;
     case R_POOL: case R_POOL_B: return c->pooler;
-    case R_CLASS: case R_CLASS_B: return c->head == HEAD_CLASSIFY;
+    case R_CLASS: return c->head == HEAD_CLASSIFY;
+    case R_CLASS_B: return c->head == HEAD_CLASSIFY && c->pooler;
     case R_FINAL_W: return c->norm_place == NORM_PRE;
     case R_FINAL_B: return c->norm_place == NORM_PRE && c->norm == NORM_LAYER;
     case R_NORM1_B: case R_NORM2_B: return c->norm == NORM_LAYER;
@@ -131,6 +132,7 @@ static const TensorLine gpt2_tensors[] = {
     {R_FINAL_W, "transformer.ln_f.weight", OI},
     {R_FINAL_B, "transformer.ln_f.bias", OI},
     {R_HEAD, "lm_head.weight", OI},
+    {R_CLASS, "score.weight", OI},
     {R_COUNT, NULL, OI},
 };
 /* What Llama and GLM-4 call alike. */
@@ -158,6 +160,7 @@ static const TensorLine llama_tensors[] = {               /* Llama, Mistral, Qwe
     {R_DOWN_B, "model.layers.%d.mlp.down_proj.bias", OI},
     {R_FINAL_W, "model.norm.weight", OI},
     {R_HEAD, "lm_head.weight", OI},
+    {R_CLASS, "score.weight", OI},
     {R_COUNT, NULL, OI},
 };
 
@@ -171,6 +174,7 @@ static const TensorLine glm_tensors[] = {
     {R_DOWN, "model.layers.%d.mlp.down_proj.weight", OI},
     {R_FINAL_W, "model.norm.weight", OI},
     {R_HEAD, "lm_head.weight", OI},
+    {R_CLASS, "score.weight", OI},
     {R_COUNT, NULL, OI},
 };
 static const TensorLine chatglm_tensors[] = {             /* ChatGLM2-6B, ChatGLM3-6B, GLM-4-9B */
@@ -296,6 +300,11 @@ static const Family families[] = {
       .tied = true}},
 };
 enum { N_FAMILIES = sizeof families / sizeof *families };
+static bool family_classifies(const Family *f) {          /* does the Hub have classifiers of this family? */
+    for (const TensorLine *t = f->tensors; t->name; t++)
+        if (t->role == R_CLASS) return true;
+    return false;
+}
 
 /* ================================================================================================================= *
  * [model.config] config.json -> Config                                                                                */
@@ -436,11 +445,17 @@ static void config_read_head(const ConfigFile *f, Config *c) {
     if (classes && (!cJSON_IsArray(classes) || (first && !cJSON_IsString(first))))
         die("%s: \"architectures\" is not a list of strings", f->path);
     const char *class = cJSON_GetStringValue(first);
-    if (c->head != HEAD_MASKED_LM) {
-        if (class && strstr(class, "ForSequenceClassification"))
-            die("%s: a %s is not supported (BERT's is)", f->path, class);
+    if (class && strstr(class, "ForSequenceClassification")) {
+        const cJSON *labels = config_find(f, "id2label");
+        if (!family_classifies(c->family)) die("%s: a %s is not supported", f->path, class);
+        c->pooler = c->head == HEAD_MASKED_LM;
+        c->head = HEAD_CLASSIFY;
+        c->n_classes = cJSON_IsObject(labels) ? cJSON_GetArraySize(labels) : config_int(f, "num_labels", 1, 1 << 20, 2);
+        if (!c->n_classes) die("%s: \"id2label\" is empty", f->path);
+        if (c->pooler && config_bool(f, "is_decoder", false)) die("%s: BERT as a decoder is not supported", f->path);
         return;
     }
+    if (c->head != HEAD_MASKED_LM) return;
     if (config_bool(f, "is_decoder", false)) die("%s: BERT as a decoder is not supported", f->path);
     if (!class || strstr(class, "ForMaskedLM") || strstr(class, "ForPreTraining")) {
         if (!c->tied) die("%s: BERT with a masked-token head of its own is not supported (its embedding is)", f->path);
@@ -448,12 +463,7 @@ static void config_read_head(const ConfigFile *f, Config *c) {
     }
     c->pooler = true;
     c->head = HEAD_NONE;
-    if (strstr(class, "ForSequenceClassification")) {
-        const cJSON *labels = config_find(f, "id2label");
-        c->head = HEAD_CLASSIFY;
-        c->n_classes = cJSON_IsObject(labels) ? cJSON_GetArraySize(labels) : config_int(f, "num_labels", 1, 1 << 20, 2);
-        if (!c->n_classes) die("%s: \"id2label\" is empty", f->path);
-    } else if (strcmp(class, "BertModel"))
+    if (strcmp(class, "BertModel"))
         die("%s: %s is not supported (BertForMaskedLM, BertForPreTraining, BertForSequenceClassification, BertModel are)",
             f->path, class);
 }
@@ -913,11 +923,11 @@ static void hub_extract_rows(const HubTensor *h, int j, size_t D, const Tensor *
         memcpy((char *)out + r * row_bytes, (const char *)t->data + hub_row(h, j, r, D) * row_bytes, row_bytes);
 }
 
-/* The config of a BERT that classifies, from that of any BERT; true when it has this head already. */
+/* The config of a model that classifies, from that of any of its family; true when it has this head already. */
 static bool config_classifier(char **text, Config *c, const char *path, StrList labels) {
     cJSON *j = cJSON_Parse(*text), *architectures = cJSON_CreateArray();
     cJSON *id2label = cJSON_CreateObject(), *label2id = cJSON_CreateObject();
-    if (c->mask != MASK_BIDIRECTIONAL) die("%s: a %s model cannot be given a classification head (BERT can)", path, c->family->model_type);
+    if (!family_classifies(c->family)) die("%s: a %s model cannot be given a classification head", path, c->family->model_type);
     bool same = c->head == HEAD_CLASSIFY && c->n_classes == labels.n;
     const cJSON *had = cJSON_GetObjectItemCaseSensitive(j, "id2label");
     for (int i = 0; i < labels.n; i++) {
@@ -930,7 +940,17 @@ static bool config_classifier(char **text, Config *c, const char *path, StrList 
     }
     static const char *const stale[] = {"architectures", "id2label", "label2id", "num_labels", "problem_type"};
     for (size_t i = 0; i < sizeof stale / sizeof *stale; i++) cJSON_DeleteItemFromObjectCaseSensitive(j, stale[i]);
-    cJSON_AddItemToArray(architectures, cJSON_CreateString("BertForSequenceClassification"));
+    /* "LlamaForCausalLM", "GPT2LMHeadModel" and "BertForMaskedLM" as classifiers. */
+    const char *name = c->family->architecture, *lm = strstr(name, "LMHead"), *end = lm ? lm : strstr(name, "For");
+    char *class = strf("%.*sForSequenceClassification", (int)(end - name), name);
+    cJSON_AddItemToArray(architectures, cJSON_CreateString(class));
+    free(class);
+    c->pooler = c->mask == MASK_BIDIRECTIONAL;
+    /* transformers finds a row's last token by the padding behind it, and wants to know what that is. */
+    if (!c->pooler && c->pad < 0 && c->n_eos) {
+        cJSON_DeleteItemFromObjectCaseSensitive(j, "pad_token_id");
+        cJSON_AddNumberToObject(j, "pad_token_id", c->pad = c->eos[0]);
+    }
     cJSON_AddItemToObject(j, "architectures", architectures);
     cJSON_AddItemToObject(j, "id2label", id2label);
     cJSON_AddItemToObject(j, "label2id", label2id);
@@ -938,7 +958,7 @@ static bool config_classifier(char **text, Config *c, const char *path, StrList 
     free(*text);
     *text = cJSON_Print(j);
     cJSON_Delete(j);
-    c->head = HEAD_CLASSIFY, c->n_classes = labels.n, c->pooler = true;
+    c->head = HEAD_CLASSIFY, c->n_classes = labels.n;
     return same;
 }
 /* A parameter that no file holds: as model_new begins it. */
@@ -1587,7 +1607,7 @@ static void acts_layout(Carver *v, const Config *c, Acts *a) {
     size_t O = by_token ? (size_t)c->V : c->head == HEAD_CLASSIFY ? (size_t)c->n_classes : 0;
     a->chunk = by_token ? logits_chunk(c, N) : a->B;
     a->logits = carve_act(v, a->chunk * O);
-    if (c->pooler || a->train || c->head == HEAD_MASKED_LM) a->head_in = carve_act(v, a->chunk * C);
+    if (c->head == HEAD_CLASSIFY || c->pooler || a->train || c->head == HEAD_MASKED_LM) a->head_in = carve_act(v, a->chunk * C);
     if (c->head == HEAD_MASKED_LM || c->pooler) {
         a->head_pre = carve_act(v, a->chunk * C);
         a->head_act = carve_act(v, a->chunk * C);
@@ -1657,6 +1677,7 @@ Acts *acts_new(Model *m, size_t B, size_t T, size_t S, bool train, bool recomput
     acts_layout(&v, &m->cfg, a);
     a->prefix_len = xcalloc(B, sizeof *a->prefix_len);
     a->mask_at = xcalloc(B, sizeof *a->mask_at);
+    a->end = xcalloc(B, sizeof *a->end);
     rope_prepare(m, S);
     return a;
 }
@@ -1665,7 +1686,7 @@ void acts_reshape(const Model *m, Acts *a, size_t B, size_t T) {
     if (B == a->B && T == a->T) return;
     *a = (Acts){.B = B, .T = T, .S = T, .train = true, .recompute = a->recompute, .layer = a->layer, .arena = a->arena,
                 .bytes = a->bytes, .drop_seed = a->drop_seed, .noise = a->noise,
-                .prefix_len = a->prefix_len, .mask_at = a->mask_at};
+                .prefix_len = a->prefix_len, .mask_at = a->mask_at, .end = a->end};
     Carver v = {a->arena, 0};
     acts_layout(&v, &m->cfg, a);
     assert(v.at <= a->bytes);
@@ -1676,6 +1697,7 @@ void acts_free(Acts *a) {
     free(a->layer);
     free(a->prefix_len);
     free(a->mask_at);
+    free(a->end);
     free(a);
 }
 
@@ -2057,6 +2079,7 @@ void forward_part(Model *m, Acts *a, const Batch *b, int first, int end, act *st
     size_t N = b->B * b->T, C = (size_t)c->C, bytes = N * C * op.act_size;
     check_ids(m, a, b);
     a->T_now = b->T;
+    for (size_t r = 0; r < b->B; r++) a->end[r] = b->len ? b->len[r] : (int32_t)b->T;
     op.upload(a->tokens, b->tokens, N * 4);
     place_tokens(m, a, b);
     if (c->type_vocab && b->types) op.upload(a->types, b->types, N * 4);
@@ -2122,18 +2145,23 @@ act *model_logits(Model *m, Acts *a, size_t first, size_t n) {
     assert(n <= a->chunk && (m->cfg.head == HEAD_LM || m->cfg.head == HEAD_MASKED_LM));
     return head_forward(m, a, act_at(&op, a->final, first * (size_t)m->cfg.C), n);
 }
-/* The first tokens' rows, in a->head_in (B,C). */
-static void gather_first(Acts *a, const Config *c, size_t B) {
+/* The rows (B) of the tokens that stand for their texts: the first where there is a pooler, else the last. */
+static int32_t *text_rows(const Acts *a, const Config *c, size_t B) {
     int32_t *rows = xmalloc(B * sizeof *rows);
-    for (size_t i = 0; i < B; i++) rows[i] = (int32_t)(i * a->T_now);
+    for (size_t i = 0; i < B; i++)
+        rows[i] = (int32_t)(i * a->T_now) + (c->pooler || a->end[i] < 1 ? 0 : a->end[i] - 1);
+    return rows;
+}
+static act *gather_texts(Acts *a, const Config *c, size_t B) {       /* (B,C) */
+    int32_t *rows = text_rows(a, c, B);
     op.upload(a->rows, rows, B * sizeof *rows);
     free(rows);
-    gather_rows(a, c, B);
+    return gather_rows(a, c, B);
 }
 act *model_pool(Model *m, Acts *a, size_t B) {
     const Config *c = &m->cfg;
     assert(c->pooler && B <= a->chunk);
-    gather_first(a, c, B);
+    gather_texts(a, c, B);
     Linear dense = linear(m, -1, R_POOL, R_POOL_B, a->head_pre, NULL);
     op.matmul(&dense, 1, a->head_in, NULL, B);
     op.activation(a->head_act, a->head_pre, B * (size_t)c->C, TANH);
@@ -2141,9 +2169,9 @@ act *model_pool(Model *m, Acts *a, size_t B) {
 }
 act *model_classify(Model *m, Acts *a, size_t B) {
     assert(m->cfg.head == HEAD_CLASSIFY);
-    act *pooled = model_pool(m, a, B);
+    act *text = m->cfg.pooler ? model_pool(m, a, B) : gather_texts(a, &m->cfg, B);
     Linear class = linear(m, -1, R_CLASS, R_CLASS_B, a->logits, NULL);
-    op.matmul(&class, 1, pooled, NULL, B);
+    op.matmul(&class, 1, text, NULL, B);
     return a->logits;
 }
 
@@ -2213,7 +2241,7 @@ static void scatter_rows(Acts *a, const Config *c, const int32_t *rows, size_t f
     op.embed(act_at(&op, a->dn, lo * C), a->order, &zeros_first, hi - lo, false);
     free(source);
 }
-/* The classes' loss: pooled first tokens -> classes, and the way back into a->dn. */
+/* The classes' loss, and the way back into a->dn. */
 static void classify_loss(Model *m, Acts *a, const Batch *b, float scale) {
     const Config *c = &m->cfg;
     size_t C = (size_t)c->C, B = b->B;
@@ -2221,14 +2249,16 @@ static void classify_loss(Model *m, Acts *a, const Batch *b, float scale) {
     act *dlogits = model_classify(m, a, B);
     op.cross_entropy(a->loss, dlogits, a->targets, B, (size_t)c->n_classes, scale);
     if (scale == 0) return;
-    Linear class = linear(m, -1, R_CLASS, R_CLASS_B, NULL, dlogits), dense = linear(m, -1, R_POOL, R_POOL_B, NULL, a->head_pre);
+    Linear class = linear(m, -1, R_CLASS, R_CLASS_B, NULL, dlogits);
     op.matmul_dx(a->dhead, &class, 1, B, false);
-    op.matmul_dw(&class, 1, a->head_act, B);
-    op.activation_bwd(a->head_pre, a->dhead, a->head_pre, B * C, TANH);
-    op.matmul_dw(&dense, 1, a->head_in, B);
-    op.matmul_dx(a->dhead, &dense, 1, B, false);
-    int32_t *rows = xmalloc(B * sizeof *rows);
-    for (size_t i = 0; i < B; i++) rows[i] = (int32_t)(i * b->T);
+    op.matmul_dw(&class, 1, c->pooler ? a->head_act : a->head_in, B);
+    if (c->pooler) {
+        Linear dense = linear(m, -1, R_POOL, R_POOL_B, NULL, a->head_pre);
+        op.activation_bwd(a->head_pre, a->dhead, a->head_pre, B * C, TANH);
+        op.matmul_dw(&dense, 1, a->head_in, B);
+        op.matmul_dx(a->dhead, &dense, 1, B, false);
+    }
+    int32_t *rows = text_rows(a, c, B);
     scatter_rows(a, c, rows, 0, B, 0, B * b->T);
     free(rows);
 }

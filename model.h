@@ -50,7 +50,7 @@ typedef struct Config {
     bool residual_from_norm;       /* the residual is the norm's output, not its input (ChatGLM-6B) ... */
     float residual_scale;          /* ... and counts this much: sqrt(56); else 1 */
     HeadKind head;
-    bool pooler;                   /* dense + tanh on the first token (BERT) */
+    bool pooler;                   /* dense + tanh on the first token (BERT); decoders classify by the last token's state */
     bool tied;                     /* the head is the token embedding */
     float init_std;
     /* tokens; -1: none */
@@ -128,8 +128,9 @@ double config_flops_per_token(const Config *c, size_t T);          /* forward an
 Model *model_new(const Config *c, uint64_t seed);                  /* random weights, f32 masters */
 /* From a model directory. train: f32 masters of our own; else weights stay in the mmap where the device allows it. */
 Model *model_load(const char *dir, bool train);
-/* For training: a BERT that tells these classes apart. Where dir is no classifier of the same names, the head begins
- * anew (m->new_head), and with it the pooler if the files have none. Dies for other families. */
+/* For training: a BERT, or a decoder, that tells these classes apart. Where dir is no classifier of the same names, the head
+ * begins anew (m->new_head), and with it BERT's pooler if the files have none. Dies for families that the Hub has no
+ * such models of (ChatGLM). */
 Model *model_load_classifier(const char *dir, StrList labels, uint64_t seed);
 /* config.json, generation_config.json and model.safetensors into dir (which exists), rounded to dtype. */
 void model_save(Model *m, const char *dir, DType dtype);
@@ -225,6 +226,7 @@ typedef struct Acts {
     uint64_t drop_seed;            /* mixed into every dropout site; set by the trainer each step */
     Noise noise;                   /* all 0 in evaluation and inference */
     int32_t *prefix_len, *mask_at; /* (B) on the host, prefix masks: where the rows' prefixes end, which slot they fill */
+    int32_t *end;                  /* (B) on the host: tokens in each row of the last forward, padding left out */
 } Acts;
 
 size_t acts_bytes(const Config *c, size_t B, size_t T, size_t S, bool train, bool recompute);
@@ -261,8 +263,9 @@ void forward_part(Model *m, Acts *a, const Batch *b, int first, int end, act *st
 void forward(Model *m, Acts *a, const Batch *b);
 /* Logits of rows [first, first+n) of a->final, in a->logits (n,V); n <= a->chunk. */
 act *model_logits(Model *m, Acts *a, size_t first, size_t n);
-/* Of the first token of each row: tanh of a dense layer, (B,C); and the classes' logits, (B,n_classes), in a->logits. */
+/* tanh of a dense layer on the first token of each row, (B,C); needs cfg.pooler. */
 act *model_pool(Model *m, Acts *a, size_t B);
+/* The classes' logits, (B,n_classes), in a->logits: from the pooled first token, or the last one's state. */
 act *model_classify(Model *m, Acts *a, size_t B);
 /* What layer's attention saw in the last forward, which was of b: (H,T,S) of row `row`, on the host, a new array. */
 float *model_attention(const Model *m, const Acts *a, const Batch *b, int layer, size_t row);

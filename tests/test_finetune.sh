@@ -281,8 +281,12 @@ tune again --model classes --task classify --data labels.jsonl --max-steps 1 --s
 check "a classifier of the same classes keeps its head" is "$(value again eval accuracy | head -n 1)" 1
 check "--metric f1 without classes" refused 2 "is for --task classify" --model base --data chat.jsonl --metric f1 \
     --out x
-check "a decoder as classifier" refused 1 "cannot be given a classification head" --model base --task classify --data \
-    labels.jsonl --out x
+tune decides --model base --task classify --data labels.jsonl --epochs 6 --batch 8 --seq 32 --lr 3e-3
+check "a decoder classifies by its last token" is "$(last_value decides eval accuracy)" 1
+check "and is called what transformers calls it" grep -q 'ForSequenceClassification' decides/config.json
+sed -n 's/.*"text": *"\([^"]*\)".*"label": *"\([^"]*\)".*/\1\t\2/p' labels.jsonl | head -n 6 >some.txt
+cut -f 1 some.txt | "$BUILD/infer" --model decides --classify - --quiet >told.txt 2>err.txt || broke "infer --classify"
+check "./infer --classify tells them apart" is "$(awk '{print $2}' told.txt | tr '\n' ' ')" "$(cut -f 2 some.txt | tr '\n' ' ')"
 check "an encoder that should write" refused 1 "does not write text" --model bert --data chat.jsonl --out x
 
 # ---- preferences -----------------------------------------------------------------------------------------------------

@@ -48,6 +48,7 @@ static void prefix(Config *c) {                               /* ChatGLM-6B's pa
     c->mask = MASK_PREFIX, c->bos = 21, c->gmask_id = 22;
 }
 static void classes(Config *c) { c->head = HEAD_CLASSIFY, c->pooler = true, c->n_classes = 3, c->K = 2; }
+static void last_token_classes(Config *c) { c->head = HEAD_CLASSIFY, c->n_classes = 3; }
 static const Case cases[] = {
     {"gpt2", "gpt2", NULL, 0, false},
     {"gpt2, untied", "gpt2", untied, 0, false},
@@ -69,6 +70,8 @@ static const Case cases[] = {
     {"bert, masked tokens", "bert", NULL, 0, false},
     {"bert, masked tokens, dropout", "bert", NULL, 0.2f, false},
     {"bert, classes", "bert", classes, 0, false},
+    {"llama, classes", "llama", last_token_classes, 0, false},
+    {"gpt2, classes, dropout", "gpt2", last_token_classes, 0.2f, false},
 };
 enum { N_CASES = sizeof cases / sizeof *cases };
 
@@ -94,11 +97,12 @@ static Model *wide_model(const Config *c, uint64_t seed) {
     model_train_begin(m);
     return m;
 }
-typedef struct { size_t B, T; int32_t *tokens, *targets, *start, *types; } Data;
+typedef struct { size_t B, T; int32_t *tokens, *targets, *start, *types, *len; } Data;
 static Data make_data(const Config *c, size_t B, size_t T, bool documents, uint64_t seed) {
     Data d = {B, T, xmalloc(B * T * 4), xmalloc(B * T * 4), documents ? xmalloc(B * T * 4) : NULL,
-              c->type_vocab ? xmalloc(B * T * 4) : NULL};
+              c->type_vocab ? xmalloc(B * T * 4) : NULL, c->n_classes ? xmalloc(B * 4) : NULL};
     Rng r = {seed, 0};
+    for (size_t i = 0; i < B && d.len; i++) d.len[i] = (int32_t)(T - i % T);   /* texts of several lengths, padded */
     for (size_t i = 0; i < B * T; i++) {
         d.tokens[i] = (int32_t)rng_below(&r, (uint64_t)(c->mask == MASK_PREFIX ? c->bos : c->V));
         if (c->mask == MASK_PREFIX && i % T == 1 + i / T % 2) d.tokens[i] = c->gmask_id;
@@ -109,10 +113,10 @@ static Data make_data(const Config *c, size_t B, size_t T, bool documents, uint6
     }
     return d;
 }
-static void free_data(Data *d) { free(d->tokens), free(d->targets), free(d->start), free(d->types); }
+static void free_data(Data *d) { free(d->tokens), free(d->targets), free(d->start), free(d->types), free(d->len); }
 static Batch batch_of(const Data *d) {
     return (Batch){.B = d->B, .T = d->T, .tokens = d->tokens, .targets = d->targets, .start = d->start,
-                   .types = d->types};
+                   .types = d->types, .len = d->len};
 }
 static Acts *acts_of(Model *m, const Data *d, const Case *k, bool recompute) {
     Acts *a = acts_new(m, d->B, d->T, d->T, true, recompute);
@@ -347,7 +351,7 @@ static void check_accumulation(const Case *k) {
     double halves = 0;
     for (size_t h = 0; h < 2; h++) {
         Data half = {2, 7, d.tokens + h * 14, d.targets + h * 14, d.start ? d.start + h * 14 : NULL,
-                     d.types ? d.types + h * 14 : NULL};
+                     d.types ? d.types + h * 14 : NULL, NULL};
         halves += loss_of(m, a, &half, 0.05f);
         n_halves += a->n_target;
     }
@@ -508,6 +512,28 @@ static void check_padding(const Case *k) {
 }
 
 /* Documents packed into one row, each seeing itself only and counting its positions from 0, are as good as alone. */
+/* The classes of a padded row are those of the row alone: a decoder's stand on its last real token. */
+static void check_class_padding(const Case *k) {
+    enum { B = 2, T = 9, SHORT = 5 };
+    Config c = small_config(k);
+    size_t n = (size_t)c.n_classes;
+    Model *m = wide_model(&c, 5);
+    Data d = make_data(&c, B, T, false, 11);
+    Batch b = batch_of(&d);
+    b.targets = NULL, b.len = (int32_t[B]){T, SHORT};
+    Acts *a = acts_new(m, B, T, T, false, false), *alone = acts_new(m, 1, SHORT, SHORT, false, false);
+    float got[2 * 3], want[3];
+    forward(m, a, &b);
+    op.act_to_host(got, model_classify(m, a, B), B * n);
+    forward(m, alone, &(Batch){.B = 1, .T = SHORT, .tokens = d.tokens + T, .types = d.types ? d.types + T : NULL});
+    op.act_to_host(want, model_classify(m, alone, 1), n);
+    char what[96];
+    snprintf(what, sizeof what, "%s: a padded row's = the row's alone", k->name);
+    CHECK_CLOSE(what, got + n, want, n, 1e-5, 1e-5);
+    acts_free(a), acts_free(alone);
+    model_free(m);
+    free_data(&d);
+}
 static void check_documents(const Case *k) {
     enum { T = 13, N_DOCUMENTS = 3 };
     static const size_t begin[N_DOCUMENTS + 1] = {0, 4, 5, T};
@@ -1012,8 +1038,10 @@ int main(void) {
         check_adapters(&cases[i]);
         if (cases[i].dropout == 0) check_parts(&cases[i]);
         Config c = small_config(&cases[i]);
-        if (cases[i].dropout == 0 && c.mask != MASK_BIDIRECTIONAL) check_cache(&cases[i]);
-        if (cases[i].dropout == 0 && c.mask == MASK_CAUSAL) check_documents(&cases[i]);
+        bool writes = c.head == HEAD_LM && cases[i].dropout == 0;
+        if (writes) check_cache(&cases[i]);
+        if (writes && c.mask == MASK_CAUSAL) check_documents(&cases[i]);
+        if (c.head == HEAD_CLASSIFY && cases[i].dropout == 0) check_class_padding(&cases[i]);
         if (cases[i].dropout == 0 && c.mask == MASK_BIDIRECTIONAL) check_padding(&cases[i]);
         check_layout(&cases[i], false, false);
         check_layout(&cases[i], true, false);
