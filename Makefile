@@ -93,7 +93,7 @@ CUDA_SO := $(if $(HAVE_CUDA),$(BUILD)/libtea-cuda.so)
 KERNEL_SRC := kernels.cu kernels.h common.h $(wildcard kernels/*.cuh)
 KERNEL_OBJ := $(ISAS:%=$(BUILD)/kernels.%.o)
 TOK_OBJ := $(patsubst tokenizers/%.c,$(BUILD)/tok_%.o,$(wildcard tokenizers/*.c))
-LIB_OBJ := $(addprefix $(BUILD)/,common.o report.o lines.o chat.o weights.o dataset.o corpus.o model.o trainer.o samples.o evaluate.o profile.o) $(TOK_OBJ) $(KERNEL_OBJ)
+LIB_OBJ := $(addprefix $(BUILD)/,common.o report.o lines.o chat.o weights.o quantized.o dataset.o corpus.o model.o trainer.o samples.o evaluate.o profile.o) $(TOK_OBJ) $(KERNEL_OBJ)
 TESTS   := $(patsubst tests/%.c,$(BUILD)/%,$(wildcard tests/test_*.c))
 BENCHES := $(patsubst bench/%.c,$(BUILD)/bench_%,$(wildcard bench/*.c))
 

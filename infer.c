@@ -175,7 +175,7 @@ static ChatTemplate start_template(const Tokenizer *tok) {
 static DType stored_dtype(const char *dir) {
     Tensors *w = tensors_open(dir);
     size_t count[DT_COUNT] = {0};
-    for (int i = 0; i < w->n; i++) count[w->v[i].dtype] += w->v[i].n;
+    for (int i = 0; i < w->n; i++) if (w->v[i].dtype <= DT_BF16) count[w->v[i].dtype] += w->v[i].n;   /* of int8: its scales */
     tensors_close(w);
     DType most = DT_F32;
     for (int t = 0; t < DT_COUNT; t++)

@@ -16,6 +16,7 @@
  * sums). Families differ in parts (Config), never in code paths of their own. What this file refuses: text, files other than a model directory, and any
  * knowledge of where it runs (see kernels.h). */
 #include "model.h"
+#include "quantized.h"
 #include <assert.h>
 #include <cjson/cJSON.h>
 #include <math.h>
@@ -869,6 +870,17 @@ static const Tensor *hub_get(const Model *m, const Tensors *files, const HubTens
 }
 
 const Tensor *hub_file(const Model *m, const HubTensor *h) { return hub_get(m, m->files, h); }
+/* The module that a Hub tensor is the weight of, by the variant of its name in the files, where it is quantised there. */
+static bool hub_quantised(const Model *m, const Tensors *files, const HubTensor *h, char module[NAME_MAX_BYTES]) {
+    if (h->vector) return false;
+    for (int i = 0; i < NAME_VARIANTS; i++) {
+        if (!hub_name_variant(m->cfg.family, h->name, i, module)) continue;
+        char *weight = strrchr(module, '.');
+        if (weight && !strcmp(weight, ".weight")) *weight = 0;
+        if (quant_find(files, module)) return true;
+    }
+    return false;
+}
 static void need_float(const Tensor *t) {
     if (t->dtype > DT_BF16)
         die("%s: tensor %s is %s; weights must be F32, F16 or BF16", t->file, t->name, dtype_name(t->dtype));
@@ -877,7 +889,10 @@ static void need_float(const Tensor *t) {
 static void warn_unused(const Model *m, const Tensors *files, const HubTensor *hub, int n_hub) {
     bool *used = xcalloc((size_t)files->n, sizeof *used);             /* [i]: of files->v[i]; there may be a million */
     for (int i = 0; i < n_hub; i++) {
-        const Tensor *t = hub_get(m, files, &hub[i]);
+        char module[NAME_MAX_BYTES];
+        bool quantised = hub_quantised(m, files, &hub[i], module);
+        const Tensor *t = quantised ? NULL : hub_get(m, files, &hub[i]);
+        if (quantised) quant_used(files, module, used);
         if (t) used[t - files->v] = true;
     }
     int n_extra = 0;
@@ -921,6 +936,66 @@ static void hub_extract_rows(const HubTensor *h, int j, size_t D, const Tensor *
     #pragma omp parallel for schedule(static)
     for (size_t r = 0; r < p->rows; r++)
         memcpy((char *)out + r * row_bytes, (const char *)t->data + hub_row(h, j, r, D) * row_bytes, row_bytes);
+}
+
+/* A copy of rows of `bytes` bytes, part after part: rows of heads that take turns are gathered. */
+static void *hub_gather(const HubTensor *h, size_t D, const void *from, size_t bytes) {
+    char *to = xmalloc(size_mul(h->rows, bytes)), *at = to;
+    for (int j = 0; j < h->n_parts; j++)
+        for (size_t r = 0; r < h->part[j]->rows; r++, at += bytes)
+            memcpy(at, (const char *)from + hub_row(h, j, r, D) * bytes, bytes);
+    return to;
+}
+/* Memory that holds quantised weights and lies in no file: freed with the model. */
+static void *model_own(Model *m, void *p) {
+    if (!p) return p;
+    m->own = xrealloc(m->own, (size_t)(m->n_own + 1) * sizeof *m->own);
+    return m->own[m->n_own++] = p;
+}
+static void model_own_free(Model *m) {
+    for (int i = 0; i < m->n_own; i++) (op.host_memory ? free : op.mem_free)(m->own[i]);
+    free(m->own);
+    m->own = NULL, m->n_own = 0;
+}
+static const void *device_copy(Model *m, const void *host, size_t bytes) {
+    if (!host || op.host_memory) return host;
+    void *p = model_own(m, op.mem_alloc(bytes));
+    op.upload(p, host, bytes);
+    return p;
+}
+/* A quantised Hub tensor: each part is a run of its rows, in the mmap where that is possible; to train, widened. */
+static void load_quantised(Model *m, const HubTensor *h, const QuantConfig *q, const Tensors *files, const char *module, bool train) {
+    QuantTensor t = quant_tensor(q, files, module, h->rows, h->cols);
+    const size_t row_bytes = mat_row_bytes(&t.m), groups = mat_groups(&t.m), scale_bytes = groups * dtype_size(t.m.scale_dtype);
+    if (h->part[0]->kind == KIND_EMBED && t.m.order) die("%s: %s: an embedding with inputs in another order", files->path, module);
+    if (h->layout == BY_HEAD && h->n_parts > 1) {
+        const void *from[3] = {t.m.data, t.m.scale, t.m.zero};
+        size_t bytes[3] = {row_bytes, scale_bytes, groups};
+        for (int i = 0; i < 3; i++) {
+            if (!from[i]) continue;
+            void *to = hub_gather(h, (size_t)m->cfg.D, from[i], bytes[i]);
+            free(t.own[i]);
+            t.own[i] = to;
+        }
+        t.m.data = t.own[0], t.m.scale = t.own[1], t.m.zero = t.own[2];
+    }
+    size_t row = 0;
+    t.m.order = device_copy(m, t.m.order, h->cols * sizeof *t.m.order);
+    for (int j = 0; j < h->n_parts; j++) {
+        Param *p = h->part[j];
+        p->w = t.m;
+        p->w.rows = p->rows;
+        p->w.data = (void *)(uintptr_t)device_copy(m, (char *)t.m.data + row * row_bytes, p->rows * row_bytes);
+        p->w.scale = device_copy(m, (const char *)t.m.scale + row * scale_bytes, p->rows * scale_bytes);
+        p->w.zero = t.m.zero ? device_copy(m, t.m.zero + row * groups, p->rows * groups) : NULL;
+        row += p->rows;
+        if (train) op.mat_to_f32(p->master, &p->w);
+    }
+    for (int i = 0; i < 4; i++) {
+        if (op.host_memory) model_own(m, t.own[i]);
+        else free(t.own[i]);
+    }
+    if (train) op.sync(), model_own_free(m);
 }
 
 /* The config of a model that classifies, from that of any of its family; true when it has this head already. */
@@ -975,6 +1050,7 @@ static Model *load(const char *dir, bool train, StrList labels, uint64_t seed) {
     char *text = file_read(path, NULL);
     Config c = config_parse(text, path);
     bool new_head = labels.n && !config_classifier(&text, &c, path, labels);
+    QuantConfig *quant = quant_config(path, text);
     free(path);
     Model *m = model_skeleton(&c);
     m->config_json = text;
@@ -1001,6 +1077,8 @@ static Model *load(const char *dir, bool train, StrList labels, uint64_t seed) {
     if (train) masters_alloc(m);
     for (int i = 0; i < n_hub; i++) {
         HubTensor *h = &hub[i];
+        char module[NAME_MAX_BYTES];
+        if (hub_quantised(m, files, h, module)) { load_quantised(m, h, quant, files, module, train); continue; }
         const Tensor *t = hub_get(m, files, h);
         if (!t) { param_begin(m, h->part[0], rng_mix(seed, (uint64_t)i)); continue; }
         need_float(t);
@@ -1034,6 +1112,7 @@ static Model *load(const char *dir, bool train, StrList labels, uint64_t seed) {
         free(piece);
     }
     hub_tensors_free(hub, n_hub);
+    quant_config_free(quant);
     if (train) {
         masters_to_mats(m);
         tensors_close(files);
@@ -1099,10 +1178,12 @@ void model_save(Model *m, const char *dir, DType dtype) {
     tensors_save_sharded(dir, outs, n, (size_t)5e9);
     char *path = path_join(dir, "config.json");
     char *text = m->config_json ? xstrdup(m->config_json) : config_write(&m->cfg, dtype);
-    if (m->config_json) {                                             /* keep every key; only the dtype is ours to say */
+    if (m->config_json) {                                             /* keep every other key: the dtype is ours to say */
         cJSON *j = cJSON_Parse(text);
         const char *key = cJSON_HasObjectItem(j, "dtype") ? "dtype" : "torch_dtype";
         cJSON_DeleteItemFromObject(j, key);
+        cJSON_DeleteItemFromObject(j, "quantization_config");         /* what is written are plain numbers */
+        cJSON_DeleteItemFromObject(j, "compression_config");
         cJSON_AddStringToObject(j, key, dtype == DT_F32 ? "float32" : dtype == DT_F16 ? "float16" : "bfloat16");
         free(text);
         text = cJSON_Print(j);
@@ -1204,8 +1285,9 @@ void model_free(Model *m) {
         for (int f = 0; m->files && f < m->files->n_files; f++)
             mapped |= data >= (const char *)m->files->files[f].data &&
                       data < (const char *)m->files->files[f].data + m->files->files[f].bytes;
-        if (p->w.data && p->w.data != (void *)p->master && !mapped) op.mem_free(p->w.data);
+        if (p->w.data && p->w.data != (void *)p->master && !mapped && !mat_quantised(&p->w)) op.mem_free(p->w.data);
     }
+    model_own_free(m);
     op.mem_free(m->master);
     op.mem_free(m->grad);
     op.mem_free(m->m);

@@ -110,6 +110,8 @@ typedef struct Model {
     float *lora_master;            /* the adapters' arena */
     Lora *(*lora_at)[R_COUNT];     /* as `at`; NULL without adapters */
     Tensors *files;                /* the mmapped files that the weights live in, or NULL */
+    void **own;                    /* (n_own) memory of quantised weights that could not be used in place */
+    int n_own;
     bool new_head;                 /* its classification head is not from the files */
     float *rope_table;             /* (max_pos, rope_dims/2, 2) on the device */
     int rope_rows;

@@ -41,8 +41,22 @@ template <typename T> static void embed_launch(act *y, const int32_t *ids, const
     else embed_kernel<1><<<(unsigned)N, 256, 0, stream>>>(y, ids, table, C, add);
     LAUNCHED();
 }
+static __global__ void embed_quantised(act *y, const int32_t *ids, Mat table, bool add) {
+    y += blockIdx.x * table.cols;
+    for (size_t c = threadIdx.x * 8; c < table.cols; c += blockDim.x * 8) {
+        float v[8];
+        int n = (int)MIN(table.cols - c, (size_t)8);
+        quant_read8(v, &table, (size_t)ids[blockIdx.x], c, n);
+        for (int k = 0; k < n; k++) y[c + k] = from_f<act>(v[k] + (add ? to_f(y[c + k]) : 0.0f));
+    }
+}
 static void embed(act *y, const int32_t *ids, const Mat *table, size_t N, bool add) {
     if (!N) return;
+    if (mat_quantised(table)) {
+        embed_quantised<<<(unsigned)N, 128, 0, stream>>>(y, ids, *table, add);
+        LAUNCHED();
+        return;
+    }
     if (table->dtype == DT_F32) embed_launch(y, ids, (const float *)table->data, N, table->cols, add);
     else if (table->dtype == DT_F16) embed_launch(y, ids, (const __half *)table->data, N, table->cols, add);
     else embed_launch(y, ids, (const __nv_bfloat16 *)table->data, N, table->cols, add);

@@ -76,6 +76,7 @@ typedef struct Operand {       /* `lanes` rows of A (or columns of B), each summ
     DType dtype;
     size_t lanes, ld;          /* ld: elements from one stored row to the next */
     bool k_adjacent;           /* (lanes, K) as stored; else (K, lanes) */
+    const Mat *quantised;      /* what data is the data of; NULL: plain numbers */
 } Operand;
 
 /* How an operand becomes units. */
@@ -228,9 +229,36 @@ ALWAYS_INLINE void gemm_pack_unit(const Operand *o, size_t lane, size_t n_groups
     default: gemm_pack_typed(o, lane, n_groups, k0, n_k, places, DT_F32, unit);
     }
 }
+static void gemm_pack(const Operand *o, size_t lane, size_t n_groups, size_t k0, size_t n_k, const Place *places,
+                      Unit unit);
+/* Quantised weights are widened piece by piece, each small enough to stay in L1 until it is packed: a group's lanes, or
+ * a few k of all lanes. */
+static void gemm_pack_quantised(const Operand *o, size_t lane, size_t n_groups, size_t k0, size_t n_k,
+                                const Place *places, Unit unit) {
+    enum { K_STEP = 64, K_ROWS = 8 };                         /* a piece: VL lanes of 64 k; CHUNK lanes of 8 k */
+    float piece[MAX(VL * K_STEP, CHUNK * K_ROWS)];
+    const size_t step = o->k_adjacent ? K_STEP : K_ROWS, per = unit == UNIT_PAIR ? 2 : 1, at_once = o->k_adjacent ? 1 : n_groups;
+    for (size_t g = 0; g < n_groups; g += at_once)
+        for (size_t k = 0; k < n_k; k += step) {
+            size_t lane_g = lane + g * VL, n_lanes = MIN(o->lanes - lane_g, at_once * VL), n = MIN(step, n_k - k);
+            Operand wide = {piece, DT_F32, n_lanes, o->k_adjacent ? n : n_lanes, o->k_adjacent, NULL};
+            Place to[CHUNK_GROUPS];
+            for (size_t i = 0; i < at_once; i++) {
+                to[i] = places[g + i];
+                to[i].at += k / per * to[i].step;
+            }
+            if (o->k_adjacent) for (size_t i = 0; i < n_lanes; i++) quant_read(piece + i * n, o->quantised, lane_g + i, k0 + k, n);
+            else for (size_t i = 0; i < n; i++) quant_read(piece + i * n_lanes, o->quantised, k0 + k + i, lane_g, n_lanes);
+            gemm_pack(&wide, 0, at_once, 0, n, to, unit);
+        }
+}
 /* Elements k0 .. k0+n_k of n_groups groups from `lane` on. */
 static void gemm_pack(const Operand *o, size_t lane, size_t n_groups, size_t k0, size_t n_k, const Place *places,
                       Unit unit) {
+    if (o->quantised) {
+        gemm_pack_quantised(o, lane, n_groups, k0, n_k, places, unit);
+        return;
+    }
     if (unit == UNIT_F32) gemm_pack_unit(o, lane, n_groups, k0, n_k, places, UNIT_F32);
     else gemm_pack_unit(o, lane, n_groups, k0, n_k, places, UNIT_PAIRS ? UNIT_PAIR : UNIT_ROUNDED);
 }
@@ -322,6 +350,7 @@ ALWAYS_INLINE size_t panel_width(size_t groups_left) {
  * multiplies. Packing that waits for memory costs 1 to 2 clocks a number instead of 0.2 to 0.5. */
 typedef struct Ahead { const char *row; size_t row_bytes, lines, line, rows; } Ahead;
 static Ahead ahead_of(const Operand *o, size_t lane, size_t n_lanes, size_t k, size_t n_k) {
+    if (o->quantised) return (Ahead){0};                      /* a quarter of the bytes: the hardware's prefetching will do */
     size_t size = dtype_bytes(o->dtype), row = o->k_adjacent ? lane : k, column = o->k_adjacent ? k : lane;
     size_t rows = o->k_adjacent ? n_lanes : n_k, lines = (o->k_adjacent ? n_k : n_lanes) * size / 64 + 1;
     return (Ahead){(const char *)o->data + (row * o->ld + column) * size, o->ld * size, lines, 0, rows};

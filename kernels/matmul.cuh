@@ -15,13 +15,16 @@ static Precision input_precision;                             /* what set_precis
 static void set_precision(Precision p) { input_precision = p; }
 
 #if VL == 1
+#include "quant.cuh"
 /* ---- plain loops ----------------------------------------------------------------------------------------------- */
 static float input_rounded(float x) { return input_precision == PREC_BF16 ? bf16_float(float_bf16(x)) : x; }
 
 /* n elements of a stored matrix from element i on, widened. memcpy: data may be 2-byte aligned only. */
 static void mat_row(float *row, const Mat *w, size_t i, size_t n) {
+    if (mat_quantised(w)) mat_read(row, w, i, n);
     for (size_t c = 0; c < n; c++) {
-        if (w->dtype == DT_F32) memcpy(&row[c], (const char *)w->data + 4 * (i + c), 4);
+        if (mat_quantised(w)) {}
+        else if (w->dtype == DT_F32) memcpy(&row[c], (const char *)w->data + 4 * (i + c), 4);
         else {
             uint16_t h;
             memcpy(&h, (const char *)w->data + 2 * (i + c), 2);
@@ -43,6 +46,15 @@ static void matmul(const Linear *lin, int n, const act *x, const act *residual, 
     const size_t C = lin[0].w.cols;
     const float *x_r = inputs_rounded(x, N * C);
     float *rows = scratch(SCRATCH_A, (size_t)omp_get_max_threads() * C * sizeof *rows);
+    if (any_quantised(lin, n) && n > 1) {
+        for (int i = 0; i < n; i++) matmul(&lin[i], 1, x, residual, N);
+        return;
+    }
+    if (mat_quantised(&lin->w) && lin->w.input != INPUT_FLOAT) {
+        matmul_i8(lin, x, residual, N);
+        return;
+    }
+    if (mat_quantised(&lin->w)) x_r = inputs_ordered(&lin->w, x_r, N, SCRATCH_QUANT);
     for (int i = 0; i < n; i++) {
         const size_t O = lin[i].w.rows;
 #pragma omp parallel for
@@ -64,6 +76,10 @@ static void matmul(const Linear *lin, int n, const act *x, const act *residual, 
 
 static void matmul_dx(act *dx, const Linear *lin, int n, size_t N, bool accumulate) {
     const size_t C = lin[0].w.cols;
+    if (any_reordered(lin, n)) {
+        dx_reordered(dx, lin, n, N, accumulate);
+        return;
+    }
     if (!accumulate) memset(dx, 0, N * C * sizeof *dx);
     for (int i = 0; i < n; i++) {
         const size_t O = lin[i].w.rows;
@@ -97,7 +113,7 @@ static Unit input_unit(void) {
     return input_precision == PREC_F32 ? UNIT_F32 : UNIT_PAIRS ? UNIT_PAIR : UNIT_ROUNDED;
 }
 
-static void matmul(const Linear *lin, int n, const act *x, const act *residual, size_t N) {
+static void gemm_matmul(const Linear *lin, int n, const float *x, const float *residual, size_t N) {
     if (N <= FEW_ROWS) {
         few_run(lin, n, x, residual, N, input_unit());
         return;
@@ -107,23 +123,32 @@ static void matmul(const Linear *lin, int n, const act *x, const act *residual, 
     for (int i = 0; i < n; i++) {
         const Mat *w = &lin[i].w;
         p[i] = (Product){N, w->rows, {lin[i].y, w->rows, lin[i].bias, residual, false}, 1,
-                         {{{x, DT_F32, N, C, true}, {w->data, w->dtype, w->rows, C, true}, C}}};
+                         {{{x, DT_F32, N, C, true, NULL}, {w->data, w->dtype, w->rows, C, true, mat_quantised(w) ? w : NULL}, C}}};
     }
     gemm_run(p, n, input_unit());
+}
+#include "quant.cuh"
+static void matmul(const Linear *lin, int n, const act *x, const act *residual, size_t N) {
+    (any_quantised(lin, n) ? quant_matmul : gemm_matmul)(lin, n, x, residual, N);
 }
 
 static void matmul_dx(act *dx, const Linear *lin, int n, size_t N, bool accumulate) {
     const size_t C = lin[0].w.cols;
+    if (any_reordered(lin, n)) {
+        dx_reordered(dx, lin, n, N, accumulate);
+        return;
+    }
     Product p = {N, C, {dx, C, NULL, NULL, accumulate}, n, {{{0}, {0}, 0}}};
     for (int i = 0; i < n; i++) {
         const Mat *w = &lin[i].w;
-        p.term[i] = (Term){{lin[i].dy, DT_F32, N, w->rows, true}, {w->data, w->dtype, C, C, false}, w->rows};
+        p.term[i] = (Term){{lin[i].dy, DT_F32, N, w->rows, true, NULL},
+                           {w->data, w->dtype, C, C, false, mat_quantised(w) ? w : NULL}, w->rows};
     }
     gemm_run(&p, 1, input_unit());
 }
 
 static void weight_grad(float *dw, const float *dy, const float *x, size_t N, size_t O, size_t C) {
-    Product p = {O, C, {dw, C, NULL, NULL, true}, 1, {{{dy, DT_F32, O, O, false}, {x, DT_F32, C, C, false}, N}}};
+    Product p = {O, C, {dw, C, NULL, NULL, true}, 1, {{{dy, DT_F32, O, O, false, NULL}, {x, DT_F32, C, C, false, NULL}, N}}};
     gemm_run(&p, 1, input_unit());
 }
 #endif
@@ -156,6 +181,7 @@ static void bias_grad(float *dbias, const float *dy, size_t N, size_t O) {
 static void matmul_dw(const Linear *lin, int n, const act *x, size_t N) {
     for (int i = 0; i < n; i++) {
         const size_t O = lin[i].w.rows, C = lin[i].w.cols;
+        assert(!lin[i].dw || !mat_quantised(&lin[i].w));      /* integers have no gradient */
         if (lin[i].dbias) bias_grad(lin[i].dbias, lin[i].dy, N, O);
         if (lin[i].dw) weight_grad(lin[i].dw, lin[i].dy, x, N, O, C);
     }
@@ -190,6 +216,25 @@ static void peak_loop(size_t n, bool pair) {
         for (int j = 0; j < 3; j++) sum += acc[i][j][0];
     in_order = sum;
 }
+/* The same for sums of four products of bytes. */
+static void peak_loop_i8(size_t n) {
+#if VL > 1
+    volatile int in_order = 3;
+    vi acc[PEAK_ROWS][3], x = (vi){0} + in_order;
+    for (int i = 0; i < PEAK_ROWS; i++)
+        for (int j = 0; j < 3; j++) acc[i][j] = x * (3 * i + j);
+    for (size_t k = 0; k < n; k++)
+        for (int i = 0; i < PEAK_ROWS; i++)
+            for (int j = 0; j < 3; j++)                       /* what is one instruction must not be taken apart */
+                acc[i][j] = I8_SHIFT ? dot_u(acc[i][j], (vb)x, (vb)x) : dot_u(x, (vb)acc[i][j], (vb)x);
+    int sum = 0;
+    for (int i = 0; i < PEAK_ROWS; i++)
+        for (int j = 0; j < 3; j++) sum += acc[i][j][0];
+    in_order = sum;
+#else
+    peak_loop(n, false);
+#endif
+}
 /* Every thread runs short loops side by side with the others and keeps its own best time: what remains of a loop that
  * lost its core to another process for a while is left out. */
 static double peak_flops(Precision p) {
@@ -197,15 +242,15 @@ static double peak_flops(Precision p) {
 #if VL > 1
     pair = UNIT_PAIRS && p == PREC_BF16;
 #endif
-    (void)p;
     const size_t n = 20000;
-    double all = 0, flops = 2.0 * PEAK_ROWS * 3 * MAX(VL, 4) * (pair ? 2 : 1) * (double)n;
+    double all = 0, flops = 2.0 * PEAK_ROWS * 3 * MAX(VL, 4) * (pair ? 2 : p == PREC_I8 && VL > 1 ? 4 : 1) * (double)n;
 #pragma omp parallel reduction(+ : all)
     {
         double best = 0;
         for (double start = now_s(), t = start; t < start + 0.05;) {
             double t0 = t;
-            peak_loop(n, pair);
+            if (p == PREC_I8) peak_loop_i8(n);
+            else peak_loop(n, pair);
             t = now_s();
             best = MAX(best, flops / (t - t0));
         }
@@ -483,7 +528,17 @@ static bool few_run(const Linear *lin, int n, const act *x, const act *residual,
     return true;
 }
 
+#include "quant.cuh"
 static void matmul(const Linear *lin, int n, const act *x, const act *residual, size_t N) {
+    bool quantised = false;
+    for (int i = 0; i < n; i++) quantised |= mat_quantised(&lin[i].w);
+    if (quantised) {
+        for (int i = 0; i < n; i++) {
+            if (mat_quantised(&lin[i].w)) quant_matmul(&lin[i], x, residual, N);
+            else matmul(&lin[i], 1, x, residual, N);
+        }
+        return;
+    }
     if (N <= FEW_ROWS && few_run(lin, n, x, residual, N)) return;
     for (int i = 0; i < n; i++) {
         size_t O = lin[i].w.rows, C = lin[i].w.cols;          /* y^T (O,N) = w (O,C) @ x^T (C,N) */
@@ -494,8 +549,14 @@ static void matmul(const Linear *lin, int n, const act *x, const act *residual, 
 static void matmul_dx(act *dx, const Linear *lin, int n, size_t N, bool accumulate) {
     for (int i = 0; i < n; i++) {
         size_t O = lin[i].w.rows, C = lin[i].w.cols;          /* dx^T (C,N) = w^T (C,O) @ dy^T (O,N) */
-        lt_matmul(dx, sizeof(act) == 4, weight_act(&lin[i].w), false, lin[i].dy, false, C, N, O, NULL,
-                  accumulate || i ? 1.0f : 0.0f, NULL);
+        const Mat *w = &lin[i].w;
+        const bool quantised = mat_quantised(w), add = accumulate || i, place = quantised && w->order;
+        act *to = place ? (act *)scratch(SCRATCH_QUANT, N * C * sizeof(act)) : dx;
+        lt_matmul(to, sizeof(act) == 4, quantised ? quant_act(w) : weight_act(w), false, lin[i].dy, false, C, N, O, NULL,
+                  add && !place ? 1.0f : 0.0f, NULL);
+        if (!place) continue;
+        dx_place<<<(unsigned)MIN(CEIL_DIV(N * C, 256), (size_t)8192), 256, 0, stream>>>(dx, to, w->order, N * C, C, add);
+        LAUNCHED();
     }
 }
 
@@ -530,6 +591,7 @@ static void matmul_dw(const Linear *lin, int n, const act *x, size_t N) {
             bias_total<<<(unsigned)CEIL_DIV(O, (size_t)32), dim3(32, 8), 0, stream>>>(lin[i].dbias, sums, n_blocks, O);
             LAUNCHED();
         }
+        assert(!lin[i].dw || !mat_quantised(&lin[i].w));
         if (lin[i].dw)                                        /* dw^T (C,O) += x^T (C,N) @ dy (N,O) */
             lt_matmul(lin[i].dw, true, x, false, lin[i].dy, true, C, O, N, NULL, 1.0f, NULL);
     }

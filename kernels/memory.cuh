@@ -95,9 +95,49 @@ static void f32_to_bf16(bf16 *y, const float *x, size_t n) {
     for (size_t i = 0; i < n; i++) y[i] = float_bf16(x[i]);
 }
 
-/* n elements of a matrix from element `at` on. memcpy for floats: in a file's mapping they may lie at odd addresses. */
+/* scale[i] of a quantised matrix. */
+static float mat_scale(const Mat *w, size_t i) {
+    float f;
+    uint16_t h;
+    if (w->scale_dtype == DT_F32) return memcpy(&f, (const char *)w->scale + 4 * i, 4), f;
+    memcpy(&h, (const char *)w->scale + 2 * i, 2);
+    return w->scale_dtype == DT_F16 ? f16_float(h) : bf16_float(h);
+}
+/* n elements of a row of a quantised matrix from stored column c0 on: w = (q - zero) * scale. */
+static void quant_read(float *y, const Mat *w, size_t row, size_t c0, size_t n) {
+    const size_t groups = mat_groups(w), G = groups > 1 ? w->group : w->cols;
+    const char *q_row = (const char *)w->data + row * mat_row_bytes(w);
+    for (size_t c = c0, stop; c < c0 + n; c = stop) {
+        const size_t g = c / G, i = row * groups + g;
+        stop = MIN((g + 1) * G, c0 + n);
+        const float scale = mat_scale(w, i);
+        float *y_c = y + (c - c0);
+        if (w->dtype == DT_I8) {
+            const int8_t *q = (const int8_t *)q_row + c;
+            const int zero = w->zero ? w->zero[i] : 0;
+#pragma omp simd
+            for (size_t k = 0; k < stop - c; k++) y_c[k] = (float)(q[k] - zero) * scale;
+        } else {
+            const uint8_t *q = (const uint8_t *)q_row + c / 2;
+            const int zero = 8 + (w->zero ? w->zero[i] : 0);
+            if (c % 2) {                                      /* begins with a high nibble */
+                *y_c++ = (float)((*q++ >> 4) - zero) * scale;
+                if (++c == stop) continue;
+            }
+#pragma omp simd
+            for (size_t k = 0; k < (stop - c) / 2; k++) {
+                y_c[2 * k] = (float)((q[k] & 15) - zero) * scale;
+                y_c[2 * k + 1] = (float)((q[k] >> 4) - zero) * scale;
+            }
+            if ((stop - c) % 2) y_c[stop - c - 1] = (float)((q[(stop - c) / 2] & 15) - zero) * scale;
+        }
+    }
+}
+/* n elements of a matrix from element `at` on (of a quantised one: within a row, as stored). memcpy for floats: in a
+ * file's mapping they may lie at odd addresses. */
 static void mat_read(float *y, const Mat *w, size_t at, size_t n) {
-    if (w->dtype == DT_F32) memcpy(y, (const char *)w->data + 4 * at, 4 * n);
+    if (mat_quantised(w)) quant_read(y, w, at / w->cols, at % w->cols, n);
+    else if (w->dtype == DT_F32) memcpy(y, (const char *)w->data + 4 * at, 4 * n);
     else if (w->dtype == DT_F16) f16_to_f32(y, (const f16 *)w->data + at, n);
     else bf16_to_f32(y, (const bf16 *)w->data + at, n);
 }
@@ -116,6 +156,17 @@ static void mat_from_f32(const Mat *dst, const float *src) {
 }
 static void mat_to_f32(float *dst, const Mat *src) {
     size_t n = src->rows * src->cols, blocks = CEIL_DIV(n, CONVERT_BLOCK);
+    if (mat_quantised(src)) {
+        const size_t C = src->cols;
+        float *rows = src->order ? scratch(SCRATCH_QUANT, (size_t)omp_get_max_threads() * C * sizeof *rows) : NULL;
+#pragma omp parallel for if (n > PAR_MIN)
+        for (size_t o = 0; o < src->rows; o++) {
+            float *row = rows ? rows + (size_t)omp_get_thread_num() * C : dst + o * C;
+            quant_read(row, src, o, 0, C);
+            for (size_t c = 0; rows && c < C; c++) dst[o * C + (size_t)src->order[c]] = row[c];
+        }
+        return;
+    }
 #pragma omp parallel for if (n > PAR_MIN)
     for (size_t i = 0; i < blocks; i++)
         mat_read(dst + i * CONVERT_BLOCK, src, i * CONVERT_BLOCK, MIN(n - i * CONVERT_BLOCK, CONVERT_BLOCK));
@@ -223,8 +274,39 @@ static void mat_from_f32(const Mat *dst, const float *src) {
     else if (dst->dtype == DT_F16) convert((__half *)dst->data, src, n);
     else convert((__nv_bfloat16 *)dst->data, src, n);
 }
+/* w = (q - zero) * scale of a quantised matrix, eight columns a thread; with reorder each goes to the input it belongs to. */
+__device__ static inline float mat_scale(const Mat *w, size_t i) {
+    if (w->scale_dtype == DT_F32) return ((const float *)w->scale)[i];
+    if (w->scale_dtype == DT_F16) return to_f(((const __half *)w->scale)[i]);
+    return to_f(((const __nv_bfloat16 *)w->scale)[i]);
+}
+template <typename To> __device__ static inline void quant_read8(To *y, const Mat *w, size_t o, size_t c, int n) {
+    size_t groups = mat_groups(w), i = o * groups + (groups > 1 ? c / w->group : 0);
+    const char *row = (const char *)w->data + o * mat_row_bytes(w);
+    float scale = mat_scale(w, i), zero = w->zero ? (float)w->zero[i] : 0.0f;
+    uint32_t word = w->dtype == DT_I4 ? *(const uint32_t *)(row + c / 2) : 0;
+    for (int k = 0; k < n; k++) {
+        float q = w->dtype == DT_I4 ? (float)((int)(word >> (4 * k) & 15) - 8) : (float)((const int8_t *)row)[c + k];
+        y[k] = from_f<To>((q - zero) * scale);
+    }
+}
+template <typename To> static __global__ void quant_kernel(To *y, Mat w, bool reorder) {
+    size_t eights = CEIL_DIV(w.cols, 8);
+    for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < w.rows * eights; i += (size_t)gridDim.x * blockDim.x) {
+        size_t o = i / eights, c = i % eights * 8;
+        int n = (int)MIN(w.cols - c, (size_t)8);
+        To v[8];
+        quant_read8(v, &w, o, c, n);
+        for (int k = 0; k < n; k++) y[o * w.cols + (reorder && w.order ? (size_t)w.order[c + k] : c + k)] = v[k];
+    }
+}
+template <typename To> static void quant_convert(To *y, const Mat *w, bool reorder) {
+    quant_kernel<<<(unsigned)MIN(CEIL_DIV(w->rows * CEIL_DIV(w->cols, 8), 256), (size_t)16384), 256, 0, stream>>>(y, *w, reorder);
+    LAUNCHED();
+}
 static void mat_to_f32(float *dst, const Mat *src) {
     size_t n = src->rows * src->cols;
+    if (mat_quantised(src)) { quant_convert(dst, src, true); return; }
     if (src->dtype == DT_F32) copy(dst, src->data, n * sizeof *dst);
     else if (src->dtype == DT_F16) convert(dst, (const __half *)src->data, n);
     else convert(dst, (const __nv_bfloat16 *)src->data, n);

@@ -1,0 +1,770 @@
+/* kernels/quant.cuh - [quant] products with quantised weights: int8 or int4, scales by group, inputs float or int8.
+ *
+ *     w[o,c] = (q[o,c] - zero[o,g]) * scale[o,g],  g = c / G        four or eight bits a weight instead of sixteen
+ *     y[t,o] = sum over g of scale[o,g] * (sum over c in g of q[o,c] x[t,c]  -  zero[o,g] * sum over c in g of x[t,c])
+ *
+ * Decoding reads every weight once per token, so a quarter of the bytes is a quarter of the time, if the core can unpack
+ * as fast as memory delivers: 9 clocks for 64 bytes. Widening 128 nibbles to floats would take 25. So the inner sums are
+ * made of integers, four bytes times four bytes into a 32-bit lane at a time [quant.dot], and only one sum per vector
+ * becomes a float. Inputs that are to count in full are written with two int8 digits, x = s * (256 hi + lo), s one scale
+ * per vector of weights [quant.input]: sixteen bits below the largest of those inputs, an error of 1e-5 of the sum of
+ * magnitudes at most. Inputs that the model wants in int8 (Dettmers et al. 2022, Xiao et al. 2022) are one digit, and
+ * every sum is exact.
+ *
+ * Prefill and training with float inputs go through the packed product of gemm_cpu.cuh, whose packing widens the weights.
+ * With int8 inputs there is a product of its own here [quant.gemm]: twice the speed of bf16 where the CPU has VNNI. */
+#pragma once
+#ifndef __CUDACC__
+
+/* One row's inputs (or, for INPUT_FLOAT, none) as int8: x = q * scale. q in -128 .. 127; the scale of a token is its
+ * largest magnitude / 127.5, as compressed-tensors has it. A token with NaN or infinity in it gets the scale NaN. */
+static bool all_finite(const float *x, size_t n, float *largest) {
+    uint32_t max = 0;                                         /* NaN's bits are larger than infinity's */
+#pragma omp simd reduction(max : max)
+    for (size_t c = 0; c < n; c++) {
+        uint32_t u = float_bits(x[c]) & 0x7fffffffu;
+        max = u > max ? u : max;
+    }
+    *largest = bits_float(max);
+    return max < 0x7f800000u;
+}
+static float input_to_i8(int8_t *q, const float *x, size_t n, const Mat *w) {
+    float largest, scale = w->input_scale;
+    if (!all_finite(x, n, &largest)) {
+        memset(q, 0, n);
+        return NAN;
+    }
+    if (w->input == INPUT_DYNAMIC) scale = largest / 127.5f;
+    float inverse = scale > 0x1p-120f ? 1.0f / scale : 0.0f;
+#pragma omp simd
+    for (size_t c = 0; c < n; c++) {
+        float v = MIN(MAX(x[c] * inverse, -128.0f), 127.0f) + 12582912.0f;      /* adding 1.5 * 2^23 rounds ... */
+        q[c] = (int8_t)float_bits(v);                         /* ... and the low byte is the integer */
+    }
+    return scale;
+}
+/* x (N,C) in the order of w's columns: x itself, or a copy. */
+static const float *inputs_ordered(const Mat *w, const float *x, size_t N, int slot) {
+    if (!w->order) return x;
+    const size_t C = w->cols;
+    float *y = scratch(slot, N * C * sizeof *y);
+#pragma omp parallel for if (N * C > PAR_MIN)
+    for (size_t t = 0; t < N; t++)
+        for (size_t c = 0; c < C; c++) y[t * C + c] = x[t * C + (size_t)w->order[c]];
+    return y;
+}
+static size_t group_size(const Mat *w) { return w->group && w->group < w->cols ? w->group : w->cols; }
+
+static bool any_quantised(const Linear *lin, int n) {
+    for (int i = 0; i < n; i++) if (mat_quantised(&lin[i].w)) return true;
+    return false;
+}
+static void matmul(const Linear *lin, int n, const act *x, const act *residual, size_t N);
+static void matmul_dx(act *dx, const Linear *lin, int n, size_t N, bool accumulate);
+/* dx through layers one of which has its columns in another order: each writes stored columns, which are then put where
+ * they belong. */
+static void dx_reordered(act *dx, const Linear *lin, int n, size_t N, bool accumulate) {
+    const size_t C = lin[0].w.cols;
+    for (int i = 0; i < n; i++) {
+        Linear stored = lin[i];
+        const int32_t *order = stored.w.order;
+        stored.w.order = NULL;
+        if (!order) { matmul_dx(dx, &stored, 1, N, accumulate || i > 0); continue; }
+        float *part = scratch(SCRATCH_QUANT, N * C * sizeof *part);
+        matmul_dx(part, &stored, 1, N, false);
+#pragma omp parallel for if (N * C > PAR_MIN)
+        for (size_t t = 0; t < N; t++)
+            for (size_t c = 0; c < C; c++) {
+                float *to = &dx[t * C + (size_t)order[c]];
+                *to = accumulate || i > 0 ? *to + part[t * C + c] : part[t * C + c];
+            }
+    }
+}
+static bool any_reordered(const Linear *lin, int n) {
+    for (int i = 0; i < n; i++) if (mat_quantised(&lin[i].w) && lin[i].w.order) return true;
+    return false;
+}
+
+#if VL == 1
+/* ---- plain loops: the formulas as they stand -------------------------------------------------------------------- */
+static int mat_q(const Mat *w, size_t o, size_t c) {          /* q[o,c] */
+    const uint8_t *row = (const uint8_t *)w->data + o * mat_row_bytes(w);
+    return w->dtype == DT_I8 ? (int8_t)row[c] : (row[c / 2] >> (4 * (c & 1)) & 15) - 8;
+}
+/* One layer with int8 inputs: sums of integers, one per group, then their scales. */
+static void matmul_i8(const Linear *l, const float *x, const float *residual, size_t N) {
+    const Mat *w = &l->w;
+    const size_t O = w->rows, C = w->cols, G = group_size(w), n_groups = mat_groups(w);
+    const float *x_ordered = inputs_ordered(w, x, N, SCRATCH_B);
+    int8_t *q = scratch(SCRATCH_C, N * C);
+    float *scale = scratch(SCRATCH_QUANT, N * sizeof *scale);
+    for (size_t t = 0; t < N; t++) scale[t] = input_to_i8(q + t * C, x_ordered + t * C, C, w);
+#pragma omp parallel for
+    for (size_t o = 0; o < O; o++)
+        for (size_t t = 0; t < N; t++) {
+            float y = 0;
+            for (size_t g = 0; g < n_groups; g++) {
+                int32_t sum = 0, zero = w->zero ? w->zero[o * n_groups + g] : 0;
+                for (size_t c = g * G; c < MIN((g + 1) * G, C); c++) sum += (mat_q(w, o, c) - zero) * q[t * C + c];
+                y += (float)sum * mat_scale(w, o * n_groups + g);
+            }
+            y *= scale[t];
+            if (l->bias) y += l->bias[o];
+            if (residual) y += residual[t * O + o];
+            l->y[t * O + o] = y;
+        }
+}
+#else
+/* ---- vectors of bytes [quant.dot] -------------------------------------------------------------------------------- *
+ * dot4: each 32-bit lane gains the four products of its bytes. x86's instruction wants unsigned times signed, so weights
+ * are shifted to be positive (q + 8 as stored, q + 128) and the sum starts at -8 or -128 times the sum of the inputs,
+ * which is known once per input and costs nothing. */
+typedef int8_t vb __attribute__((vector_size(4 * VL)));
+typedef int32_t vi __attribute__((vector_size(4 * VL)));
+typedef int8_t vb_any __attribute__((vector_size(4 * VL), aligned(1), may_alias));
+enum { VB = 4 * VL };                                         /* bytes of a vector */
+ALWAYS_INLINE vb vb_load(const void *p) { return *(const vb_any *)p; }
+ALWAYS_INLINE vf vi_float(vi x) { return __builtin_convertvector(x, vf); }
+
+#if VL == 16 && defined __AVX512VNNI__
+#  define I8_SHIFT 128                                        /* what must be added to int8 weights before dot_i8 */
+/* As assembly: around the intrinsic gcc 12 moves every accumulator through memory, at half the speed. */
+ALWAYS_INLINE vi dot_u(vi acc, vb w, vb x) {
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(w), "v"(x));
+    return acc;
+}
+ALWAYS_INLINE vi dot_i8(vi acc, vb w, vb x) { return dot_u(acc, w, x); }
+#elif VL == 16 || VL == 8
+#  define I8_SHIFT 0
+#  if VL == 16
+#    define AVX(name) _mm512_##name
+typedef __m512i avx_int;
+#    define ONES16 _mm512_set1_epi16(1)
+#  else
+#    define AVX(name) _mm256_##name
+typedef __m256i avx_int;
+#    define ONES16 _mm256_set1_epi16(1)
+#  endif
+/* Weights 0 .. 15: pairs of products stay far below 2^15, where this instruction would saturate. */
+ALWAYS_INLINE vi dot_u(vi acc, vb w, vb x) {
+    return acc + (vi)AVX(madd_epi16)(AVX(maddubs_epi16)((avx_int)w, (avx_int)x), ONES16);
+}
+/* With 255 * 127 * 2 it would saturate: even and odd bytes are widened to 16 bits instead. */
+ALWAYS_INLINE vi dot_i8(vi acc, vb w, vb x) {
+    avx_int w_even = AVX(srai_epi16)(AVX(slli_epi16)((avx_int)w, 8), 8), w_odd = AVX(srai_epi16)((avx_int)w, 8);
+    avx_int x_even = AVX(srai_epi16)(AVX(slli_epi16)((avx_int)x, 8), 8), x_odd = AVX(srai_epi16)((avx_int)x, 8);
+    return acc + ((vi)AVX(madd_epi16)(w_even, x_even) + (vi)AVX(madd_epi16)(w_odd, x_odd));
+}
+#else
+#  define I8_SHIFT 0
+ALWAYS_INLINE vi dot_i8(vi acc, vb w, vb x) {
+#  ifdef __ARM_FEATURE_DOTPROD
+    return (vi)vdotq_s32((int32x4_t)acc, (int8x16_t)w, (int8x16_t)x);
+#  else
+    int16x8_t lo = vmull_s8(vget_low_s8((int8x16_t)w), vget_low_s8((int8x16_t)x));
+    int16x8_t hi = vmull_s8(vget_high_s8((int8x16_t)w), vget_high_s8((int8x16_t)x));
+    return acc + (vi)vpaddq_s32(vpaddlq_s16(lo), vpaddlq_s16(hi));
+#  endif
+}
+ALWAYS_INLINE vi dot_u(vi acc, vb w, vb x) { return dot_i8(acc, w, x); }        /* 0 .. 15 are signed bytes, too */
+#endif
+ALWAYS_INLINE vb i8_shifted(vb w) {
+#if I8_SHIFT
+    return w ^ (int8_t)-128;                                  /* q + 128 as an unsigned byte */
+#else
+    return w;
+#endif
+}
+ALWAYS_INLINE vb nibble_low(vb w) { return w & 15; }
+ALWAYS_INLINE vb nibble_high(vb w) {
+    typedef uint16_t vh __attribute__((vector_size(VB)));
+    return (vb)((vh)w >> 4) & 15;
+}
+
+/* ---- inputs for few rows [quant.input] --------------------------------------------------------------------------- *
+ * A step is one vector of weights: VB int8 or 2 VB int4. For each the inputs are laid out as the weights meet them: for
+ * int4 the even ones, then the odd ones (low and high nibbles); one or two digits; then where the sums start. */
+typedef struct Few8 {
+    const char *data;          /* (N, steps, step_bytes) */
+    const float *scale;        /* (N, steps): of the digits */
+    const float *sums;         /* (N, groups): of the inputs, as written in digits, for zero points */
+    float token_scale[FEW_ROWS];
+    size_t N, steps, n_groups;
+} Few8;
+ALWAYS_INLINE size_t step_inputs(int bits) { return bits == 4 ? 2 * VB : VB; }
+ALWAYS_INLINE size_t step_bytes(int bits, int digits) { return (size_t)digits * (step_inputs(bits) + VB); }
+
+/* One step: n inputs, widened to the integers v, which have `digits` digits. */
+static void input_step(char *at, const int32_t *v, int bits, int digits) {
+    const size_t n = step_inputs(bits), per_lane = n / VL;
+    int32_t offset = bits == 4 ? 8 : I8_SHIFT;
+    int8_t *digit = (int8_t *)at;
+    int32_t start[2][VL];
+    memset(start, 0, sizeof start);
+    for (size_t i = 0; i < n; i++) {
+        int32_t hi = digits == 2 ? (v[i] + 128) >> 8 : v[i], lo = v[i] - hi * 256;
+        size_t place = bits == 4 ? i % 2 * VB + i / 2 : i;
+        digit[place] = (int8_t)hi;
+        start[0][i / per_lane] -= offset * hi;
+        if (digits == 1) continue;
+        digit[n + place] = (int8_t)lo;
+        start[1][i / per_lane] -= offset * lo;
+    }
+    memcpy(at + (size_t)digits * n, start, (size_t)digits * VB);
+}
+/* All rows of x, for w and every other matrix of its kind; in scratch until the next call. */
+static Few8 few8_inputs(const Mat *w, const float *x, size_t N) {
+    const int bits = w->dtype == DT_I4 ? 4 : 8, digits = w->input == INPUT_FLOAT ? 2 : 1;
+    const size_t C = w->cols, n = step_inputs(bits), steps = CEIL_DIV(C, n), bytes = step_bytes(bits, digits);
+    const size_t G = group_size(w), n_groups = mat_groups(w), padded = steps * n;
+    const size_t rows = N <= 2 ? N : N <= 4 ? 4 : FEW_ROWS;   /* the loops read that many */
+    char *buffer = scratch(SCRATCH_QUANT, rows * (steps * (bytes + 4) + n_groups * 4) + padded * 9 + 64);
+    float *scale = (float *)(buffer + rows * steps * bytes), *sums = scale + rows * steps, *row = sums + rows * n_groups;
+    int32_t *v = (int32_t *)(row + padded);
+    int8_t *q = (int8_t *)(v + padded);
+    Few8 f = {.data = buffer, .scale = scale, .sums = sums, .N = N, .steps = steps, .n_groups = n_groups};
+    for (size_t t = 0; t < N; t++) {
+        const float *x_t = x + t * C;
+        for (size_t c = 0; c < C; c++) row[c] = w->order ? x_t[w->order[c]] : x_t[c];
+        memset(row + C, 0, (padded - C) * sizeof *row);
+        f.token_scale[t] = 1;
+        if (digits == 1) {
+            f.token_scale[t] = input_to_i8(q, row, padded, w);
+            for (size_t c = 0; c < padded; c++) v[c] = q[c];
+        }
+        for (size_t s = 0; s < steps; s++) {
+            float largest, *scale_s = &scale[t * steps + s], *row_s = row + s * n;
+            int32_t *v_s = v + s * n;
+            *scale_s = 1;
+            if (digits == 2) {
+                bool finite = all_finite(row_s, n, &largest);
+                *scale_s = finite ? largest / 32512.0f : NAN; /* 127 * 256: the largest two digits, nearly */
+                float inverse = finite && *scale_s > 0x1p-120f ? 1.0f / *scale_s : 0.0f;
+#pragma omp simd
+                for (size_t c = 0; c < n; c++) {              /* rounded as in input_to_i8 */
+                    float r = (finite ? row_s[c] : 0.0f) * inverse + 12582912.0f;
+                    v_s[c] = (int32_t)(float_bits(r) - 0x4b400000u);
+                }
+            }
+            input_step(buffer + (t * steps + s) * bytes, v_s, bits, digits);
+        }
+        for (size_t g = 0; g < n_groups && w->zero; g++) {
+            float sum = 0;
+            for (size_t c = g * G; c < MIN((g + 1) * G, C); c++) sum += (float)v[c] * scale[t * steps + c / n];
+            sums[t * n_groups + g] = sum;
+        }
+    }
+    return f;
+}
+
+/* ---- few rows [quant.few] ---------------------------------------------------------------------------------------- *
+ * As few_rows in gemm_cpu.cuh: rows are read from where they lie, several far apart side by side. Scales of a row are
+ * widened first, to one a group where a step lies in one group, else to one a lane. */
+#define SCALE_PAD (4 * VL)
+/* n scales from element i on, widened; may write up to VL floats more. */
+static void scales_read(float *y, const Mat *w, size_t i, size_t n) {
+    const size_t size = w->scale_dtype == DT_F32 ? 4 : 2;
+    const char *at = (const char *)w->scale + i * size;
+    size_t k = 0;
+    for (; k + VL <= n; k += VL) vf_store(y + k, vf_widen(at + k * size, w->scale_dtype));
+    if (k == n) return;
+#if VL == 16
+    __mmask16 rest = (__mmask16)((1u << (n - k)) - 1);
+    if (size == 4) vf_store(y + k, (vf)_mm512_maskz_loadu_ps(rest, at + k * 4));
+    else {
+        __m256i h = _mm256_maskz_loadu_epi16(rest, at + k * 2);
+        vf_store(y + k, w->scale_dtype == DT_F16 ? (vf)_mm512_cvtph_ps(h)
+                                                 : (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
+    }
+#else
+    char rest[VL * 4] = {0};
+    memcpy(rest, at + k * size, (n - k) * size);
+    vf_store(y + k, vf_widen(rest, w->scale_dtype));
+#endif
+}
+/* One scale a lane: per lanes share one. */
+static void scales_spread(float *lane, const float *scale, size_t n_lanes, size_t per) {
+#if VL == 16
+    if (per < 16 && 16 % per == 0) {
+        const __m512i index = _mm512_srlv_epi32(_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
+                                                _mm512_set1_epi32(__builtin_ctzl(per)));
+        for (size_t i = 0; i < n_lanes; i += 16)
+            vf_store(lane + i, (vf)_mm512_permutexvar_ps(index, (__m512)vf_load(scale + i / per)));
+        return;
+    }
+#endif
+    for (size_t g = 0; g * per < n_lanes; g++)
+        for (size_t i = g * per; i < MIN((g + 1) * per, n_lanes); i += VL) vf_store(lane + i, (vf){0} + scale[g]);
+}
+
+#define FEW8_ARGS const Linear *l, const float *residual, size_t o0, size_t o1, const Few8 *f, float *buffer
+/* bits, digits, lanes, n_x and streams are constants in each copy. */
+ALWAYS_INLINE void few8_rows(FEW8_ARGS, const int bits, const int digits, const bool lanes, const size_t n_x,
+                             const size_t streams) {
+    const Mat *m = &l->w;
+    const size_t O = m->rows, bytes = mat_row_bytes(m), whole = bytes / VB, n = step_inputs(bits);
+    const size_t G = group_size(m), n_groups = mat_groups(m), x_bytes = step_bytes(bits, digits);
+    const size_t steps_a_group = lanes || n_groups == 1 ? f->steps : G / n, n_lanes = f->steps * VL;
+    const size_t part = CEIL_DIV(o1 - o0, streams), room = n_lanes + n_groups + SCALE_PAD;
+    for (size_t i = 0; i < part; i++) {
+        const char *w[4];
+        const float *scale[4];
+        vf acc[4][FEW_ROWS];
+        for (size_t r = 0; r < streams; r++) {
+            size_t o = MIN(o0 + r * part + i, o1 - 1);
+            float *s = buffer + r * room;
+            w[r] = (const char *)m->data + o * bytes;
+            scales_read(s, m, o * n_groups, n_groups);
+            vf_store(s + n_groups, (vf){0});                  /* of lanes past the end: no rubbish times zero */
+            scale[r] = s;
+            if (lanes) scales_spread(s + n_groups + VL, s, n_lanes, G / (n / VL)), scale[r] = s + n_groups + VL;
+            for (size_t t = 0; t < n_x; t++) acc[r][t] = (vf){0};
+        }
+        for (size_t k = 0, g = 0, next = steps_a_group; k < f->steps; k++) {
+            if (k == next) g++, next += steps_a_group;
+#pragma GCC unroll 4
+            for (size_t r = 0; r < streams; r++) {
+                vb w_k;
+                if (k < whole) {
+                    w_k = vb_load(w[r] + k * VB);
+                    if (bits == 4) __builtin_prefetch(w[r] + k * VB + 4096);
+                } else {
+                    char edge[VB] = {0};
+                    memcpy(edge, w[r] + k * VB, bytes - k * VB);
+                    w_k = vb_load(edge);
+                }
+                vf s = lanes ? vf_load(scale[r] + k * VL) : (vf){0} + (n_groups == 1 ? 1.0f : scale[r][g]);
+                vb low = bits == 4 ? nibble_low(w_k) : i8_shifted(w_k), high = nibble_high(w_k);
+#pragma GCC unroll 8
+                for (size_t t = 0; t < n_x; t++) {
+                    const char *x = f->data + (t * f->steps + k) * x_bytes;
+                    vf sum = {0};
+#pragma GCC unroll 2
+                    for (int d = 0; d < digits; d++) {
+                        vi dot = (vi)vb_load(x + (size_t)digits * n + (size_t)d * VB);
+                        if (bits == 4) {
+                            dot = dot_u(dot, low, vb_load(x + (size_t)d * n));
+                            dot = dot_u(dot, high, vb_load(x + (size_t)d * n + VB));
+                        } else dot = dot_i8(dot, low, vb_load(x + (size_t)d * n));
+                        sum = d ? sum * 256.0f + vi_float(dot) : vi_float(dot);
+                    }
+                    acc[r][t] += sum * (digits == 2 ? s * f->scale[t * f->steps + k] : s);
+                }
+            }
+        }
+        for (size_t r = 0; r < streams; r++) {
+            size_t o = o0 + r * part + i;
+            const float *s = buffer + r * room;
+            for (size_t t = 0; t < n_x; t++) {
+                float y = few_sum(acc[r][t]);
+                if (o >= o1 || t >= f->N) continue;
+                if (n_groups == 1 && !lanes) y *= s[0];
+                if (m->zero) {
+                    const int8_t *zero = m->zero + o * n_groups;
+                    const float *sums = f->sums + t * n_groups;
+                    float off = 0;
+#pragma omp simd reduction(+ : off)
+                    for (size_t j = 0; j < n_groups; j++) off += s[j] * sums[j] * (float)zero[j];
+                    y -= off;
+                }
+                y *= f->token_scale[t];
+                if (l->bias) y += l->bias[o];
+                if (residual) y += residual[t * O + o];
+                l->y[t * O + o] = y;
+            }
+        }
+    }
+}
+#define FEW8_PASS l, residual, o0, o1, f, buffer
+ALWAYS_INLINE void few8_n(FEW8_ARGS, const int bits, const int digits, const bool lanes) {
+    const bool wide = VL != 8;
+    if (f->N == 1) few8_rows(FEW8_PASS, bits, digits, lanes, 1, wide ? 4 : 2);
+    else if (f->N == 2) few8_rows(FEW8_PASS, bits, digits, lanes, 2, wide ? 4 : 2);
+    else if (f->N <= 4) few8_rows(FEW8_PASS, bits, digits, lanes, 4, wide ? 4 : 1);
+    else few8_rows(FEW8_PASS, bits, digits, lanes, 8, wide ? 2 : 1);
+}
+ALWAYS_INLINE void few8_digits(FEW8_ARGS, const int bits, const bool lanes) {
+    if (l->w.input == INPUT_FLOAT) few8_n(FEW8_PASS, bits, 2, lanes);
+    else few8_n(FEW8_PASS, bits, 1, lanes);
+}
+static void few8_i4(FEW8_ARGS) { few8_digits(FEW8_PASS, 4, false); }
+static void few8_i4_lanes(FEW8_ARGS) { few8_digits(FEW8_PASS, 4, true); }
+static void few8_i8(FEW8_ARGS) { few8_digits(FEW8_PASS, 8, false); }
+static void few8_i8_lanes(FEW8_ARGS) { few8_digits(FEW8_PASS, 8, true); }
+
+static void few8_run(const Linear *l, const float *residual, const Few8 *f) {
+    const Mat *w = &l->w;
+    const size_t O = w->rows, n = step_inputs(w->dtype == DT_I4 ? 4 : 8);
+    const bool lanes = mat_groups(w) > 1 && w->group % n;
+    void (*const run)(FEW8_ARGS) = w->dtype == DT_I4 ? lanes ? few8_i4_lanes : few8_i4 : lanes ? few8_i8_lanes : few8_i8;
+    const size_t threads = threads_for((double)O * (double)w->cols * (double)f->N);
+    const size_t block = MAX(CEIL_DIV(O, 4 * threads), (size_t)16), room = 4 * (f->steps * VL + f->n_groups + SCALE_PAD);
+    float *buffers = scratch(SCRATCH_A, threads * room * sizeof *buffers);
+#pragma omp parallel for schedule(dynamic, 1) num_threads((int)threads) if (threads > 1)
+    for (size_t o = 0; o < O; o += block)
+        run(l, residual, o, MIN(o + block, O), f, buffers + (size_t)omp_get_thread_num() * room);
+}
+
+/* ---- many rows, int8 inputs [quant.gemm] ------------------------------------------------------------------------- *
+ * The product of gemm_cpu.cuh in units of four bytes along K: the same tile, chunks and tasks. The sum over K is cut at
+ * the borders of groups (and of blocks, KC units at most): a piece is summed in integers, then scaled and added to y.
+ * The inputs are packed once, for all tasks; weights are unpacked by whoever needs them. */
+typedef struct Piece { size_t k0, k1, group; } Piece;         /* a run of inputs in one group, from a multiple of 8 on */
+typedef struct Inputs8 {
+    const uint32_t *panels;    /* (ceil(N/MR), units, MR): four inputs each */
+    const int32_t *sums;       /* (N, n_pieces): of the inputs */
+    const float *scale;        /* (N) */
+    const Piece *pieces;
+    size_t N, units, n_pieces;
+} Inputs8;
+enum { PIECE_MAX = KC * 4 };
+
+static Inputs8 inputs8(const Mat *w, const float *x, size_t N) {
+    const size_t C = w->cols, G = group_size(w), units = CEIL_DIV(C, 4), panels = CEIL_DIV(N, MR);
+    const size_t parts = CEIL_DIV(G, PIECE_MAX), step = CEIL_DIV(CEIL_DIV(G, parts), 8) * 8;
+    size_t most = mat_groups(w) * CEIL_DIV(G, step), threads = (size_t)omp_get_max_threads(), n = 0;
+    char *buffer = scratch(SCRATCH_QUANT, most * sizeof(Piece) + N * (most + 1) * 4 + panels * units * MR * 4 +
+                                          threads * (units * 4 + 64) + 64);
+    uint32_t *packed = (uint32_t *)buffer;
+    Piece *pieces = (Piece *)(packed + panels * units * MR);
+    float *scale = (float *)(pieces + most);
+    int32_t *sums = (int32_t *)(scale + N);
+    int8_t *rows = (int8_t *)(sums + N * most);
+    for (size_t g = 0; g * G < C; g++)
+        for (size_t k = g * G; k < MIN((g + 1) * G, C); k += step)
+            pieces[n++] = (Piece){k, MIN(MIN(k + step, (g + 1) * G), C), g};
+    const float *x_ordered = inputs_ordered(w, x, N, SCRATCH_B);
+#pragma omp parallel for if (N * C > PAR_MIN)
+    for (size_t p = 0; p < panels; p++) {
+        int8_t *q = rows + (size_t)omp_get_thread_num() * (units * 4 + 64);
+        uint32_t *panel = packed + p * units * MR;
+        for (size_t r = 0; r < MR; r++) {
+            const size_t t = p * MR + r;
+            memset(q, 0, units * 4);
+            if (t < N) {
+                scale[t] = input_to_i8(q, x_ordered + t * C, C, w);
+                for (size_t i = 0; i < n; i++) {
+                    int32_t sum = 0;
+                    for (size_t k = pieces[i].k0; k < pieces[i].k1; k++) sum += q[k];
+                    sums[t * n + i] = sum;
+                }
+            }
+            for (size_t u = 0; u < units; u++) memcpy(&panel[u * MR + r], q + 4 * u, 4);
+        }
+    }
+    return (Inputs8){packed, sums, scale, pieces, N, units, n};
+}
+
+/* VB int8 or VB nibbles (half the bytes) as bytes ready for dot. */
+ALWAYS_INLINE vb weights_units(const char *p, const int bits) {
+    if (bits == 8) return i8_shifted(vb_load(p));
+#if VL == 16
+    __m512i v = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)p));
+    return (vb)_mm512_and_si512(_mm512_or_si512(v, _mm512_slli_epi16(v, 4)), _mm512_set1_epi16(0x0f0f));
+#elif VL == 8
+    __m256i v = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)p));
+    return (vb)_mm256_and_si256(_mm256_or_si256(v, _mm256_slli_epi16(v, 4)), _mm256_set1_epi16(0x0f0f));
+#else
+    uint16x8_t v = vmovl_u8(vld1_u8((const uint8_t *)p));
+    return (vb)vandq_u16(vorrq_u16(v, vshlq_n_u16(v, 4)), vdupq_n_u16(0x0f0f));
+#endif
+}
+/* Inputs [k0, k1) of VL outputs from o on, as gemm_pack_along does it. */
+ALWAYS_INLINE void weights_pack(const Mat *w, size_t o, size_t k0, size_t k1, Place place, const int bits) {
+    const size_t row_bytes = mat_row_bytes(w), n_lanes = MIN(w->rows - o, (size_t)VL), size = VB * (size_t)bits / 8;
+    for (size_t k = k0; k < k1; k += VB) {
+        const size_t at = k * (size_t)bits / 8, n_bytes = MIN(row_bytes - at, size);
+        const char *rows = (const char *)w->data + o * row_bytes + at;
+        size_t step = row_bytes;
+        char edge[VL][VB];
+        if (n_bytes < size || n_lanes < VL) {
+            memset(edge, 0, sizeof edge);
+            for (size_t i = 0; i < n_lanes; i++) memcpy(edge[i], rows + i * step, n_bytes);
+            rows = edge[0], step = sizeof edge[0];
+        }
+        vu v[VL];
+        for (size_t i = 0; i < VL; i++) v[i] = (vu)weights_units(rows + i * step, bits);
+        gemm_transpose(v);
+        const size_t unit = (k - k0) / 4;
+        if (k + VB <= k1) {
+            for (size_t i = 0; i < VL; i++) gemm_put(place, unit + i, v[i]);
+        } else {
+            vu some[VL];
+            memcpy(some, v, sizeof v);
+            for (size_t i = 0; i < CEIL_DIV(k1 - k, 4); i++) gemm_put(place, unit + i, some[i]);
+        }
+    }
+}
+
+/* y (rows, cols) of one piece: integers, then scales. first: y begins here, with what stands in out. */
+typedef struct Scales8 { const float *scale, *zero; } Scales8;  /* (columns of the panel): scale; zero * scale or NULL */
+#define TILE8_ARGS size_t n_units, const uint32_t *a, const char *b, const Out *out, const int32_t *sums, \
+                   size_t sums_step, const float *row_scale, const Scales8 *s, size_t rows, size_t cols
+ALWAYS_INLINE void tile8(const int nv, const int bits, TILE8_ARGS) {
+    vi acc[MR][NV];
+    for (int r = 0; r < MR; r++) {                            /* rows past the end: any sum will do */
+        int32_t start = -(bits == 4 ? 8 : I8_SHIFT) * sums[MIN((size_t)r, rows - 1) * sums_step];
+        for (int v = 0; v < nv; v++) acc[r][v] = (vi){0} + start;
+    }
+    for (size_t u = 0; u < n_units; u++, a += MR, b += nv * VB) {
+        vb b_u[NV];
+        for (int v = 0; v < nv; v++) b_u[v] = vb_load(b + v * VB);
+        for (int r = 0; r < MR; r++) {
+            vb a_u = (vb)((vu){0} + a[r]);
+            for (int v = 0; v < nv; v++)
+                acc[r][v] = bits == 4 ? dot_u(acc[r][v], b_u[v], a_u) : dot_i8(acc[r][v], b_u[v], a_u);
+        }
+    }
+    const bool whole = rows == MR && cols == (size_t)nv * VL;
+    float edge[MR][NV * VL];
+    for (int r = 0; r < MR; r++) {
+        if ((size_t)r >= rows) break;
+        const float x_scale = row_scale[r], x_sum = (float)sums[(size_t)r * sums_step];
+        for (int v = 0; v < nv; v++) {
+            vf y = vi_float(acc[r][v]) * vf_load(s->scale + v * VL);
+            if (s->zero) y -= vf_load(s->zero + v * VL) * x_sum;
+            y *= x_scale;
+            float *c = out->c + (size_t)r * out->ld + v * VL;
+            if (!whole) { vf_store(&edge[r][v * VL], y); continue; }
+            if (out->bias) y += vf_load(out->bias + v * VL);
+            if (out->residual) y += vf_load(out->residual + (size_t)r * out->ld + v * VL);
+            if (out->add) y += vf_load(c);
+            vf_store(c, y);
+        }
+        for (size_t i = 0; i < cols && !whole; i++) {
+            float *c = out->c + (size_t)r * out->ld + i, y = edge[r][i];
+            if (out->bias) y += out->bias[i];
+            if (out->residual) y += out->residual[(size_t)r * out->ld + i];
+            *c = out->add ? y + *c : y;
+        }
+    }
+}
+#define TILE8(name, nv, bits) static void name(TILE8_ARGS) { \
+    tile8(nv, bits, n_units, a, b, out, sums, sums_step, row_scale, s, rows, cols); }
+TILE8(tile8_1_i8, 1, 8)
+TILE8(tile8_2_i8, 2, 8)
+TILE8(tile8_3_i8, 3, 8)
+TILE8(tile8_1_i4, 1, 4)
+TILE8(tile8_2_i4, 2, 4)
+TILE8(tile8_3_i4, 3, 4)
+
+/* Rows [row0, row1), whole panels of them, and columns [column0, column1) of one layer. b: a chunk of weights, then
+ * scales. */
+static void gemm8_task(const Linear *l, const float *residual, const Inputs8 *x, size_t row0, size_t row1,
+                       size_t column0, size_t column1, char *b) {
+    static void (*const tiles[2][NV + 1])(TILE8_ARGS) = {{NULL, tile8_1_i8, tile8_2_i8, tile8_3_i8},
+                                                         {NULL, tile8_1_i4, tile8_2_i4, tile8_3_i4}};
+    const Mat *w = &l->w;
+    const bool four = w->dtype == DT_I4;
+    const size_t groups = CEIL_DIV(column1 - column0, VL), n_chunks = CEIL_DIV(groups, CHUNK_GROUPS), O = w->rows;
+    const size_t w_groups = mat_groups(w);
+    float *scales = (float *)(b + CHUNK * PIECE_MAX), *zeros = scales + CHUNK * (PIECE_MAX / 8);
+    for (size_t first = 0, last; first < x->n_pieces; first = last) {
+        const size_t k0 = x->pieces[first].k0;
+        for (last = first + 1; last < x->n_pieces && x->pieces[last].k1 - k0 <= PIECE_MAX; last++) {}
+        const size_t k1 = x->pieces[last - 1].k1, n_u = CEIL_DIV(k1 - k0, 4);
+        for (size_t chunk = 0; chunk < n_chunks; chunk++) {
+            const size_t g0 = groups * chunk / n_chunks, g1 = groups * (chunk + 1) / n_chunks, c0 = column0 + g0 * VL;
+            Place places[CHUNK_GROUPS];
+            gemm_places(places, (float *)b, g1 - g0, n_u);
+            for (size_t g = 0; g < g1 - g0; g++) {
+                if (four) weights_pack(w, c0 + g * VL, k0, k1, places[g], 4);
+                else weights_pack(w, c0 + g * VL, k0, k1, places[g], 8);
+            }
+            for (size_t i = first; i < last; i++)
+                for (size_t j = 0; j < (g1 - g0) * VL; j++) {
+                    const size_t at = MIN(c0 + j, O - 1) * w_groups + x->pieces[i].group, to = (i - first) * CHUNK + j;
+                    scales[to] = mat_scale(w, at);
+                    if (w->zero) zeros[to] = scales[to] * (float)w->zero[at];
+                }
+            for (size_t row = row0; row < row1; row += MR)
+                for (size_t g = g0, width; g < g1; g += width) {
+                    width = panel_width(g1 - g);
+                    const size_t column = column0 + g * VL, at = row * O + column, in_chunk = (g - g0) * VL;
+                    const uint32_t *a = x->panels + (row / MR * x->units + k0 / 4) * MR;
+                    const char *panel = b + in_chunk * n_u * 4;
+                    for (size_t i = first; i < last; i++) {
+                        const Piece *p = &x->pieces[i];
+                        const Out out = {l->y + at, O, i || !l->bias ? NULL : l->bias + column,
+                                         i || !residual ? NULL : residual + at, i > 0};
+                        const Scales8 s = {scales + (i - first) * CHUNK + in_chunk,
+                                           w->zero ? zeros + (i - first) * CHUNK + in_chunk : NULL};
+                        const size_t u = (p->k0 - k0) / 4;
+                        tiles[four][width](CEIL_DIV(p->k1 - p->k0, 4), a + u * MR, panel + u * width * VB, &out,
+                                           x->sums + row * x->n_pieces + i, x->n_pieces, x->scale + row, &s,
+                                           MIN((size_t)MR, row1 - row), MIN(width * VL, column1 - column));
+                    }
+                }
+        }
+    }
+}
+static void gemm8_run(const Linear *l, const float *residual, const Inputs8 *x) {
+    const size_t N = x->N, O = l->w.rows, threads = threads_for((double)N * (double)O * (double)l->w.cols / 4);
+    const Grid grid = gemm_grid(N, O, threads);
+    const size_t blocks = CEIL_DIV(N, BLOCK), groups = CEIL_DIV(O, VL);
+    const size_t bytes = CHUNK * PIECE_MAX + 2 * CHUNK * (PIECE_MAX / 8) * sizeof(float);
+    char *buffers = scratch(SCRATCH_A, threads * bytes);
+#pragma omp parallel for schedule(dynamic, 1) num_threads((int)threads) if (threads > 1)
+    for (size_t task = 0; task < grid.down * grid.across; task++) {
+        const size_t down = task % grid.down, across = task / grid.down;
+        const size_t row0 = blocks * down / grid.down * BLOCK, row1 = blocks * (down + 1) / grid.down * BLOCK;
+        const size_t column0 = groups * across / grid.across * VL, column1 = groups * (across + 1) / grid.across * VL;
+        gemm8_task(l, residual, x, row0, MIN(row1, N), column0, MIN(column1, O),
+                   buffers + (size_t)omp_get_thread_num() * bytes);
+    }
+}
+
+/* A list of which some are quantised. Neighbours that want the same inputs share them. */
+static bool same_inputs(const Mat *a, const Mat *b) {
+    return a->dtype == b->dtype && a->order == b->order && a->input == b->input && a->input_scale == b->input_scale &&
+           group_size(a) == group_size(b) && !a->zero == !b->zero;
+}
+static void quant_matmul(const Linear *lin, int n, const float *x, const float *residual, size_t N) {
+    for (int i = 0, j; i < n; i = j) {
+        const Mat *w = &lin[i].w;
+        for (j = i + 1; j < n && mat_quantised(w) && same_inputs(w, &lin[j].w); j++) {}
+        if (mat_quantised(w) && N <= FEW_ROWS) {
+            const Few8 f = few8_inputs(w, x, N);
+            for (int k = i; k < j; k++) few8_run(&lin[k], residual, &f);
+        } else if (mat_quantised(w) && w->input != INPUT_FLOAT) {
+            const Inputs8 f = inputs8(w, x, N);
+            for (int k = i; k < j; k++) gemm8_run(&lin[k], residual, &f);
+        } else {                                              /* widened while packed, if quantised */
+            const float *x_ordered = mat_quantised(w) ? inputs_ordered(w, x, N, SCRATCH_QUANT) : x;
+            gemm_matmul(lin + i, j - i, x_ordered, residual, N);
+        }
+    }
+}
+#endif
+#else /* __CUDACC__ */
+/* ---- the CUDA half ---------------------------------------------------------------------------------------------- *
+ * Few rows: as few_rows in matmul.cuh, 16 bytes of weights a lane and load (32 int4, 16 int8), widened in registers.
+ * Many: widened to activations' type, then cuBLASLt. Inputs that want to be int8 are rounded to it and stay in act,
+ * which holds such integers exactly; for many rows they are scaled back first. */
+template <bool SCALED> __global__ static void quant_inputs(act *y, float *scales, const act *x, size_t C, Mat w) {
+    x += blockIdx.x * C, y += blockIdx.x * C;
+    if (w.input == INPUT_FLOAT) {
+        for (size_t c = threadIdx.x; c < C; c += blockDim.x) y[c] = x[w.order ? (size_t)w.order[c] : c];
+        return;
+    }
+    float largest = 0, bad = 0;
+    for (size_t c = threadIdx.x; c < C; c += blockDim.x) {
+        float v = fabsf(to_f(x[c]));
+        if (!(v < INFINITY)) bad = 1;
+        largest = fmaxf(largest, v);
+    }
+    largest = block_max(largest), bad = block_max(bad);
+    float scale = bad > 0 ? NAN : w.input == INPUT_STATIC ? w.input_scale : largest / 127.5f;
+    float inverse = scale > 0x1p-120f ? 1.0f / scale : 0.0f;
+    for (size_t c = threadIdx.x; c < C; c += blockDim.x) {
+        float v = to_f(x[w.order ? (size_t)w.order[c] : c]);
+        float q = bad > 0 ? 0.0f : rintf(fminf(fmaxf(v * inverse, -128.0f), 127.0f));
+        y[c] = from_f<act>(SCALED ? q * scale : q);
+    }
+    if (!threadIdx.x) scales[blockIdx.x] = scale;
+}
+
+typedef struct QuantFew { Mat w; const float *bias; act *y; const act *x, *residual; const float *x_scale; int N; } QuantFew;
+template <int BITS, int NX, int SPLIT> __global__ static void quant_few(QuantFew f) {
+    constexpr int PACK = 128 / BITS, WARPS = 4;
+    __shared__ float part[WARPS][NX];
+    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, share = warp % SPLIT;
+    const size_t C = f.w.cols, o = blockIdx.x * (size_t)(WARPS / SPLIT) + warp / SPLIT;
+    if (SPLIT == 1 && o >= f.w.rows) return;
+    const size_t groups = mat_groups(&f.w);
+    const char *row = (const char *)f.w.data + o * mat_row_bytes(&f.w);
+    float acc[NX] = {};
+#pragma unroll 2
+    for (size_t k = (size_t)(share * 32 + lane) * PACK; k < C; k += SPLIT * 32 * PACK) {
+        const uint4 four = *(const uint4 *)(row + k * BITS / 8);
+        const uint32_t words[4] = {four.x, four.y, four.z, four.w};
+        const size_t i = o * groups + (groups > 1 ? k / f.w.group : 0);
+        const float scale = mat_scale(&f.w, i), zero = f.w.zero ? (float)f.w.zero[i] : 0.0f;
+#pragma unroll
+        for (int n = 0; n < NX; n++) {
+            if (n >= f.N) break;
+            float sum = 0;
+            for (int j = 0; j < PACK; j += 8) {               /* eight inputs at a time: 16 or 32 bytes */
+                if (k + j >= C) break;
+                const Pack<act, 8> x = load<8>(f.x + n * C + k + j);
+                for (int e = 0; e < 8; e++) {
+                    const int at = j + e;
+                    const int q = BITS == 4 ? (int)(words[at / 8] >> (4 * (at % 8)) & 15) - 8
+                                            : (int)(int8_t)(words[at / 4] >> (8 * (at % 4)));
+                    sum += ((float)q - zero) * to_f(x.v[e]);
+                }
+            }
+            acc[n] += sum * scale;
+        }
+    }
+    for (int n = 0; n < NX; n++) {
+        acc[n] = warp_sum(acc[n]);
+        if (SPLIT > 1 && !lane) part[warp][n] = acc[n];
+    }
+    if (SPLIT > 1) {
+        __syncthreads();
+        if (share) return;
+        for (int n = 0; n < NX; n++)
+            for (int s = 1; s < SPLIT; s++) acc[n] += part[warp + s][n];
+    }
+    if (lane) return;
+    for (int n = 0; n < NX && n < f.N; n++) {
+        size_t at = n * f.w.rows + o;
+        float y = f.x_scale ? acc[n] * f.x_scale[n] : acc[n];
+        if (f.bias) y += f.bias[o];
+        if (f.residual) y += to_f(f.residual[at]);
+        f.y[at] = from_f<act>(y);
+    }
+}
+template <int BITS, int NX> static void quant_few_launch(const QuantFew *f) {
+    if (f->w.rows >= 4096) quant_few<BITS, NX, 1><<<(unsigned)CEIL_DIV(f->w.rows, (size_t)4), 128, 0, stream>>>(*f);
+    else quant_few<BITS, NX, 4><<<(unsigned)f->w.rows, 128, 0, stream>>>(*f);
+    LAUNCHED();
+}
+template <int BITS> static void quant_few_run(const QuantFew *f) {
+    if (f->N == 1) quant_few_launch<BITS, 1>(f);
+    else if (f->N <= 4) quant_few_launch<BITS, 4>(f);
+    else quant_few_launch<BITS, 8>(f);
+}
+/* 16-byte loads, and one group under each. */
+static bool quant_few_can(const Mat *w, const act *x) {
+    size_t pack = w->dtype == DT_I4 ? 32 : 16;
+    return mat_row_bytes(w) % 16 == 0 && w->cols % 8 == 0 && aligned16(w->data, x) &&
+           (mat_groups(w) == 1 || w->group % pack == 0);
+}
+static const act *quant_act(const Mat *w) {                   /* columns as stored */
+    act *y = (act *)scratch(SCRATCH_A, w->rows * w->cols * sizeof(act));
+    quant_convert(y, w, false);
+    return y;
+}
+static void quant_matmul(const Linear *l, const act *x, const act *residual, size_t N) {
+    const Mat *w = &l->w;
+    const size_t O = w->rows, C = w->cols;
+    const bool few = N <= FEW_ROWS && quant_few_can(w, x);
+    const act *x_in = x;
+    float *x_scale = NULL;
+    if (w->order || w->input != INPUT_FLOAT) {
+        act *made = (act *)scratch(SCRATCH_QUANT, N * C * sizeof(act) + N * sizeof(float) + 16);
+        x_scale = w->input == INPUT_FLOAT ? NULL : (float *)(made + CEIL_DIV(N * C, (size_t)8) * 8);
+        if (few) quant_inputs<false><<<(unsigned)N, 256, 0, stream>>>(made, x_scale, x, C, *w);
+        else quant_inputs<true><<<(unsigned)N, 256, 0, stream>>>(made, x_scale, x, C, *w);
+        LAUNCHED();
+        x_in = made;
+    }
+    if (few) {
+        const QuantFew f = {*w, l->bias, l->y, x_in, residual, x_scale, (int)N};
+        if (w->dtype == DT_I4) quant_few_run<4>(&f);
+        else quant_few_run<8>(&f);
+        return;
+    }
+    lt_matmul(l->y, sizeof(act) == 4, quant_act(w), true, x_in, false, O, N, C, residual, residual ? 1.0f : 0.0f,
+              bias_act(l->bias, O));
+}
+/* dx (N,C) gains, or becomes, the columns of part where they belong. */
+__global__ static void dx_place(act *dx, const act *part, const int32_t *order, size_t n, size_t C, bool add) {
+    for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n; i += (size_t)gridDim.x * blockDim.x) {
+        act *to = dx + i / C * C + order[i % C];
+        *to = add ? from_f<act>(to_f(*to) + to_f(part[i])) : part[i];
+    }
+}
+#endif /* __CUDACC__ */
