@@ -35,10 +35,10 @@ static float input_to_i8(int8_t *q, const float *x, size_t n, const Mat *w) {
         return NAN;
     }
     if (w->input == INPUT_DYNAMIC) scale = largest / 127.5f;
-    float inverse = scale > 0x1p-120f ? 1.0f / scale : 0.0f;
+    float divisor = scale > 0x1p-120f ? scale : INFINITY;     /* a true division: the largest lands between 127 and 128 */
 #pragma omp simd
     for (size_t c = 0; c < n; c++) {
-        float v = MIN(MAX(x[c] * inverse, -128.0f), 127.0f) + 12582912.0f;      /* adding 1.5 * 2^23 rounds ... */
+        float v = MIN(MAX(x[c] / divisor, -128.0f), 127.0f) + 12582912.0f;      /* adding 1.5 * 2^23 rounds ... */
         q[c] = (int8_t)float_bits(v);                         /* ... and the low byte is the integer */
     }
     return scale;
@@ -655,10 +655,10 @@ template <bool SCALED> __global__ static void quant_inputs(act *y, float *scales
     }
     largest = block_max(largest), bad = block_max(bad);
     float scale = bad > 0 ? NAN : w.input == INPUT_STATIC ? w.input_scale : largest / 127.5f;
-    float inverse = scale > 0x1p-120f ? 1.0f / scale : 0.0f;
+    float divisor = scale > 0x1p-120f ? scale : INFINITY;
     for (size_t c = threadIdx.x; c < C; c += blockDim.x) {
         float v = to_f(x[w.order ? (size_t)w.order[c] : c]);
-        float q = bad > 0 ? 0.0f : rintf(fminf(fmaxf(v * inverse, -128.0f), 127.0f));
+        float q = bad > 0 ? 0.0f : rintf(fminf(fmaxf(v / divisor, -128.0f), 127.0f));
         y[c] = from_f<act>(SCALED ? q * scale : q);
     }
     if (!threadIdx.x) scales[blockIdx.x] = scale;
