@@ -298,18 +298,40 @@ static void scales_spread(float *lane, const float *scale, size_t n_lanes, size_
 }
 
 #define FEW8_ARGS const Linear *l, const float *residual, size_t o0, size_t o1, const Few8 *f, float *buffer
+/* One step of a row: its weights with every x, times their scales s. */
+ALWAYS_INLINE void few8_step(vf acc[FEW_ROWS], vb w, vf s, const Few8 *f, size_t k, const int bits, const int digits,
+                             const size_t n_x) {
+    const size_t n = step_inputs(bits);
+    const vb low = bits == 4 ? nibble_low(w) : i8_shifted(w), high = nibble_high(w);
+#pragma GCC unroll 8
+    for (size_t t = 0; t < n_x; t++) {
+        const char *x = f->data + (t * f->steps + k) * step_bytes(bits, digits);
+        vf sum = {0};
+#pragma GCC unroll 2
+        for (int d = 0; d < digits; d++) {
+            vi dot = (vi)vb_load(x + (size_t)digits * n + (size_t)d * VB);
+            if (bits == 4) {
+                dot = dot_u(dot, low, vb_load(x + (size_t)d * n));
+                dot = dot_u(dot, high, vb_load(x + (size_t)d * n + VB));
+            } else dot = dot_i8(dot, low, vb_load(x + (size_t)d * n));
+            sum = d ? sum * 256.0f + vi_float(dot) : vi_float(dot);
+        }
+        acc[t] += sum * (digits == 2 ? s * f->scale[t * f->steps + k] : s);
+    }
+}
 /* bits, digits, lanes, n_x and streams are constants in each copy. */
 ALWAYS_INLINE void few8_rows(FEW8_ARGS, const int bits, const int digits, const bool lanes, const size_t n_x,
                              const size_t streams) {
     const Mat *m = &l->w;
     const size_t O = m->rows, bytes = mat_row_bytes(m), whole = bytes / VB, n = step_inputs(bits);
-    const size_t G = group_size(m), n_groups = mat_groups(m), x_bytes = step_bytes(bits, digits);
+    const size_t G = group_size(m), n_groups = mat_groups(m);
     const size_t steps_a_group = lanes || n_groups == 1 ? f->steps : G / n, n_lanes = f->steps * VL;
     const size_t part = CEIL_DIV(o1 - o0, streams), room = n_lanes + n_groups + SCALE_PAD;
     for (size_t i = 0; i < part; i++) {
         const char *w[4];
         const float *scale[4];
         vf acc[4][FEW_ROWS];
+#pragma GCC unroll 4
         for (size_t r = 0; r < streams; r++) {
             size_t o = MIN(o0 + r * part + i, o1 - 1);
             float *s = buffer + r * room;
@@ -318,47 +340,40 @@ ALWAYS_INLINE void few8_rows(FEW8_ARGS, const int bits, const int digits, const 
             vf_store(s + n_groups, (vf){0});                  /* of lanes past the end: no rubbish times zero */
             scale[r] = s;
             if (lanes) scales_spread(s + n_groups + VL, s, n_lanes, G / (n / VL)), scale[r] = s + n_groups + VL;
+#pragma GCC unroll 8
             for (size_t t = 0; t < n_x; t++) acc[r][t] = (vf){0};
         }
-        for (size_t k = 0, g = 0, next = steps_a_group; k < f->steps; k++) {
+        size_t g = 0, next = steps_a_group;
+        for (size_t k = 0; k < whole; k++) {
             if (k == next) g++, next += steps_a_group;
 #pragma GCC unroll 4
             for (size_t r = 0; r < streams; r++) {
-                vb w_k;
-                if (k < whole) {
-                    w_k = vb_load(w[r] + k * VB);
-                    if (bits == 4) __builtin_prefetch(w[r] + k * VB + 4096);
-                } else {
-                    char edge[VB] = {0};
-                    memcpy(edge, w[r] + k * VB, bytes - k * VB);
-                    w_k = vb_load(edge);
-                }
-                vf s = lanes ? vf_load(scale[r] + k * VL) : (vf){0} + (n_groups == 1 ? 1.0f : scale[r][g]);
-                vb low = bits == 4 ? nibble_low(w_k) : i8_shifted(w_k), high = nibble_high(w_k);
-#pragma GCC unroll 8
-                for (size_t t = 0; t < n_x; t++) {
-                    const char *x = f->data + (t * f->steps + k) * x_bytes;
-                    vf sum = {0};
-#pragma GCC unroll 2
-                    for (int d = 0; d < digits; d++) {
-                        vi dot = (vi)vb_load(x + (size_t)digits * n + (size_t)d * VB);
-                        if (bits == 4) {
-                            dot = dot_u(dot, low, vb_load(x + (size_t)d * n));
-                            dot = dot_u(dot, high, vb_load(x + (size_t)d * n + VB));
-                        } else dot = dot_i8(dot, low, vb_load(x + (size_t)d * n));
-                        sum = d ? sum * 256.0f + vi_float(dot) : vi_float(dot);
-                    }
-                    acc[r][t] += sum * (digits == 2 ? s * f->scale[t * f->steps + k] : s);
-                }
+                if (bits == 4) __builtin_prefetch(w[r] + k * VB + 4096);
+                few8_step(acc[r], vb_load(w[r] + k * VB), lanes ? vf_load(scale[r] + k * VL) : scale[r][g] - (vf){0}, f,
+                          k, bits, digits, n_x);
             }
         }
+        if (whole < f->steps) {
+            if (whole == next) g++;
+#pragma GCC unroll 4
+            for (size_t r = 0; r < streams; r++) {
+                char edge[VB] = {0};
+                memcpy(edge, w[r] + whole * VB, bytes - whole * VB);
+                few8_step(acc[r], vb_load(edge), lanes ? vf_load(scale[r] + whole * VL) : scale[r][g] - (vf){0}, f, whole,
+                          bits, digits, n_x);
+            }
+        }
+        float y_sum[4][FEW_ROWS];
+#pragma GCC unroll 4
+        for (size_t r = 0; r < streams; r++)
+#pragma GCC unroll 8
+            for (size_t t = 0; t < n_x; t++) y_sum[r][t] = few_sum(acc[r][t]);
         for (size_t r = 0; r < streams; r++) {
             size_t o = o0 + r * part + i;
             const float *s = buffer + r * room;
             for (size_t t = 0; t < n_x; t++) {
-                float y = few_sum(acc[r][t]);
+                float y = y_sum[r][t];
                 if (o >= o1 || t >= f->N) continue;
-                if (n_groups == 1 && !lanes) y *= s[0];
                 if (m->zero) {
                     const int8_t *zero = m->zero + o * n_groups;
                     const float *sums = f->sums + t * n_groups;
@@ -502,8 +517,10 @@ typedef struct Scales8 { const float *scale, *zero; } Scales8;  /* (columns of t
                    size_t sums_step, const float *row_scale, const Scales8 *s, size_t rows, size_t cols
 ALWAYS_INLINE void tile8(const int nv, const int bits, TILE8_ARGS) {
     vi acc[MR][NV];
+#pragma GCC unroll 8
     for (int r = 0; r < MR; r++) {                            /* rows past the end: any sum will do */
         int32_t start = -(bits == 4 ? 8 : I8_SHIFT) * sums[MIN((size_t)r, rows - 1) * sums_step];
+#pragma GCC unroll 3
         for (int v = 0; v < nv; v++) acc[r][v] = (vi){0} + start;
     }
     for (size_t u = 0; u < n_units; u++, a += MR, b += nv * VB) {
@@ -515,29 +532,39 @@ ALWAYS_INLINE void tile8(const int nv, const int bits, TILE8_ARGS) {
                 acc[r][v] = bits == 4 ? dot_u(acc[r][v], b_u[v], a_u) : dot_i8(acc[r][v], b_u[v], a_u);
         }
     }
-    const bool whole = rows == MR && cols == (size_t)nv * VL;
-    float edge[MR][NV * VL];
-    for (int r = 0; r < MR; r++) {
-        if ((size_t)r >= rows) break;
-        const float x_scale = row_scale[r], x_sum = (float)sums[(size_t)r * sums_step];
-        for (int v = 0; v < nv; v++) {
-            vf y = vi_float(acc[r][v]) * vf_load(s->scale + v * VL);
-            if (s->zero) y -= vf_load(s->zero + v * VL) * x_sum;
-            y *= x_scale;
-            float *c = out->c + (size_t)r * out->ld + v * VL;
-            if (!whole) { vf_store(&edge[r][v * VL], y); continue; }
-            if (out->bias) y += vf_load(out->bias + v * VL);
-            if (out->residual) y += vf_load(out->residual + (size_t)r * out->ld + v * VL);
-            if (out->add) y += vf_load(c);
-            vf_store(c, y);
+    if (rows == MR && cols == (size_t)nv * VL) {
+#pragma GCC unroll 8
+        for (int r = 0; r < MR; r++) {
+            const float x_scale = row_scale[r], x_sum = (float)sums[(size_t)r * sums_step];
+#pragma GCC unroll 3
+            for (int v = 0; v < nv; v++) {
+                vf y = vi_float(acc[r][v]) * vf_load(s->scale + v * VL);
+                if (s->zero) y -= vf_load(s->zero + v * VL) * x_sum;
+                y *= x_scale;
+                const size_t at = (size_t)r * out->ld + (size_t)v * VL;
+                if (out->bias) y += vf_load(out->bias + v * VL);
+                if (out->residual) y += vf_load(out->residual + at);
+                if (out->add) y += vf_load(out->c + at);
+                vf_store(out->c + at, y);
+            }
         }
-        for (size_t i = 0; i < cols && !whole; i++) {
-            float *c = out->c + (size_t)r * out->ld + i, y = edge[r][i];
-            if (out->bias) y += out->bias[i];
-            if (out->residual) y += out->residual[(size_t)r * out->ld + i];
-            *c = out->add ? y + *c : y;
-        }
+        return;
     }
+    int32_t edge[MR][NV * VL];                                /* an edge: by way of memory */
+#pragma GCC unroll 8
+    for (int r = 0; r < MR; r++)
+#pragma GCC unroll 3
+        for (int v = 0; v < nv; v++) memcpy(&edge[r][v * VL], &acc[r][v], sizeof acc[r][v]);
+    for (size_t r = 0; r < rows; r++)
+        for (size_t i = 0; i < cols; i++) {
+            const size_t at = r * out->ld + i;
+            float y = (float)edge[r][i] * s->scale[i];
+            if (s->zero) y -= s->zero[i] * (float)sums[r * sums_step];
+            y *= row_scale[r];
+            if (out->bias) y += out->bias[i];
+            if (out->residual) y += out->residual[at];
+            out->c[at] = out->add ? y + out->c[at] : y;
+        }
 }
 #define TILE8(name, nv, bits) static void name(TILE8_ARGS) { \
     tile8(nv, bits, n_units, a, b, out, sums, sums_step, row_scale, s, rows, cols); }
