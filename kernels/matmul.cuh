@@ -96,15 +96,20 @@ static void matmul_dx(act *dx, const Linear *lin, int n, size_t N, bool accumula
     }
 }
 
-static void weight_grad(float *dw, const float *dy, const float *x, size_t N, size_t O, size_t C) {
+static void weight_grads(const Linear *lin, int n, const act *x, size_t N) {
+    const size_t C = lin[0].w.cols;
     const float *x_r = inputs_rounded(x, N * C);
+    for (int i = 0; i < n; i++) {
+        const size_t O = lin[i].w.rows;
+        if (!lin[i].dw) continue;
 #pragma omp parallel for
-    for (size_t o = 0; o < O; o++)
-        for (size_t t = 0; t < N; t++) {
-            float dy_to = input_rounded(dy[t * O + o]), *dw_o = dw + o * C;
-            const float *x_t = x_r + t * C;
-            for (size_t c = 0; c < C; c++) dw_o[c] += dy_to * x_t[c];
-        }
+        for (size_t o = 0; o < O; o++)
+            for (size_t t = 0; t < N; t++) {
+                float dy_to = input_rounded(lin[i].dy[t * O + o]), *dw_o = lin[i].dw + o * C;
+                const float *x_t = x_r + t * C;
+                for (size_t c = 0; c < C; c++) dw_o[c] += dy_to * x_t[c];
+            }
+    }
 }
 #else
 /* ---- the fast path --------------------------------------------------------------------------------------------- */
@@ -147,9 +152,17 @@ static void matmul_dx(act *dx, const Linear *lin, int n, size_t N, bool accumula
     gemm_run(&p, 1, input_unit());
 }
 
-static void weight_grad(float *dw, const float *dy, const float *x, size_t N, size_t O, size_t C) {
-    Product p = {O, C, {dw, C, NULL, NULL, true}, 1, {{{dy, DT_F32, O, O, false, NULL}, {x, DT_F32, C, C, false, NULL}, N}}};
-    gemm_run(&p, 1, input_unit());
+static void weight_grads(const Linear *lin, int n, const act *x, size_t N) {
+    const size_t C = lin[0].w.cols;
+    Product p[LINEAR_MAX];
+    int n_products = 0;
+    for (int i = 0; i < n; i++) {
+        const size_t O = lin[i].w.rows;
+        if (lin[i].dw)
+            p[n_products++] = (Product){O, C, {lin[i].dw, C, NULL, NULL, true}, 1,
+                                        {{{lin[i].dy, DT_F32, O, O, false, NULL}, {x, DT_F32, C, C, false, NULL}, N}}};
+    }
+    if (n_products) gemm_run(p, n_products, input_unit());
 }
 #endif
 
@@ -179,12 +192,10 @@ static void bias_grad(float *dbias, const float *dy, size_t N, size_t O) {
 }
 
 static void matmul_dw(const Linear *lin, int n, const act *x, size_t N) {
-    for (int i = 0; i < n; i++) {
-        const size_t O = lin[i].w.rows, C = lin[i].w.cols;
-        assert(!lin[i].dw || !mat_quantised(&lin[i].w));      /* integers have no gradient */
-        if (lin[i].dbias) bias_grad(lin[i].dbias, lin[i].dy, N, O);
-        if (lin[i].dw) weight_grad(lin[i].dw, lin[i].dy, x, N, O, C);
-    }
+    for (int i = 0; i < n; i++) assert(!lin[i].dw || !mat_quantised(&lin[i].w));      /* integers have no gradient */
+    weight_grads(lin, n, x, N);
+    for (int i = 0; i < n; i++)
+        if (lin[i].dbias) bias_grad(lin[i].dbias, lin[i].dy, N, lin[i].w.rows);
 }
 
 /* ---- limits [op.peak] ------------------------------------------------------------------------------------------ *
