@@ -3,7 +3,7 @@
 #   make            build the five stages           make test        build and run every test
 #   make deps       install what the system lacks   make SAN=1 test  the same under the address and UB sanitizers
 #   make debug      -O0 -g                          make CUDA=0      without the GPU half
-#   make bench      the benchmarks                  make doc-check   the course's tags
+#   make bench      all of it, measured (bench/)    make doc-check   the course's tags
 #   make test-gpu   every op, CPU against GPU       make conformance GOLDENS=DIR   against official outputs
 #   make found      what the probes found           make CC=clang    another compiler
 #
@@ -143,8 +143,10 @@ test: all $(TESTS) $(BUILD)/conformance
 test-gpu: all $(CUDA_SO) $(BUILD)/test_gpu
 	$(BUILD)/test_gpu
 bench-programs: $(BENCHES)
+# BENCH: options of bench/all.py, "--quick" for a first look.
+BENCH ?=
 bench: all bench-programs
-	@for b in $(BENCHES); do echo "== $$b"; $$b || exit 1; done
+	@python3 -B bench/all.py --build $(BUILD) $(BENCH)
 conformance: $(BUILD)/conformance
 	$(BUILD)/conformance $(GOLDENS)
 doc-check:

@@ -7,8 +7,8 @@
  *
  * Try it:  make tests/test_common && tests/test_common       (a second)
  *
- * Map:  [common.err] errors and memory   [common.opt] options   [common.file] files   [common.rng] random numbers
- *       [common.time] time, progress, signals   [common.log] the run log */
+ * Map:  [common.err] errors and memory   [common.memory] how much there is   [common.opt] options   [common.file] files
+ *       [common.rng] random numbers   [common.time] time, progress, signals   [common.log] the run log */
 #include "common.h"
 
 #include <cjson/cJSON.h>
@@ -151,6 +151,52 @@ void buf_fmt(Buf *b, const char *fmt, ...) {
 void buf_free(Buf *b) {
     free(b->data);
     *b = (Buf){0};
+}
+
+/* ---- how much memory there is ------------------------------------------------------------- [common.memory] ---- */
+
+static double file_number(const char *path, const char *key) { /* what stands behind key; NaN: no number, or no file */
+    if (!file_exists(path)) return NAN;
+    char *text = file_read(path, NULL), *at = strstr(text, key), *end;
+    double v = at ? strtod(at + strlen(key), &end) : NAN;
+    if (at && end == at + strlen(key)) v = NAN; /* "max" */
+    free(text);
+    return v;
+}
+int thread_count(void) {
+#ifdef _OPENMP
+    return omp_get_max_threads();
+#else
+    return 1;
+#endif
+}
+double memory_now(void) { return 1024 * file_number("/proc/self/status", "VmRSS:"); }
+double memory_peak(void) { return 1024 * file_number("/proc/self/status", "VmHWM:"); }
+double memory_free(void) {
+    double here = 1024 * file_number("/proc/meminfo", "MemAvailable:");
+    double limit = file_number("/sys/fs/cgroup/memory.max", ""), used = file_number("/sys/fs/cgroup/memory.current", "");
+    double cache = file_number("/sys/fs/cgroup/memory.stat", "\nfile ");
+    if (isfinite(limit) && isfinite(used)) {
+        double rest = limit - used + (isfinite(cache) ? cache : 0);
+        if (!(rest > here)) here = rest;
+    }
+    return here;
+}
+double memory_plan(const MemoryPart *part, int n, bool on_host, const char *advice) {
+    double need = 0, there = on_host ? memory_free() + memory_now() : NAN;
+    Buf text = {0};
+    for (int i = 0; i < n; i++) {
+        if (!(part[i].bytes > 0)) continue;
+        buf_fmt(&text, "%s%s %s", text.len ? ", " : "", part[i].what, human_bytes(part[i].bytes));
+        need += part[i].bytes;
+    }
+    if (!common.quiet)
+        fprintf(stderr, "memory   %s: %s%s%s\n", human_bytes(need), text.len ? text.data : "",
+                isfinite(there) ? "; there is " : "", isfinite(there) ? human_bytes(there) : "");
+    buf_free(&text);
+    if (advice && need > there)
+        die("this run needs %s of memory and %s are free: %s", human_bytes(need), human_bytes(there), advice);
+    return need;
 }
 
 /* ---- options --------------------------------------------------------------------------------- [common.opt] ---- */

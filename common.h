@@ -31,6 +31,16 @@ char *xstrdup(const char *s);
 char *strf(const char *fmt, ...) PRINTF_LIKE(1, 2); /* a new string; the caller frees it */
 size_t size_mul(size_t a, size_t b);            /* a * b, or die: overflow never decides a size */
 
+/* Bytes of memory: of this process now and at its highest so far; of what it may still have here, and no more than a
+ * container allows. NaN where the system does not tell. */
+double memory_now(void), memory_peak(void), memory_free(void);
+/* What a run will hold at its peak, said before it takes it: the sum, and what for. With advice (NULL: it may not fit)
+ * it dies where less is left; of a GPU's memory (on_host false) nobody knows. Returns the sum in bytes. */
+typedef struct { const char *what; double bytes; } MemoryPart;
+double memory_plan(const MemoryPart *part, int n, bool on_host, const char *advice);
+
+int thread_count(void);                         /* that a parallel region gets */
+
 /* A growing byte buffer. data is NUL-terminated after every append (the NUL is not counted in len). */
 typedef struct { char *data; size_t len, cap; } Buf;
 void buf_add(Buf *b, const void *bytes, size_t n);

@@ -29,6 +29,7 @@
  *
  * Refused here: pre-training (train.c), and anything that would make two runs of one command differ. */
 #include "dataset.h"
+#include "profile.h"
 #include "samples.h"
 #include "trainer.h"
 #include <cjson/cJSON.h>
@@ -146,8 +147,7 @@ static Opt table[] = {
 };
 enum { N_OPTS = sizeof table / sizeof *table };
 static const char *const stay[] = {"resume", "overwrite", "merge", "sweep-mix", "config-file", "device", "threads",
-                                   "isa", "quiet",
-                                   NULL};
+                                   "isa", "quiet", "profile", NULL};
 static const char about[] = "finetune: teach a model a task, with all its weights or by an adapter.\n"
                             "  ./finetune --model DIR --data FILE[:WEIGHT]... [--lora RANK] [--out DIR]\n";
 
@@ -223,6 +223,7 @@ typedef struct {
     int64_t epoch, epoch_first, epoch_steps;   /* its number, its first step, how many it has */
     int64_t steps;                 /* in all */
     DType stored;                  /* of the base's weights */
+    double before_model;           /* bytes of memory: what was there before it, and the ops' scratch */
     float *start, *need;           /* (n_trained) on the host: the first weights, how much each is held; or NULL */
     size_t *confusion;             /* (classes, classes) of the last evaluation: row the truth, column the answer */
 } Run;
@@ -790,6 +791,7 @@ static void train_loop(Run *r) {
     finished &= !stop_requested;
     double metric = finished && r->n_eval ? metric_of(&e[0]) : NAN;
     progress_end(&bar, "step %lld  loss %.4f", (long long)r->t.step, r->t.loss_smooth);
+    if (common.profile) profile_end(r->t.step);
     if (saved_at != r->t.step) trainer_save(&r->t, r->m, metric);
     if (!finished) {
         log_line("end", r->t.step, "\"reason\":\"stopped\"");
@@ -808,8 +810,8 @@ static void train_loop(Run *r) {
     }
     write_model_as(r, o.out, metric, r->stored);
     forgetting_report(r, e);
-    if (r->n_eval) log_line("end", r->t.step, "\"reason\":\"finished\",\"val_loss\":%.8g", e[0].loss);
-    else log_line("end", r->t.step, "\"reason\":\"finished\"");
+    if (r->n_eval) log_line("end", r->t.step, "\"reason\":\"finished\",\"val_loss\":%.8g,\"peak_bytes\":%.0f", e[0].loss, memory_peak());
+    else log_line("end", r->t.step, "\"reason\":\"finished\",\"peak_bytes\":%.0f", memory_peak());
     report_write(o.out);
     const char *how = classes() ? "--classify" : task() == TASK_LM ? "--prompt" : "--chat";
     if (o.lora) printf("\nadapter in %s; try ./infer --model %s --adapter %s %s, or fold it in: "
@@ -929,50 +931,25 @@ static void merge(void) {
 
 /* ================================================================================================================= *
  * [finetune.memory] */
-static double file_number(const char *path, const char *key) {        /* NaN: not there */
-    if (!file_exists(path)) return NAN;
-    char *text = file_read(path, NULL), *at = key ? strstr(text, key) : text, *end;
-    double v = at ? strtod(at + (key ? strlen(key) : 0), &end) : NAN;
-    if (at && end == at + (key ? strlen(key) : 0)) v = NAN;           /* "max" */
-    free(text);
-    return v;
-}
-/* Bytes that a new program may use here: what is free, and no more than a container may have. NaN: unknown. */
-static double memory_free(void) {
-    double here = 1024 * file_number("/proc/meminfo", "MemAvailable:"), limit = file_number("/sys/fs/cgroup/memory.max",
-            NULL);
-    double used = file_number("/sys/fs/cgroup/memory.current", NULL), cache = file_number("/sys/fs/cgroup/memory.stat",
-            "\nfile ");
-    if (isfinite(limit) && isfinite(used)) {
-        double rest = limit - used + (isfinite(cache) ? cache : 0);
-        if (!(rest > here)) here = rest;
-    }
-    return here;
-}
 static size_t weights_of_layers(const Config *c, int64_t n) {
     Config without = *c;
     without.L = (int)(n < c->L ? c->L - n : 0);
     if (!without.L) without.L = 1, n = c->L - 1;                      /* a config has one at least */
     return config_weights(c) - config_weights(&without);
 }
-static void check_memory(const Run *r, size_t n_trained) {
+static double plan_memory(const Run *r, size_t n_trained) {
     size_t B = (size_t)(o.eval_batch > o.batch ? o.eval_batch : o.batch);
-    double acts = (double)acts_bytes(&r->cfg, B, r->T, r->T, true, o.recompute);
-    double all = (double)config_weights(&r->cfg), base = o.lora ? all * (double)dtype_size(r->stored) : all * 4;
-    double trained = (double)n_trained * (o.lora ? 16 : o.l2_start > 0 || o.ewc > 0 ? 28 : 12), data = 0;
-    for (int k = 0; k < 2; k++)
-        for (int i = 0; i < (k ? r->n_eval : r->n_train); i++) data += 6 * (double)(k ? r->eval : r->train)[i]->ids.n;
-    double need = base + trained + acts + data, there = strcmp(common.device, "cpu") ? NAN : memory_free();
-    if (!common.quiet)
-        fprintf(stderr, "memory   %s: weights %s, gradients and moments of %s parameters %s, activations %s, "
-                        "data %s%s%s\n", human_bytes(need),
-                human_bytes(base), human_count((double)n_trained), human_bytes(trained), human_bytes(acts),
-                    human_bytes(data),
-                isfinite(there) ? "; free " : "", isfinite(there) ? human_bytes(there) : "");
-    if (need > there)
-        die("this run needs %s of memory and %s are free: a smaller --batch or --seq, --recompute%s", human_bytes(need),
-            human_bytes(there),
-            o.lora ? "" : ", --lora 8, or --freeze");
+    double all = (double)config_weights(&r->cfg);
+    const MemoryPart part[] = {
+        {"weights", o.lora ? all * (double)dtype_size(r->stored) : all * 4},
+        {"gradients and moments", (double)n_trained * (o.lora ? 16 : o.l2_start > 0 || o.ewc > 0 ? 28 : 12)},
+        {"activations", (double)acts_bytes(&r->cfg, B, r->T, r->T, true, o.recompute)},
+        {"the best weights", o.load_best && !o.lora ? all * 4 : 0},
+        {"data, tokenizer and program", r->before_model},
+    };
+    return memory_plan(part, sizeof part / sizeof *part, op.host_memory,
+                       o.lora ? "a smaller --batch or --seq, or --recompute"
+                              : "a smaller --batch or --seq, --recompute, --lora 8, or --freeze");
 }
 
 /* ================================================================================================================= *
@@ -1040,6 +1017,7 @@ static void run(void) {
     if (o.ewc > 0 && classes()) die_usage("--ewc reads plain text again, which --task classify cannot");
     Precision precision = strcmp(o.precision, "bf16") ? PREC_F32 : PREC_BF16;
     ops_select(common.device, common.isa, precision);
+    if (common.profile) profile_begin(precision);
     r.cfg = config_read(o.model);
     if (!classes() && r.cfg.head != HEAD_LM) die("%s: a %s model does not write text; it learns --task classify",
                                                  o.model, config_model_type(&r.cfg));
@@ -1054,10 +1032,12 @@ static void run(void) {
     read_data(&r);
     data_report(&r);
     if (classes()) r.cfg.n_classes = r.labels.n, r.cfg.head = HEAD_CLASSIFY, r.cfg.pooler = r.cfg.mask == MASK_BIDIRECTIONAL;
-    if (!o.lora) check_memory(&r, config_weights(&r.cfg) - weights_of_layers(&r.cfg, o.freeze));
+    r.before_model = memory_now() + scratch_bytes();
+    double need = 0;
+    if (!o.lora) need = plan_memory(&r, config_weights(&r.cfg) - weights_of_layers(&r.cfg, o.freeze));
     claim_out(&r.t, from_step);
     load_model(&r, resume_dir);
-    if (o.lora) check_memory(&r, r.m->n_trained);
+    if (o.lora) need = plan_memory(&r, r.m->n_trained);
     size_t B = (size_t)(o.eval_batch > o.batch ? o.eval_batch : o.batch), n_labels = (size_t)r.labels.n;
     r.acts = acts_new(r.m, B, r.T, r.T, true, o.recompute);
     r.acts->noise = (Noise){(float)o.dropout, (float)o.lora_dropout, (float)o.neftune};
@@ -1073,12 +1053,14 @@ static void run(void) {
         die("%s is at step %lld already: nothing to do up to step %lld", resume_dir, (long long)r.t.step,
             (long long)r.steps);
     plan_enter(&r, r.t.step);
+    if (common.profile) profile_reset();                              /* loading is not what is asked about */
 
     log_open(o.out, resume_dir ? r.t.step : -1);
     cJSON *settings = options_to_json(&r.t.options);
     cJSON_AddStringToObject(settings, "kernels", op.name);
     cJSON_AddNumberToObject(settings, "steps", (double)r.steps);
     cJSON_AddNumberToObject(settings, "parameters", (double)config_weights(&r.cfg));
+    cJSON_AddNumberToObject(settings, "memory_bytes", need);
     cJSON_AddNumberToObject(settings, "trained", (double)r.m->n_trained);
     char *text = cJSON_PrintUnformatted(settings);
     text[strlen(text) - 1] = 0;                                       /* the inside of the object */

@@ -44,9 +44,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#ifdef _OPENMP
-#include <omp.h>
-#endif
 
 /* ================================================================================================================= *
  * [infer.options] */
@@ -196,21 +193,21 @@ static void select_kernels(DType stored) {
     if (common.profile) profile_begin(precision);
 }
 static const char *precision_name(void) { return precision == PREC_BF16 ? "bf16" : "f32"; }
-static int threads(void) {
-#ifdef _OPENMP
-    return omp_get_max_threads();
-#else
-    return 1;
-#endif
-}
-
+static double before_model;        /* bytes of memory: what was there before it, and the ops' scratch */
 static Model *start_model(void) {
     require_model_dir();
     select_kernels(!strcmp(o.precision, "auto") ? stored_dtype(o.model) : DT_F32);
+    before_model = memory_now() + scratch_bytes();
     Model *m = model_load(o.model, false);
     if (o.adapter) model_lora_load(m, o.adapter);
     if (common.profile) profile_reset();
     return m;
+}
+static Tokenizer *start_tokenizer(void) {
+    double before = memory_now();
+    Tokenizer *t = tokenizer_load(o.model);
+    before_model += memory_now() - before;
+    return t;
 }
 static Model *start_decoder(void) {
     Model *m = start_model();
@@ -237,13 +234,15 @@ static Memory memory_of(const Model *m, const Acts *a) {
     mem.work = (double)a->bytes - mem.cache;
     return mem;
 }
-static void print_memory(const Model *m, const Acts *a) {
+/* What there will be when the cache is full. Mapped weights may be more than the machine has: then the system drops and
+ * reads them again, which is slow but no error. */
+static double plan_memory(const Model *m, const Acts *a) {
     Memory mem = memory_of(m, a);
-    fprintf(stderr, "weights %s, cache %s, work %s", human_bytes(mem.weights), human_bytes(mem.cache),
-            human_bytes(mem.work));
+    const MemoryPart part[] = {{"weights", mem.weights}, {"cache", mem.cache}, {"work", mem.work}, {"tokenizer and program", before_model}};
+    return memory_plan(part, sizeof part / sizeof *part, op.host_memory, NULL);
 }
 static void print_machine(void) {
-    fprintf(stderr, "%s, %s, %d thread%s", op.name, precision_name(), threads(), threads() > 1 ? "s" : "");
+    fprintf(stderr, "%s, %s, %d thread%s", op.name, precision_name(), thread_count(), thread_count() > 1 ? "s" : "");
 }
 
 /* ================================================================================================================= *
@@ -641,7 +640,7 @@ static void cache_save(const Session *s, const char *path) {
 static void generate(void) {
     Session s = {.m = start_decoder()};
     const Config *c = &s.m->cfg;
-    s.tok = tokenizer_load(o.model);
+    s.tok = start_tokenizer();
     s.set = settings_read(s.m, s.tok);
     size_t n_opening, context = context_limit(c), logits_bytes = (size_t)c->V * op.act_size;
     s.ids = prompt_ids(c, s.tok, &n_opening);
@@ -653,6 +652,7 @@ static void generate(void) {
     size_t S = n_prompt + n_new, T = prefill_piece(c, n_prompt);
     if (o.draft && T < 1 + DRAFT_MAX) T = min_size(1 + DRAFT_MAX, S);
     s.a = acts_new(s.m, 1, T, S, false, false);
+    if (!o.json) plan_memory(s.m, s.a);
     s.n_ids = min_size((size_t)c->V, (size_t)tokenizer_vocab(s.tok));
     draft_open(&s, n_prompt, S);
     catch_signals();
@@ -692,8 +692,6 @@ static void generate(void) {
         if (s.draft.n_guessed)
             fprintf(stderr, "%zu of %zu guesses right; ", s.draft.n_right, s.draft.n_guessed);
         if (s.n_fed) fprintf(stderr, "decode %.1f tokens/s; ", (double)s.n_fed / s.decode_s);
-        print_memory(s.m, s.a);
-        fprintf(stderr, "; ");
         print_machine();
         fprintf(stderr, "\n");
     }
@@ -1143,7 +1141,7 @@ static void talk_with_file(Talk *k, Session *s) {
 static void chat(void) {
     Session s = {.m = start_decoder()};
     const Config *c = &s.m->cfg;
-    s.tok = tokenizer_load(o.model);
+    s.tok = start_tokenizer();
     s.set = settings_read(s.m, s.tok);
     Talk k = {.template = start_template(s.tok), .context = context_limit(c)};
     s.talk = &k.template;
@@ -1156,6 +1154,7 @@ static void chat(void) {
     for (size_t i = 0; i < stops.n; i++) stop_add(&s.set.stop, stops.v[i]);
     ids_free(&stops);
     s.a = acts_new(s.m, 1, prefill_piece(c, k.context), k.context, false, false);
+    if (!o.messages) plan_memory(s.m, s.a);
     s.n_ids = min_size((size_t)c->V, (size_t)tokenizer_vocab(s.tok));
     draft_open(&s, k.context, k.context);
     if (!o.messages && o.system) talk_system(&k, o.system);
@@ -1661,6 +1660,7 @@ static Model *bench_model(void) {
     if (!o.config) return start_model();
     Config c = config_read(o.config);
     select_kernels(DT_F32);
+    before_model = memory_now() + scratch_bytes();
     return model_new(&c, (uint64_t)common.seed);
 }
 
@@ -1691,7 +1691,7 @@ static void bench_encoder(Model *m) {
     }
     printf("{\"event\":\"bench\",\"weights\":%zu,\"device\":\"%s\",\"precision\":\"%s\",\"threads\":%d,\"texts\":%zu,"
            "\"tokens\":%zu,\"texts_per_s\":%.6g,\"gflops\":%.6g,\"peak_gflops\":%.6g,\"share\":%.4g}\n", config_weights(c), op.name,
-           precision_name(), threads(), B, T, (double)B / best_s, flops / 1e9, peak / 1e9, flops / peak);
+           precision_name(), thread_count(), B, T, (double)B / best_s, flops / 1e9, peak / 1e9, flops / peak);
     free(ids);
     acts_free(a);
     model_free(m);
@@ -1708,6 +1708,7 @@ static void bench(void) {
     size_t S = n_prefill > n_short + n_decode ? n_prefill : n_short + n_decode;
     if (!n_decode) die("--bench: nothing to decode: it wants --n above 0 and a context above %zu", n_short);
     Acts *a = acts_new(m, 1, n_prefill, S, false, false);
+    double memory = plan_memory(m, a);
     Sampler greedy = {.repetition = 1, .top_p = 1};
     int32_t *ids = xmalloc(n_prefill * sizeof *ids);
     for (size_t i = 0; i < n_prefill; i++) ids[i] = arbitrary_id(i, c->V);
@@ -1726,6 +1727,7 @@ static void bench(void) {
     int32_t id = model_sample(a, logits, (size_t)c->V, &greedy, NULL, 0, 0, 0);
     /* The memory's speed changes by half from one second to the next on a shared machine (32 and 52 GB/s were seen): a
      * limit measured once, afterwards, made 98 % look like 62. So it is measured before and after each half second. */
+    double peak_bytes = memory_peak();
     double decode_s = 0, readable = 0, limit = op.peak_read();     /* readable: bytes that memory would have given */
     for (size_t i = 0; i < n_decode;) {
         double start = now_s(), slice_s = 0, before = limit;
@@ -1736,6 +1738,7 @@ static void bench(void) {
         limit = op.peak_read();
         decode_s += slice_s, readable += slice_s * (before + limit) / 2;
     }
+    peak_bytes = fmax(peak_bytes, memory_now());                   /* the limits' buffers came and went */
 
     double flops = prefill_flops(c, n_prefill) / prefill_s, peak_flops = op.peak_flops(precision);
     double read = streamed_bytes(m) * (double)n_decode / decode_s, peak_read = readable / decode_s;
@@ -1750,20 +1753,18 @@ static void bench(void) {
                 n_decode, decode_rate, read / 1e9, 100 * read / peak_read, peak_read / 1e9);
         if (streamed_bytes(m) < 64e6)                              /* above 100 % is then no wonder */
             fprintf(stderr, "  (the weights may fit the cache: decoding can then read faster than memory)\n");
-        fprintf(stderr, "  memory  ");
-        print_memory(m, a);
-        fprintf(stderr, "\n");
     }
     Buf name = {0};
     json_escape(&name, what, strlen(what));
     printf("{\"event\":\"bench\",\"model\":\"%s\",\"weights\":%zu,", name.data, config_weights(c));
-    printf("\"device\":\"%s\",\"precision\":\"%s\",\"threads\":%d,", op.name, precision_name(), threads());
+    printf("\"device\":\"%s\",\"precision\":\"%s\",\"threads\":%d,", op.name, precision_name(), thread_count());
     printf("\"prefill_tokens\":%zu,\"prefill_tokens_per_s\":%.6g,\"prefill_gflops\":%.6g,\"peak_gflops\":%.6g,"
            "\"prefill_share\":%.4g,", n_prefill, prefill_rate, flops / 1e9, peak_flops / 1e9, flops / peak_flops);
     printf("\"decode_tokens\":%zu,\"decode_tokens_per_s\":%.6g,\"decode_gb_per_s\":%.6g,\"peak_gb_per_s\":%.6g,"
            "\"decode_share\":%.4g,", n_decode, decode_rate, read / 1e9, peak_read / 1e9, read / peak_read);
     Memory mem = memory_of(m, a);
-    printf("\"weight_bytes\":%.0f,\"cache_bytes\":%.0f,\"work_bytes\":%.0f}\n", mem.weights, mem.cache, mem.work);
+    printf("\"weight_bytes\":%.0f,\"cache_bytes\":%.0f,\"work_bytes\":%.0f,\"memory_bytes\":%.0f,"
+           "\"peak_bytes\":%.0f}\n", mem.weights, mem.cache, mem.work, memory, peak_bytes);
     buf_free(&name);
     free(ids);
     acts_free(a);

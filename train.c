@@ -182,6 +182,7 @@ typedef struct {
     int32_t *tokens, *targets, *start;   /* (accum, B, T) */
     Trainer t;
     double peak;                   /* FLOP/s of this machine */
+    double before_model;           /* bytes of memory: what was there before it, and the ops' scratch */
     char *tokenizer_dir;
 } Run;
 
@@ -222,15 +223,17 @@ static Eval evaluate(Run *r, size_t max_tokens) {
     return e;
 }
 
+/* Slots and pieces of the samples' cache; 0: none are written. */
+enum { PROMPT_MAX = 64 };
+static size_t sample_slots(const Run *r) {
+    size_t S = (size_t)(PROMPT_MAX + o.sample_tokens), max_pos = (size_t)r->m->cfg.max_pos;
+    if (!r->tok || masked(r)) return 0;
+    return r->m->cfg.pos == POS_LEARNED && S > max_pos ? max_pos : S;
+}
 /* [train.sample] A document begins after the separator, here as in training. */
 static void sample_text(Run *r, const char *prompt, Buf *out) {
-    enum { PROMPT_MAX = 64 };
     int eos = tokenizer_eos(r->tok);
-    if (!r->gen) {
-        size_t S = (size_t)(PROMPT_MAX + o.sample_tokens);
-        if (r->m->cfg.pos == POS_LEARNED && S > (size_t)r->m->cfg.max_pos) S = (size_t)r->m->cfg.max_pos;
-        r->gen = acts_new(r->m, 1, PROMPT_MAX, S, false, false);
-    }
+    if (!r->gen) r->gen = acts_new(r->m, 1, PROMPT_MAX, sample_slots(r), false, false);
     Ids ids = {0};
     if (eos >= 0) ids_add(&ids, eos);
     tokenizer_encode(r->tok, prompt, strlen(prompt), false, &ids);
@@ -403,8 +406,8 @@ static void train_loop(Run *r) {
     }
     write_model(r, o.out, e.loss);
     if (finished) show_samples(r, true);
-    log_line("end", r->t.step, "\"reason\":\"%s\",\"val_loss\":%.6f,\"bits_per_byte\":%.6f", finished ? "finished" : "stopped", e.loss,
-             e.bits_per_byte);
+    log_line("end", r->t.step, "\"reason\":\"%s\",\"val_loss\":%.6f,\"bits_per_byte\":%.6f,\"peak_bytes\":%.0f", finished ? "finished" : "stopped",
+             e.loss, e.bits_per_byte, memory_peak());
     report_write(o.out);
     if (finished && isfinite(e.loss)) {
         printf("\nvalidation: loss %.4f nats per %stoken, perplexity %.2f", e.loss, masked(r) ? "masked " : "", exp(e.loss));
@@ -477,17 +480,34 @@ static void prepare_data(Run *r) {
     }
     buf_free(&word);
 }
+/* Of the mapped token files only the pages that windows lie on are read: all of them when the run is long. */
+static double mapped_bytes(const Tokens *d, double windows) {
+    double all = 0, page = 4096, used = 0;
+    for (int i = 0; i < d->n_parts; i++) all += (double)d->part[i].map.bytes, used = windows * ((double)d->part[i].width * (double)o.seq + page);
+    return used < all ? used : all;
+}
+static double plan_memory(const Run *r) {
+    const Config *c = &r->m->cfg;
+    double n = (double)r->m->n_weights, batch = (double)(o.batch * o.seq * o.accum), windows = (double)(o.batch * o.accum) * (double)o.steps;
+    size_t S = sample_slots(r), V = (size_t)c->V;
+    const MemoryPart part[] = {
+        {"weights, gradients and moments", 16 * n},
+        {"activations", (double)acts_bytes(c, (size_t)o.batch, (size_t)o.seq, (size_t)o.seq, true, o.recompute)},
+        {"samples", S ? (double)acts_bytes(c, 1, PROMPT_MAX, S, false, false) : 0},
+        {"the best weights", o.load_best ? 4 * n : 0},
+        {"data", 12 * batch + (double)(r->id_bytes ? V : 0) + (r->data ? mapped_bytes(r->data, windows) : 0) + (r->valid ? mapped_bytes(r->valid, INFINITY) : 0)},
+        {"the program", r->before_model},
+    };
+    return memory_plan(part, sizeof part / sizeof *part, op.host_memory, "a smaller --batch or --seq, or --recompute");
+}
 static void print_start(Run *r) {
     const Config *c = &r->m->cfg;
-    double weights = (double)r->m->n_weights * 4 * 4, acts = (double)r->acts->bytes;
     if (common.quiet) return;
     fprintf(stderr, "model    %s, %s parameters: %d layers, width %d, %d heads, feed-forward %d, vocabulary %d\n",
             config_model_type(c), human_count((double)config_weights(c)), c->L, c->C, c->H, c->F, c->V);
     fprintf(stderr, "data     %s tokens to train on, %s held out; a step reads %s (%.2f epochs in all)\n", human_count((double)r->data->n),
             human_count(r->valid ? (double)r->valid->n : 0), human_count((double)(o.batch * o.seq * o.accum)),
             (double)(o.batch * o.seq * o.accum) * (double)o.steps / (double)r->data->n);
-    fprintf(stderr, "memory   %s: weights, gradients and moments %s, activations %s\n", human_bytes(weights + acts), human_bytes(weights),
-            human_bytes(acts));
     fprintf(stderr, "machine  %s, products in %s, peak %.0f GFLOP/s measured\n", op.name, o.precision, r->peak / 1e9);
 }
 static void alloc_batch(Run *r) {
@@ -502,9 +522,11 @@ static void alloc_batch(Run *r) {
 /* [train.bench] Steps on random tokens: no data, nothing written. The median of the timed steps, after two to warm up. */
 static int by_value(const void *a, const void *b) { return (*(const double *)a > *(const double *)b) - (*(const double *)a < *(const double *)b); }
 static void bench(Run *r) {
-    Config c = config_from_options(o.vocab ? (int)o.vocab : 4096);
+    Config c = config_from_options(o.vocab ? (int)o.vocab : o.config ? 0 : 4096);
     if (c.head == HEAD_NONE) die("%s: a model without a head has no loss to train", o.config);
+    r->before_model = memory_now() + scratch_bytes();
     r->m = model_new(&c, (uint64_t)common.seed);
+    double memory = plan_memory(r);
     model_train_begin(r->m);
     alloc_batch(r);
     size_t N = (size_t)(o.batch * o.seq);
@@ -536,9 +558,9 @@ static void bench(Run *r) {
     qsort(seconds, (size_t)o.bench, sizeof *seconds, by_value);
     double s = seconds[o.bench / 2], tok_s = (double)N * (double)o.accum / s;
     double flops = tok_s * config_flops_per_token(&c, (size_t)o.seq);
-    printf("{\"tok_s\":%.1f,\"step_ms\":%.3f,\"gflops\":%.1f,\"peak_gflops\":%.1f,\"peak_share\":%.4f,\"parameters\":%zu,\"bytes\":%zu,"
-           "\"precision\":\"%s\",\"kernels\":\"%s\"}\n", tok_s, s * 1e3, flops / 1e9, r->peak / 1e9, flops / r->peak, config_weights(&c),
-           r->m->n_weights * 16 + r->acts->bytes, o.precision, op.name);
+    printf("{\"tok_s\":%.1f,\"step_ms\":%.3f,\"gflops\":%.1f,\"peak_gflops\":%.1f,\"peak_share\":%.4f,\"parameters\":%zu,\"bytes\":%.0f,"
+           "\"peak_bytes\":%.0f,\"precision\":\"%s\",\"kernels\":\"%s\"}\n", tok_s, s * 1e3, flops / 1e9, r->peak / 1e9, flops / r->peak, config_weights(&c),
+           memory, memory_peak(), o.precision, op.name);
     if (fflush(stdout)) die("stdout: %s", strerror(errno));
 }
 
@@ -564,6 +586,7 @@ int main(int argc, char **argv) {
     trainer_claim(&r.t, from_step, o.overwrite);
     prepare_tokenizer(&r, resume_dir);
     int vocab = r.tok ? tokenizer_vocab(r.tok) : o.vocab ? (int)o.vocab : 50304; /* shards: GPT-2's ids, rounded up */
+    r.before_model = memory_now() + scratch_bytes();
     if (resume_dir) r.m = model_load(resume_dir, true);
     else if (o.init) r.m = model_load(o.init, true);
     else {
@@ -575,6 +598,8 @@ int main(int argc, char **argv) {
     if (vocab > r.m->cfg.V) die("the tokenizer has %d tokens, the model only %d", vocab, r.m->cfg.V);
     if (o.seq > r.m->cfg.max_pos) die("--seq %lld is longer than the model's %d positions", (long long)o.seq, r.m->cfg.max_pos);
     prepare_data(&r);
+    print_start(&r);
+    double memory = plan_memory(&r);
     model_train_begin(r.m);
     alloc_batch(&r);
     if (resume_dir) trainer_moments(&r.t, r.m, resume_dir, from_step);
@@ -585,12 +610,12 @@ int main(int argc, char **argv) {
     cJSON *settings = options_to_json(&r.t.options);
     cJSON_AddStringToObject(settings, "kernels", op.name);
     cJSON_AddNumberToObject(settings, "parameters", (double)config_weights(&r.m->cfg));
+    cJSON_AddNumberToObject(settings, "memory_bytes", memory);
     char *text = cJSON_PrintUnformatted(settings);
     text[strlen(text) - 1] = 0;                                       /* the inside of the object */
     log_line("start", r.t.step, "%s", text + 1);
     free(text);
     cJSON_Delete(settings);
-    print_start(&r);
     catch_signals();
     train_loop(&r);
     log_close();

@@ -402,6 +402,11 @@ void tensor_to_f32(const Tensor *t, float *out) {
         widen(t->dtype, (const unsigned char *)t->data + first * size, out + first, n);
     }
 }
+void tensor_forget(const Tensor *t) {
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    uintptr_t from = ((uintptr_t)t->data + page - 1) / page * page, to = ((uintptr_t)t->data + t->bytes) / page * page;
+    if (from < to) madvise((void *)from, to - from, MADV_DONTNEED);
+}
 
 void f32_to_dtype(const float *in, size_t n, DType dtype, void *out) {
     uint16_t *half = out;

@@ -62,6 +62,8 @@ void tensors_close(Tensors *w);                 /* every Tensor of it is gone */
 
 /* Widens to float. Exact for F32, F16, BF16, BOOL and for integers up to 2^24; larger integers round to nearest. */
 void tensor_to_f32(const Tensor *t, float *out);
+/* The tensor was copied: its pages may leave this process (they stay in the page cache, and come again when read). */
+void tensor_forget(const Tensor *t);
 /* The way back, for F32, F16 and BF16: rounds to nearest, ties to even; too large becomes infinity. */
 void f32_to_dtype(const float *in, size_t n, DType dtype, void *out);
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """tokenizer.py - stage 1 beside tiktoken and Hugging Face tokenizers, in one run on one machine.
 
-    make && python3 bench/tokenizer.py                        # installs its peers into build/peers the first time
+    make && make bench-programs && python3 bench/tokenizer.py --peers install
     python3 bench/tokenizer.py --text my.txt --json out.json  # your own text
     python3 bench/tokenizer.py --model gpt2 llama2 qwen2      # published tokenizers: directories with tokenizer.json
 
@@ -10,58 +10,45 @@ medians count, because a shared machine changes from minute to minute. Before an
 compared: the trained file and the ids must be identical, or the script exits 1. With --model nothing is trained: each
 directory's tokenizer.json races instead, beside tiktoken where it is byte-level BPE.
 
-Without --text it reads the Python sources of the running interpreter and of the peers: real text, found everywhere.
+Without --text it reads the Python sources of the running interpreter: real text, found everywhere.
 """
-import argparse
+import hashlib
 import json
 import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 import unicodedata
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-PEERS = ["tokenizers", "tiktoken"]
+from common import Peer, Results, parse, parser, peers_python, program, race, run, serve
+
 LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
           r"|\s+(?!\S)|\s+")
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 
-def arguments():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--venv", default=str(ROOT / "build/peers"), help="virtual environment of the peers")
-    p.add_argument("--tokenizer", default=str(ROOT / "tokenizer"), help="the program to measure")
+def arguments(argv=None):
+    p = parser(__doc__)
     p.add_argument("--text", nargs="*", help="text files")
-    p.add_argument("--train-bytes", type=int, default=50_000_000)
-    p.add_argument("--encode-bytes", type=int, default=10_000_000)
+    p.add_argument("--train-bytes", type=int, help="default: 50 MB, quick: 5")
+    p.add_argument("--encode-bytes", type=int, help="default: 10 MB, quick: 2")
     p.add_argument("--vocab", type=int, default=32000)
     p.add_argument("--split", choices=["gpt2", "llama3"], default="gpt2")
-    p.add_argument("--rounds", type=int, default=5, help="rounds of encoding")
-    p.add_argument("--train-rounds", type=int, default=3)
-    p.add_argument("--model", nargs="*", default=[], help="directories with a tokenizer.json")
-    p.add_argument("--json", help="write the results here")
-    return p.parse_args()
-
-
-def enter_venv(venv):
-    """Continues this script inside the virtual environment, making it and installing the peers first if needed."""
-    python = Path(venv) / "bin/python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", venv], check=True)
-    if subprocess.run([python, "-c", "import " + ", ".join(PEERS)], capture_output=True).returncode:
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *PEERS], check=True)
-    if Path(sys.prefix).resolve() != Path(venv).resolve():
-        os.execv(python, [str(python), *sys.argv])
+    p.add_argument("--train-rounds", type=int, help="default: 3, quick: 1")
+    p.add_argument("--model", nargs="*", type=Path, default=[], help="directories with a tokenizer.json")
+    args = parse(p, argv)
+    args.train_bytes = args.train_bytes or (5_000_000 if args.quick else 50_000_000)
+    args.encode_bytes = args.encode_bytes or (2_000_000 if args.quick else 10_000_000)
+    args.train_rounds = args.train_rounds or (1 if args.quick else 3)
+    return args
 
 
 def read_documents(files, limit):
     """Documents of valid UTF-8, in an order that does not depend on the file system."""
     if not files:
-        roots = {Path(os.__file__).parent, Path(json.__file__).parent.parent, *map(Path, sys.path[1:])}
+        roots = {Path(os.__file__).parent, Path(json.__file__).parent.parent}
         files = sorted({str(f) for r in roots if r.is_dir() for f in r.rglob("*.py")})
     documents, total = [], 0
     for name in files:
@@ -74,47 +61,11 @@ def read_documents(files, limit):
             documents.append(text)
             total += len(text.encode())
     if not documents:
-        sys.exit("no text found: name files with --text")
+        raise SystemExit("no text found: name files with --text")
     return documents, total
 
 
-def peer_trainer(args):
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-    t = Tokenizer(models.BPE())
-    if args.split == "gpt2":
-        t.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    else:
-        t.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(LLAMA3), "isolated"),
-                                                   pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
-    t.decoder = decoders.ByteLevel()
-    return t, trainers.BpeTrainer(vocab_size=args.vocab, special_tokens=["<|endoftext|>"], show_progress=False,
-                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
-
-
-def race_training(args, documents, work):
-    """Median seconds of both; ours include starting, reading the files and writing the result. The text goes to ours
-    as .jsonl so that both see the same documents."""
-    corpus = work / "corpus.jsonl"
-    with open(corpus, "w", encoding="utf-8") as f:
-        for d in documents:
-            f.write(json.dumps({"text": d}, ensure_ascii=False) + "\n")
-    ours, theirs = [], []
-    for _ in range(args.train_rounds):
-        start = time.perf_counter()
-        subprocess.run([args.tokenizer, "train", "--data", str(corpus), "--vocab", str(args.vocab), "--out",
-                        str(work / "tea"), "--split", args.split, "--quiet"], check=True, stdout=subprocess.DEVNULL)
-        ours.append(time.perf_counter() - start)
-        t, trainer = peer_trainer(args)
-        start = time.perf_counter()
-        t.train_from_iterator(documents, trainer, length=len(documents))
-        theirs.append(time.perf_counter() - start)
-    t.save(str(work / "peer.json"))
-    mine, peer = json.loads((work / "tea/tokenizer.json").read_text()), json.loads((work / "peer.json").read_text())
-    if mine["model"] != peer["model"]:
-        sys.exit("the trained vocabularies differ: the times mean nothing")
-    return {"tea": statistics.median(ours), "tokenizers": statistics.median(theirs)}
-
-
+# ---- the peers' side: a process that learns, or encodes, when it is told to ------------------------------------------
 def pattern_of(config):
     """The split pattern of a byte-level BPE tokenizer.json; None: it is something else."""
     parts = config["pre_tokenizer"] or {}
@@ -138,83 +89,124 @@ def tiktoken_of(config):
     return tiktoken.Encoding("bench", pat_str=pattern, mergeable_ranks=ranks, special_tokens=special)
 
 
-def race_encoding(args, text, model, work):
-    """Median MB/s on one thread. "tea, cold" is the first pass of a new process, its word cache empty."""
-    from tokenizers import Tokenizer
-    peer = Tokenizer.from_file(str(model / "tokenizer.json"))
-    peer.encode_special_tokens = True  # the name of a special token in the text is text, as it is to the other two
-    tik = tiktoken_of(json.loads((model / "tokenizer.json").read_text()))
-    raw = text.encode()
-    (work / "encode.txt").write_bytes(raw)
-    command = [args.tokenizer, "encode", "--model", str(model)]
-    with open(work / "encode.txt", "rb") as f:
-        mine = [int(i) for i in subprocess.run(command, stdin=f, check=True, capture_output=True).stdout.split()]
-    if (tik and mine != tik.encode_ordinary(text)) or mine != peer.encode(text, add_special_tokens=False).ids:
-        sys.exit("the ids differ: the times mean nothing")
-    speeds = {"tea": [], "tea, cold": [], "tiktoken": [], "tokenizers": []}
-    for _ in range(args.rounds):
-        with open(work / "encode.txt", "rb") as f:
-            run = subprocess.run([*command, "--bench", "4"], stdin=f, check=True, capture_output=True)
-        seconds = json.loads(run.stdout)["seconds"]
-        speeds["tea, cold"].append(len(raw) / seconds[0] / 1e6)
-        speeds["tea"].append(len(raw) / statistics.median(seconds[1:]) / 1e6)
-        if tik:
-            start = time.perf_counter()
-            tik.encode_ordinary(text)
-            speeds["tiktoken"].append(len(raw) / (time.perf_counter() - start) / 1e6)
-        start = time.perf_counter()
-        peer.encode(text, add_special_tokens=False)
-        speeds["tokenizers"].append(len(raw) / (time.perf_counter() - start) / 1e6)
-    return {k: statistics.median(v) for k, v in speeds.items() if v}, len(mine)
-
-
-def race_published(args, text):
-    """Each directory of --model on the same text, in the normal form that some tokenizers would bring it to."""
-    result = {}
-    text = unicodedata.normalize("NFC", text)
-    print(f"{len(text.encode()) / 1e6:.1f} MB, one thread, MB/s (tea is so many times as fast)\n")
-    for model in map(Path, args.model):
-        with tempfile.TemporaryDirectory() as d:
-            speeds, n_ids = race_encoding(args, text, model, Path(d))
-        result[model.name] = speeds
-        print(f"{model.name:<16}" + "   ".join(f"{k} {v:.1f} ({speeds['tea'] / v:.1f}x)" for k, v in speeds.items()),
-              flush=True)
-    return result
-
-
-def main():
-    args = arguments()
-    if not os.access(args.tokenizer, os.X_OK):
-        sys.exit(f"{args.tokenizer} is not there: run make first")
-    enter_venv(args.venv)
+def worker(job):
     import tiktoken
     import tokenizers
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    text, call = "", {}
+
+    def learn(corpus, out):
+        documents = [json.loads(line)["text"] for line in open(corpus, encoding="utf-8")]
+        t = Tokenizer(models.BPE())
+        if job["split"] == "gpt2":
+            t.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        else:
+            t.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(LLAMA3), "isolated"),
+                                                       pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+        t.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(vocab_size=job["vocab"], special_tokens=["<|endoftext|>"], show_progress=False,
+                                      initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+        start = time.perf_counter()
+        t.train_from_iterator(documents, trainer, length=len(documents))
+        took = time.perf_counter() - start
+        t.save(out)
+        return took
+
+    def load(file, model):
+        """Hashes of the ids that each program makes of the file's text."""
+        nonlocal text
+        text = Path(file).read_bytes().decode()
+        path = Path(model, "tokenizer.json")
+        peer = Tokenizer.from_file(str(path))
+        peer.encode_special_tokens = True       # the name of a special token in the text is text, as it is to the others
+        call["tokenizers"] = lambda: peer.encode(text, add_special_tokens=False).ids
+        tik = tiktoken_of(json.loads(path.read_text()))
+        call.pop("tiktoken", None)
+        if tik:
+            call["tiktoken"] = lambda: tik.encode_ordinary(text)
+        return {name: digest(encode()) for name, encode in call.items()}
+
+    def encode(name):
+        start = time.perf_counter()
+        call[name]()
+        return time.perf_counter() - start
+
+    serve(dict(tiktoken=tiktoken.__version__, tokenizers=tokenizers.__version__),
+          lambda what, **rest: dict(learn=learn, load=load, encode=encode)[what](**rest))
+
+
+def digest(ids):
+    return hashlib.sha256(" ".join(map(str, ids)).encode()).hexdigest()
+
+
+# ---- the races -------------------------------------------------------------------------------------------------------
+def race_training(args, results, peer, documents, total, work):
+    """Seconds; ours include starting, reading the files and writing the result. Both get one .jsonl."""
+    corpus = work / "corpus.jsonl"
+    with open(corpus, "w", encoding="utf-8") as f:
+        for d in documents:
+            f.write(json.dumps({"text": d}, ensure_ascii=False) + "\n")
+
+    def tea():
+        start = time.perf_counter()
+        run([program(args, "tokenizer"), "train", "--data", corpus, "--vocab", args.vocab, "--out", work / "tea", "--split",
+             args.split, "--threads", args.threads, "--quiet"])
+        return time.perf_counter() - start
+
+    players = {"tea": tea}
+    if peer:
+        players["tokenizers"] = lambda: peer.ask(what="learn", corpus=str(corpus), out=str(work / "peer.json"))
+    turns, states = race(args, players, args.train_rounds)
+    if peer and json.loads((work / "tea/tokenizer.json").read_text())["model"] != json.loads(
+            (work / "peer.json").read_text())["model"]:
+        raise SystemExit("the trained vocabularies differ: the times mean nothing")
+    results.add("tokenizer/learn", "s", turns.pop("tea"), "lower", peers=turns, states=states, bytes=total,
+                documents=len(documents), vocab=args.vocab, split=args.split, versions=peer and peer.facts)
+
+
+def race_encoding(args, results, peer, name, text, model, work):
+    """MB/s on one thread. "cold" is the first pass of a new process, its word cache empty."""
+    raw, file, cold = text.encode(), work / "encode.txt", []
+    file.write_bytes(raw)
+    command = [program(args, "tokenizer"), "encode", "--model", model, "--threads", 1]
+    mine = run(command, stdin=open(file, "rb")).split()
+    kinds = peer.ask(what="load", file=str(file), model=str(model)) if peer else {}
+    if any(d != digest(mine) for d in kinds.values()):
+        raise SystemExit(f"{name}: the ids differ: the times mean nothing")
+
+    def tea():
+        seconds = json.loads(run([*command, "--bench", 4], stdin=open(file, "rb")))["seconds"]
+        cold.append(len(raw) / seconds[0] / 1e6)
+        return len(raw) / statistics.median(seconds[1:]) / 1e6
+
+    players = {"tea": tea} | {k: lambda k=k: len(raw) / peer.ask(what="encode", name=k) / 1e6 for k in kinds}
+    turns, states = race(args, players)
+    facts = dict(bytes=len(raw), ids=len(mine), versions=peer and peer.facts)
+    ours = turns.pop("tea")
+    results.add(f"tokenizer/encode/{name}", "MB/s", ours, peers=turns, states=states, **facts)
+    results.add(f"tokenizer/encode-cold/{name}", "MB/s", cold, peers=turns, states=states, **facts)
+
+
+def measure_all(args, results):
+    python = peers_python(args, ["tokenizers", "tiktoken"])
+    peer = Peer(python, __file__, args, dict(split=args.split, vocab=args.vocab)) if python else None
     documents, total = read_documents(args.text, args.train_bytes)
     text = "".join(documents).encode()[:args.encode_bytes].decode("utf-8", "ignore")
-    if args.model:
-        result = race_published(args, text)
-        if args.json:
-            Path(args.json).write_text(json.dumps(result, indent=1) + "\n")
-        return
     with tempfile.TemporaryDirectory() as d:
-        train = race_training(args, documents, Path(d))
-        encode, n_ids = race_encoding(args, text, Path(d) / "tea", Path(d))
-    result = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count(), "split": args.split,
-              "vocab": args.vocab, "train_bytes": total, "encode_bytes": len(text.encode()), "encode_ids": n_ids,
-              "train_s": train, "encode_MB_s": encode,
-              "versions": {"tiktoken": tiktoken.__version__, "tokenizers": tokenizers.__version__}}
-    print(f"{total / 1e6:.1f} MB of text, {len(documents)} documents, vocabulary {args.vocab}, split {args.split}; "
-          f"{len(text.encode()) / 1e6:.1f} MB encoded into {n_ids} ids\n")
-    print(f"{'learning':<14}{'seconds':>10}{'tea is':>12}")
-    for name, s in train.items():
-        print(f"{name:<14}{s:>10.2f}{s / train['tea']:>11.1f}x")
-    print(f"\n{'encoding':<14}{'MB/s':>10}{'tea is':>12}")
-    for name, v in encode.items():
-        print(f"{name:<14}{v:>10.1f}{encode['tea'] / v:>11.1f}x")
-    print("\n" + json.dumps(result))
-    if args.json:
-        Path(args.json).write_text(json.dumps(result, indent=1) + "\n")
+        if not args.model:
+            race_training(args, results, peer, documents, total, Path(d))
+            race_encoding(args, results, peer, f"bpe-{args.vocab}", text, Path(d) / "tea", Path(d))
+        for model in args.model:                 # the normal form that some tokenizers would bring it to
+            race_encoding(args, results, peer, model.name, unicodedata.normalize("NFC", text), model, Path(d))
+    if peer:
+        peer.close()
 
 
 if __name__ == "__main__":
-    main()
+    args = arguments()
+    if args.worker:
+        worker(json.loads(args.worker))
+    else:
+        results = Results(args, "tokenizers")
+        measure_all(args, results)
+        results.end()
