@@ -1731,7 +1731,7 @@ static void bench(void) {
     double decode_s = 0, readable = 0, limit = op.peak_read();     /* readable: bytes that memory would have given */
     for (size_t i = 0; i < n_decode;) {
         double start = now_s(), slice_s = 0, before = limit;
-        for (; i < n_decode && slice_s < 0.5; i++, slice_s = now_s() - start) {    /* [infer.decode] without its text */
+        for (; i < n_decode && slice_s < 0.5; i++, slice_s = now_s() - start) {    /* as in [infer.decode] */
             logits = feed(m, a, &id, 1, n_short + i);
             id = model_sample(a, logits, (size_t)c->V, &greedy, NULL, 0, 0, i);
         }

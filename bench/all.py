@@ -33,7 +33,8 @@ def limits(args, results):
     """The machine's best, and the states that it was seen in: hand-over between cores below or above 120 ns."""
     n = 3 if args.quick else STATES
     results.limits = list(lines(args, "bench_limits", "--samples", n))
-    for name, unit in ("f32_gflops", "GFLOP/s"), ("bf16_gflops", "GFLOP/s"), ("read_gb_s", "GB/s"):
+    for name, unit in (("f32_gflops", "GFLOP/s"), ("bf16_gflops", "GFLOP/s"), ("int8_gops", "GOP/s"),
+                       ("read_gb_s", "GB/s")):
         results.add(f"limits/{name.split('_')[0]}", unit, [s[name] for s in results.limits])
     for name, state in (("near", [s for s in results.limits if s["handover_ns"] < 120]),
                         ("far", [s for s in results.limits if s["handover_ns"] >= 120])):
@@ -49,6 +50,14 @@ def gemm(args, results):
         elif r["bench"] == "gemv":
             results.add(f"gemm/decode/{r['weights']}/{r['rows']}x{r['O']}x{r['C']}", "GB/s", [r["gb_s"]],
                         share=r["share"], limit="reads")
+
+
+def quant(args, results):
+    for r in lines(args, "bench_quant", *(["--quick"] if args.quick else [])):
+        decode, kind = r["bench"] == "quant_decode", r["weights"].replace(" ", "-")
+        limit = "reads" if decode else "int8" if "inputs-int8" in kind else "bf16"
+        results.add(f"quant/{'decode' if decode else 'prefill'}/{kind}/{r['rows']}x{r['O']}x{r['C']}",
+                    "GB/s" if decode else "GOP/s", [r["gb_s" if decode else "gops"]], share=r["share"], limit=limit)
 
 
 def attention(args, results):
@@ -76,7 +85,7 @@ def script(module, *options):
     return part
 
 
-PARTS = dict(limits=limits, gemm=gemm, attention=attention, ops=ops, train=script(train), bert=script(bert),
+PARTS = dict(limits=limits, gemm=gemm, quant=quant, attention=attention, ops=ops, train=script(train), bert=script(bert),
              tokenizer=script(tokenizer), infer=script(infer, "llama_cpp", "models"), lora=script(lora, "models"))
 
 

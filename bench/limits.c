@@ -3,7 +3,7 @@
  *     build/gcc/bench_limits [--threads N] [--isa NAME] [--state] [--samples N]
  *
  * Prints one JSON line a sample: the time that a cache line takes from one core to another, the bandwidth of reads, and
- * (without --state) multiply-adds of operands in registers, f32 and bf16. Virtual machines are moved between cores that
+ * (without --state) multiply-adds of operands in registers, f32, bf16 and int8. Virtual machines are moved between cores that
  * share a cache and cores that do not: hand-over and bandwidth then change together, some five and two times over,
  * within minutes. So every row of a benchmark is told together with the state that it ran in. */
 #include "../common.h"
@@ -56,8 +56,8 @@ int main(int argc, char **argv) {
     for (int64_t i = 0; i < samples; i++) {
         printf("{\"kernels\":\"%s\",\"handover_ns\":%.1f,\"read_gb_s\":%.2f", op.name, handover_ns(), op.peak_read() * 1e-9);
         if (!state)
-            printf(",\"f32_gflops\":%.1f,\"bf16_gflops\":%.1f", op.peak_flops(PREC_F32) * 1e-9,
-                   op.peak_flops(PREC_BF16) * 1e-9);
+            printf(",\"f32_gflops\":%.1f,\"bf16_gflops\":%.1f,\"int8_gops\":%.1f", op.peak_flops(PREC_F32) * 1e-9,
+                   op.peak_flops(PREC_BF16) * 1e-9, op.peak_flops(PREC_I8) * 1e-9);
         printf("}\n");
         fflush(stdout);
     }
