@@ -10,6 +10,7 @@
     bf16     BF16 weights, products in bf16        BF16
     int8     ./quantize --bits 8                   Q8_0
     int4     ./quantize --bits 4 --group 128       Q4_0, Q4_K_M
+Embedding and head have 8 bits in our quantised rows, 8 or less in theirs.
 
 Both programs get random weights of the same shape (width 2048, 22 layers, 32 heads that share 4 of keys and values,
 feed-forward 5632, vocabulary 32000), written once below --models. A turn is one start of ./infer --bench, or of
@@ -32,9 +33,9 @@ ROWS = {  # name -> dtype of ours, options of ./quantize, llama.cpp's types
     "f32": ("F32", None, ["F32"]),
     "f16": ("F16", None, ["F16"]),
     "bf16": ("BF16", None, ["BF16"]),
-    "int8": ("BF16", ["--bits", 8], ["Q8_0"]),
-    "int8-dynamic": ("BF16", ["--bits", 8, "--activations", "dynamic"], ["Q8_0"]),
-    "int4": ("BF16", ["--bits", 4, "--group", 128], ["Q4_0", "Q4_K_M"]),
+    "int8": ("BF16", ["--bits", 8, "--embedding", 8], ["Q8_0"]),
+    "int8-dynamic": ("BF16", ["--bits", 8, "--embedding", 8, "--activations", "dynamic"], ["Q8_0"]),
+    "int4": ("BF16", ["--bits", 4, "--group", 128, "--embedding", 8], ["Q4_0", "Q4_K_M"]),
 }
 PROMPT, DECODE = 512, 128
 
