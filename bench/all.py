@@ -63,8 +63,8 @@ def quant(args, results):
 def attention(args, results):
     for r in lines(args, "bench_attention", *(["--only", "T256"] if args.quick else [])):
         decode = r["way"] == "decode"
-        results.add(f"attention/{r['way']}/{r['precision']}/{r['case'].replace(' ', '-')}", "GB/s" if decode else "GFLOP/s",
-                    [r["gb_s" if decode else "gflop_s"]], share=r["share"],
+        results.add(f"attention/{r['way']}/{r['precision']}/{r['case'].replace(' ', '-')}",
+                    "GB/s" if decode else "GFLOP/s", [r["gb_s" if decode else "gflop_s"]], share=r["share"],
                     limit="reads" if decode else r["precision"])
 
 
@@ -77,16 +77,16 @@ def ops(args, results):
 def script(module, *options):
     """A script that measures by itself: its own options, and those that are common."""
     def part(args, results):
-        common = ["--build", args.build, "--venv", args.venv, "--peers", args.peers, "--threads", args.threads, "--device",
-                  args.device, *(["--quick"] if args.quick else []),
+        common = ["--build", args.build, "--venv", args.venv, "--peers", args.peers, "--threads", args.threads,
+                  "--device", args.device, *(["--quick"] if args.quick else []),
                   *(["--rounds", args.rounds] if args.rounds_given else [])]
         own = [word for o in options if getattr(args, o) for word in ("--" + o.replace("_", "-"), getattr(args, o))]
         module.measure_all(module.arguments([str(w) for w in [*common, *own]]), results)
     return part
 
 
-PARTS = dict(limits=limits, gemm=gemm, quant=quant, attention=attention, ops=ops, train=script(train), bert=script(bert),
-             tokenizer=script(tokenizer), infer=script(infer, "llama_cpp", "models"), lora=script(lora, "models"))
+PARTS = dict(limits=limits, gemm=gemm, quant=quant, attention=attention, ops=ops, train=script(train),
+             bert=script(bert), tokenizer=script(tokenizer), infer=script(infer, "llama_cpp", "models"), lora=script(lora, "models"))
 
 
 def main():
@@ -104,8 +104,8 @@ def main():
         PARTS[name](args, results)
         print(f"{'':38}{number(time.perf_counter() - before):>10}  s for {name}", flush=True)
     results.machine["seconds"] = round(time.perf_counter() - start, 1)
-    m = results.machine
-    results.write(args.json or ROOT / "bench/results" / f"{m['date'][:10]}-{m['commit']}{'-quick' if args.quick else ''}.json")
+    name = f"{results.machine['date'][:10]}-{results.machine['commit']}{'-quick' if args.quick else ''}.json"
+    results.write(args.json or ROOT / "bench/results" / name)
 
 
 if __name__ == "__main__":

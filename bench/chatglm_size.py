@@ -78,8 +78,8 @@ def measure_all(args, results):
         if not (path / file.name).exists():
             (path / file.name).symlink_to(file.resolve())
     weight_bytes = sum(f.stat().st_size for f in weight_files(path))
-    common = [program(args, "infer"), "--model", path, "--threads", args.threads, "--device", args.device, "--precision",
-              args.precision, "--quiet"]
+    common = [program(args, "infer"), "--model", path, "--threads", args.threads, "--device", args.device,
+              "--precision", args.precision, "--quiet"]
     with tempfile.TemporaryDirectory() as directory:
         ids = Path(directory, "ids.json")
         ids.write_text(json.dumps([list(range(100, 100 + PROMPT))]))

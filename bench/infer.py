@@ -10,7 +10,8 @@
     bf16     BF16 weights, products in bf16        BF16
     int8     ./quantize --bits 8                   Q8_0
     int4     ./quantize --bits 4 --group 128       Q4_0, Q4_K_M
-Embedding and head have 8 bits in our quantised rows, 8 or less in theirs.
+
+int8-dynamic has int8 inputs, too. Embedding and head have 8 bits in our quantised rows, 8 or fewer in llama.cpp's.
 
 Both programs get random weights of the same shape (width 2048, 22 layers, 32 heads that share 4 of keys and values,
 feed-forward 5632, vocabulary 32000), written once below --models. A turn is one start of ./infer --bench, or of
@@ -44,7 +45,7 @@ def arguments(argv=None):
     p = parser(__doc__)
     p.add_argument("--rows", nargs="+", choices=ROWS, metavar="ROW", help=", ".join(ROWS))
     p.add_argument("--llama-cpp", type=Path, help="a build folder of llama.cpp")
-    p.add_argument("--models", type=Path, default=ROOT / "build/bench-models", help="where the models are kept, 4 to 20 GB")
+    p.add_argument("--models", type=Path, default=ROOT / "build/bench-models", help="where they are kept: up to 30 GB")
     p.add_argument("--layers", type=int, help="default: 22, quick: 4")
     args = parse(p, argv)
     args.layers = args.layers or (4 if args.quick else LLAMA_1B["num_hidden_layers"])
@@ -79,8 +80,8 @@ def peer_model(args, config, kind):
 
 
 def llama_bench(args, path, n_prompt, n_decode):
-    out = run([args.llama_cpp / "bin/llama-bench", "-m", path, "-t", args.threads, "-p", n_prompt, "-n", n_decode, "-r", 1,
-               "-o", "json"])
+    out = run([args.llama_cpp / "bin/llama-bench", "-m", path, "-t", args.threads, "-p", n_prompt, "-n", n_decode,
+               "-r", 1, "-o", "json"])
     return {("prefill" if r["n_prompt"] else "decode"): r["avg_ts"] for r in json.loads(out)}
 
 
