@@ -3,7 +3,7 @@
  *
  *     build/gcc/bench_attention [--device cpu|cuda] [--isa avx2] [--threads N] [--precision f32|bf16|both] [--only D64]
  *
- * Only the work that a causal mask leaves counts: 4 D flops for each pair (t, s <= t) forward, 2.5 times that backward,
+ * Only the work that a mask leaves counts: 4 D flops for each pair (t, s <= t) forward, 2.5 times that backward,
  * which has five products where the forward has two. Other programs share the machine, so the limit is measured between
  * the runs, and the fastest call is compared with the best limit: both are what the machine does when left alone.
  *
@@ -60,16 +60,20 @@ int main(int argc, char **argv) {
     };
     options_parse(argc, argv, 1, "Speed of attention.", options, sizeof options / sizeof *options);
     static const struct { const char *name; size_t B, T, S; int H, K, D; } cases[] = {
+        {"B4 T256 H6 D32", 4, 256, 256, 6, 6, 32},
+        {"B16 T256 H8 D32", 16, 256, 256, 8, 8, 32},
+        {"B8 T256 H6 D48", 8, 256, 256, 6, 6, 48},
+        {"B4 T64 H12 D64", 4, 64, 64, 12, 12, 64},
         {"B4 T256 H12 D64", 4, 256, 256, 12, 12, 64},
         {"B4 T1024 H12 D64", 4, 1024, 1024, 12, 12, 64},
-        {"B16 T256 H8 D32", 16, 256, 256, 8, 8, 32},
+        {"B16 T128 H12 D64 both ways", 16, 128, 128, 12, 12, 64},
         {"B1 T2048 H32 K4 D64", 1, 2048, 2048, 32, 4, 64},
         {"B1 T2048 H16 D128", 1, 2048, 2048, 16, 16, 128},
         {"decode S1024 H12 D64", 1, 1, 1024, 12, 12, 64},
         {"decode S2048 H32 K4 D64", 1, 1, 2048, 32, 4, 64},
         {"decode S8192 H32 K8 D128", 1, 1, 8192, 32, 8, 128},
     };
-    fprintf(stderr, "%-26s %-5s %-9s %10s %10s %7s\n", "case", "", "", "time us", "GFLOP/s", "share");
+    fprintf(stderr, "%-27s %-5s %-9s %10s %10s %7s\n", "case", "", "", "time us", "GFLOP/s", "share");
     for (int bf16 = 0; bf16 < 2; bf16++) {
         if (strcmp(wanted, "both") && strcmp(wanted, bf16 ? "bf16" : "f32")) continue;
         Precision precision = bf16 ? PREC_BF16 : PREC_F32;
@@ -78,21 +82,21 @@ int main(int argc, char **argv) {
             if (!strstr(cases[i].name, only)) continue;
             size_t B = cases[i].B, T = cases[i].T, S = cases[i].S, H = (size_t)cases[i].H, D = (size_t)cases[i].D;
             size_t n_q = B * T * H * D, n_k = B * S * (size_t)cases[i].K * D;
-            bool decode = T == 1;
+            bool decode = T == 1, causal = !strstr(cases[i].name, "both ways");
             int32_t pos = (int32_t)(S - T), *device_pos = (int32_t *)op.mem_alloc(sizeof pos);
             op.upload(device_pos, &pos, sizeof pos);
-            Attn a = {.B = B, .T = T, .S = S, .H = cases[i].H, .K = cases[i].K, .D = cases[i].D, .causal = true,
+            Attn a = {.B = B, .T = T, .S = S, .H = cases[i].H, .K = cases[i].K, .D = cases[i].D, .causal = causal,
                       .scale = (float)(1 / sqrt((double)D)), .pos = decode ? device_pos : NULL};
             Work w = {.q = random_acts(n_q), .k = random_acts(n_k), .v = random_acts(n_k), .out = random_acts(n_q),
                       .dout = random_acts(n_q), .dq = random_acts(n_q), .dk = random_acts(n_k), .dv = random_acts(n_k),
                       .lse = (float *)op.mem_alloc(B * H * T * 4), .delta = (float *)op.mem_alloc(B * H * T * 4),
                       .a = a};
-            double pairs = decode ? (double)(B * H * S) : (double)(B * H) * (double)T * (double)(T + 1) / 2;
+            double seen = decode || !causal ? (double)S : (double)(T + 1) / 2, pairs = (double)(B * H * T) * seen;
             for (int back = 0; back < (decode ? 1 : 2); back++) {
                 double flops = pairs * 4 * (double)D * (back ? 2.5 : 1), bytes = 2 * (double)(n_k * op.act_size), share;
                 double t = measure(back ? backward : forward, &w, decode ? bytes : flops, !decode, precision, &share);
                 const char *way = decode ? "decode" : back ? "backward" : "forward", *kind = bf16 ? "bf16" : "f32";
-                fprintf(stderr, "%-26s %-5s %-9s %10.1f %10.1f %6.1f%%%s\n", cases[i].name, kind, way, t * 1e6,
+                fprintf(stderr, "%-27s %-5s %-9s %10.1f %10.1f %6.1f%%%s\n", cases[i].name, kind, way, t * 1e6,
                         flops / t * 1e-9, 100 * share, decode ? " of reading K and V" : "");
                 printf("{\"bench\":\"attention\",\"case\":\"%s\",\"device\":\"%s\",", cases[i].name, op.name);
                 printf("\"precision\":\"%s\",\"way\":\"%s\",", kind, way);
