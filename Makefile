@@ -73,7 +73,7 @@ OPT     := $(if $(filter 1,$(DEBUG)),-O0 -g3,$(if $(filter 1,$(SAN)),-O1,-O2) -g
 CFLAGS  += -std=gnu11 -D_GNU_SOURCE $(OPT) $(WARN) $(OMP) $(if $(HAVE_CUDA),-DCUDA)
 # Kernels: loops vectorise without errno and traps; nothing that breaks NaN or infinity.
 KFLAGS  := -std=gnu11 -D_GNU_SOURCE $(subst -O2,-O3,$(OPT)) $(WARN) $(OMP) $(if $(HAVE_CUDA),-DCUDA) -fno-math-errno -fno-trapping-math
-AVX512  := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c -mprefer-vector-width=512
+AVX512  := -mprfchw -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c -mprefer-vector-width=512
 K_plain      := -DFLAVOUR_IS_PLAIN
 K_avx2       := -mavx2 -mfma -mf16c
 K_avx512     := $(AVX512)

@@ -289,9 +289,10 @@ static void test_finite_differences(void) {
 typedef struct { const char *isa; Precision precision; } Flavour;
 static Flavour flavours[8];
 static int n_flavours;
-static void flavours_find(void) {
+static void flavours_find(const char *only) {
     static const char *const isas[] = {"plain", "avx2", "avx512", "avx512bf16", "neon"};
     for (size_t i = 0; i < sizeof isas / sizeof *isas; i++) {
+        if (only && strcmp(isas[i], only)) continue;
         fflush(NULL);
         pid_t pid = fork();                                   /* ops_select dies where CPU or build lack the flavour */
         if (!pid) {
@@ -467,11 +468,11 @@ static void test_precision(void) {
     }
 }
 
-int main(void) {
+int main(int argc, char **argv) {                             /* test_attention [FLAVOUR]: only this one */
     omp_set_num_threads(2);
     test_range();
     test_finite_differences();
-    flavours_find();
+    flavours_find(argc > 1 ? argv[1] : NULL);
     cases_make();
     for (int i = 0; i < n_flavours; i++) test_flavour(&flavours[i]), test_decode(&flavours[i]), test_few_queries(&flavours[i]);
     test_precision();

@@ -330,11 +330,12 @@ static void check_peaks(void) {
           "%s: limits %.1f GFLOP/s f32, %.1f bf16, %.1f GB/s read", op.name, f32 * 1e-9, bf16 * 1e-9, read * 1e-9);
 }
 
-int main(void) {
+int main(int argc, char **argv) {                             /* test_matmul [FLAVOUR]: only this one */
     rng = (Rng){seed = 1, 0};
     static const char *isas[] = {"plain", "avx2", "avx512", "avx512bf16", "neon"};
     for (size_t i = 0; i < sizeof isas / sizeof *isas; i++)
         for (int p = 0; p < 2; p++) {
+            if (argc > 1 && strcmp(isas[i], argv[1])) continue;
             pid_t pid = fork();                        /* ops_select dies where CPU or build lack the flavour */
             if (!pid) {
                 if (!freopen("/dev/null", "w", stderr)) _exit(1);

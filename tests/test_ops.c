@@ -904,9 +904,10 @@ static bool runs(const char *isa) {
     return pid > 0 && waitpid(pid, &status, 0) == pid && WIFEXITED(status) && !WEXITSTATUS(status);
 }
 
-int main(void) {
+int main(int argc, char **argv) {                             /* test_ops [FLAVOUR]: only this one */
     static const char *isas[] = {"plain", "avx2", "avx512", "avx512bf16", "neon"};
     for (size_t i = 0; i < sizeof isas / sizeof *isas; i++) {
+        if (argc > 1 && strcmp(isas[i], argv[1])) continue;
         if (!runs(isas[i])) {
             printf("      %s: not in this build or not on this CPU\n", isas[i]);
             continue;
