@@ -406,7 +406,8 @@ static void pack_slots(float *keys, float *values, const act *k, const act *v, c
     for (size_t s = from; s < to; s += 2) {
         const float *k_bs = k + ((b * a->S + s) * K + kh) * D, *v_bs = v + ((b * a->S + s) * K + kh) * D;
         size_t D0 = s >= lo && s < hi ? D : 0, D1 = s + 1 >= lo && s + 1 < hi ? D : 0;
-        for (size_t i = AHEAD; i < AHEAD + 2; i++) fetch_row(k_bs, i * K * D, D, false), fetch_row(v_bs, i * K * D, D, false);
+        for (size_t i = AHEAD; i < AHEAD + 2; i++)
+            fetch_row(k_bs, i * K * D, D, false), fetch_row(v_bs, i * K * D, D, false);
         pack_along(keys + s * z.key_width, k_bs, D0, z.key_width, 1.0f, z.pairs);
         pack_along(keys + (s + 1) * z.key_width, k_bs + K * D, D1, z.key_width, 1.0f, z.pairs);
         pack_across(values + (z.pairs ? s / 2 : s) * z.width, v_bs, D0, v_bs + K * D, D1, z.width, z.pairs);
@@ -463,7 +464,8 @@ static void attend(act *out, float *lse, const act *q, const float *keys, const 
     attn_rows(&rows, a, b, kh, r0, QUERIES);
     for (size_t i = 0; i < QUERIES; i++)
         pack_along(w.rows + i * z.key_width, q + rows.at[i], D, z.key_width, a->scale * LOG2E, z.pairs);
-    for (size_t i = 0; i < rows.n; i++) fetch_row(q, rows.at[i] + next_rows(a), D, false), fetch_row(out, rows.at[i], D, false);
+    for (size_t i = 0; i < rows.n; i++)
+        fetch_row(q, rows.at[i] + next_rows(a), D, false), fetch_row(out, rows.at[i], D, false);
     attn_transpose(w.qt, QUERIES, w.rows, z.key_width, QUERIES, z.key_width);
     for (size_t i = 0; i < QUERIES; i++) w.max[i] = MAX_START, w.sum[i] = 0.0f;
     memset(w.ot, 0, QUERIES * z.width * sizeof *w.ot);
@@ -805,7 +807,8 @@ static void attend_bwd(act *dq, act *dk, act *dv, const act *dout, const act *ou
     for (size_t s = lo / PACK_SLOTS * PACK_SLOTS; s < ROUND_UP(hi, PACK_SLOTS); s += 2) {
         size_t bs = ((b * a->S + s) * K + kh) * D, D0 = s >= lo && s < hi ? D : 0,
                D1 = s + 1 >= lo && s + 1 < hi ? D : 0;
-        for (size_t i = AHEAD; i < AHEAD + 2; i++) fetch_row(k, bs + i * K * D, D, false), fetch_row(v, bs + i * K * D, D, false);
+        for (size_t i = AHEAD; i < AHEAD + 2; i++)
+            fetch_row(k, bs + i * K * D, D, false), fetch_row(v, bs + i * K * D, D, false);
         pack_along(y.keys + s * z.key_width, k + bs, D0, z.key_width, 1.0f, z.pairs);
         pack_along(y.keys + (s + 1) * z.key_width, k + bs + K * D, D1, z.key_width, 1.0f, z.pairs);
         pack_along(y.values + s * z.key_width, v + bs, D0, z.key_width, 1.0f, z.pairs);
@@ -823,7 +826,8 @@ static void attend_bwd(act *dq, act *dk, act *dv, const act *dout, const act *ou
         if (first >= last && !(want & WANT_DQ)) continue;
         for (size_t i = 0; i < rows.n; i++) {
             size_t next = rows.at[i] + next_rows(a);
-            fetch_row(q, next, D, false), fetch_row(dout, next, D, false), fetch_row(out, next, D, false), fetch_row(dq, rows.at[i], D, false);
+            fetch_row(q, next, D, false), fetch_row(dout, next, D, false), fetch_row(out, next, D, false);
+            fetch_row(dq, rows.at[i], D, false);
         }
         memset(w.dqt, 0, QUERIES * z.width * sizeof *w.dqt);
         for (size_t i = 0; i < QUERIES; i++)
