@@ -532,39 +532,39 @@ ALWAYS_INLINE void tile8(const int nv, const int bits, TILE8_ARGS) {
                 acc[r][v] = bits == 4 ? dot_u(acc[r][v], b_u[v], a_u) : dot_i8(acc[r][v], b_u[v], a_u);
         }
     }
-    if (rows == MR && cols == (size_t)nv * VL) {
-#pragma GCC unroll 8
-        for (int r = 0; r < MR; r++) {
-            const float x_scale = row_scale[r], x_sum = (float)sums[(size_t)r * sums_step];
-#pragma GCC unroll 3
-            for (int v = 0; v < nv; v++) {
-                vf y = vi_float(acc[r][v]) * vf_load(s->scale + v * VL);
-                if (s->zero) y -= vf_load(s->zero + v * VL) * x_sum;
-                y *= x_scale;
-                const size_t at = (size_t)r * out->ld + (size_t)v * VL;
-                if (out->bias) y += vf_load(out->bias + v * VL);
-                if (out->residual) y += vf_load(out->residual + at);
-                if (out->add) y += vf_load(out->c + at);
-                vf_store(out->c + at, y);
-            }
+    /* An edge goes the same way in memory of its own: other code might round otherwise, and what is an edge depends on
+     * how many threads share the work. */
+    const bool whole = rows == MR && cols == (size_t)nv * VL;
+    float y_edge[MR][NV * VL], residual_edge[MR][NV * VL], bias_edge[NV * VL] = {0};
+    float *c = out->c;
+    const float *bias = out->bias, *residual = out->residual;
+    size_t ld = out->ld;
+    if (!whole) {
+        memset(y_edge, 0, sizeof y_edge), memset(residual_edge, 0, sizeof residual_edge);
+        for (size_t r = 0; r < rows; r++) {
+            if (out->add) memcpy(y_edge[r], c + r * ld, cols * sizeof *c);
+            if (residual) memcpy(residual_edge[r], residual + r * ld, cols * sizeof *c);
         }
-        return;
+        if (bias) memcpy(bias_edge, bias, cols * sizeof *bias), bias = bias_edge;
+        c = y_edge[0], ld = NV * VL, residual = residual ? residual_edge[0] : NULL;
     }
-    int32_t edge[MR][NV * VL];                                /* an edge: by way of memory */
 #pragma GCC unroll 8
-    for (int r = 0; r < MR; r++)
+    for (int r = 0; r < MR; r++) {
+        const size_t row = MIN((size_t)r, rows - 1);
+        const float x_scale = row_scale[row], x_sum = (float)sums[row * sums_step];
 #pragma GCC unroll 3
-        for (int v = 0; v < nv; v++) memcpy(&edge[r][v * VL], &acc[r][v], sizeof acc[r][v]);
-    for (size_t r = 0; r < rows; r++)
-        for (size_t i = 0; i < cols; i++) {
-            const size_t at = r * out->ld + i;
-            float y = (float)edge[r][i] * s->scale[i];
-            if (s->zero) y -= s->zero[i] * (float)sums[r * sums_step];
-            y *= row_scale[r];
-            if (out->bias) y += out->bias[i];
-            if (out->residual) y += out->residual[at];
-            out->c[at] = out->add ? y + out->c[at] : y;
+        for (int v = 0; v < nv; v++) {
+            vf y = vi_float(acc[r][v]) * vf_load(s->scale + v * VL);
+            if (s->zero) y -= vf_load(s->zero + v * VL) * x_sum;
+            y *= x_scale;
+            const size_t at = (size_t)r * ld + (size_t)v * VL;
+            if (bias) y += vf_load(bias + v * VL);
+            if (residual) y += vf_load(residual + at);
+            if (out->add) y += vf_load(c + at);
+            vf_store(c + at, y);
         }
+    }
+    for (size_t r = 0; r < rows && !whole; r++) memcpy(out->c + r * out->ld, y_edge[r], cols * sizeof *c);
 }
 #define TILE8(name, nv, bits) static void name(TILE8_ARGS) { \
     tile8(nv, bits, n_units, a, b, out, sums, sums_step, row_scale, s, rows, cols); }
