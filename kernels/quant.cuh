@@ -187,9 +187,9 @@ ALWAYS_INLINE vb nibble_high(vb w) {
 typedef struct Few8 {
     const char *data;          /* (N, steps, step_bytes) */
     const float *scale;        /* (N, steps): of the digits */
-    const float *sums;         /* (N, groups): of the inputs, as written in digits, for zero points */
+    const float *sums;         /* (N, sums_step): of a group's inputs, as written in digits, for zero points; then 0 */
     float token_scale[FEW_ROWS];
-    size_t N, steps, n_groups;
+    size_t N, steps, n_groups, sums_step;
 } Few8;
 ALWAYS_INLINE size_t step_inputs(int bits) { return bits == 4 ? 2 * VB : VB; }
 ALWAYS_INLINE size_t step_bytes(int bits, int digits) { return (size_t)digits * (step_inputs(bits) + VB); }
@@ -216,13 +216,14 @@ static void input_step(char *at, const int32_t *v, int bits, int digits) {
 static Few8 few8_inputs(const Mat *w, const float *x, size_t N) {
     const int bits = w->dtype == DT_I4 ? 4 : 8, digits = w->input == INPUT_FLOAT ? 2 : 1;
     const size_t C = w->cols, n = step_inputs(bits), steps = CEIL_DIV(C, n), bytes = step_bytes(bits, digits);
-    const size_t G = group_size(w), n_groups = mat_groups(w), padded = steps * n;
+    const size_t G = group_size(w), n_groups = mat_groups(w), padded = steps * n, sums_step = CEIL_DIV(n_groups, VL) * VL;
     const size_t rows = N <= 2 ? N : N <= 4 ? 4 : FEW_ROWS;   /* the loops read that many */
-    char *buffer = scratch(SCRATCH_QUANT, rows * (steps * (bytes + 4) + n_groups * 4) + padded * 9 + 64);
-    float *scale = (float *)(buffer + rows * steps * bytes), *sums = scale + rows * steps, *row = sums + rows * n_groups;
+    char *buffer = scratch(SCRATCH_QUANT, rows * (steps * (bytes + 4) + sums_step * 4) + padded * 9 + 64);
+    float *scale = (float *)(buffer + rows * steps * bytes), *sums = scale + rows * steps, *row = sums + rows * sums_step;
     int32_t *v = (int32_t *)(row + padded);
     int8_t *q = (int8_t *)(v + padded);
-    Few8 f = {.data = buffer, .scale = scale, .sums = sums, .N = N, .steps = steps, .n_groups = n_groups};
+    Few8 f = {.data = buffer, .scale = scale, .sums = sums, .N = N, .steps = steps, .n_groups = n_groups,
+              .sums_step = sums_step};
     for (size_t t = 0; t < N; t++) {
         const float *x_t = x + t * C;
         for (size_t c = 0; c < C; c++) row[c] = w->order ? x_t[w->order[c]] : x_t[c];
@@ -248,10 +249,10 @@ static Few8 few8_inputs(const Mat *w, const float *x, size_t N) {
             }
             input_step(buffer + (t * steps + s) * bytes, v_s, bits, digits);
         }
-        for (size_t g = 0; g < n_groups && w->zero; g++) {
+        for (size_t g = 0; g < sums_step && w->zero; g++) {
             float sum = 0;
             for (size_t c = g * G; c < MIN((g + 1) * G, C); c++) sum += (float)v[c] * scale[t * steps + c / n];
-            sums[t * n_groups + g] = sum;
+            sums[t * sums_step + g] = sum;
         }
     }
     return f;
@@ -282,17 +283,29 @@ static void scales_read(float *y, const Mat *w, size_t i, size_t n) {
     vf_store(y + k, vf_widen(rest, w->scale_dtype));
 #endif
 }
+/* VL zero points from i on, or the n that are left and zeros. */
+ALWAYS_INLINE vf zeros_load(const Mat *w, size_t i, size_t n) {
+    typedef int8_t vz __attribute__((vector_size(VL)));
+    vz z = {0};
+    if (n >= VL) memcpy(&z, w->zero + i, VL);
+    else memcpy(&z, w->zero + i, n);
+    return __builtin_convertvector(z, vf);
+}
+/* Scales of a step's lanes: as they lie, or picked from fewer. */
+#if VL == 16
+typedef __m512i Pick;
+ALWAYS_INLINE vf scales_pick(const float *s, Pick pick) { return (vf)_mm512_permutexvar_ps(pick, (__m512)vf_load(s)); }
+ALWAYS_INLINE Pick pick_of(size_t per) {                      /* every scale for so many lanes */
+    return _mm512_srlv_epi32(_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
+                             _mm512_set1_epi32(__builtin_ctz((unsigned)per)));
+}
+#else
+typedef int Pick;
+ALWAYS_INLINE vf scales_pick(const float *s, Pick pick) { return (void)pick, vf_load(s); }
+ALWAYS_INLINE Pick pick_of(size_t per) { return (void)per, 0; }
+#endif
 /* One scale a lane: per lanes share one. */
 static void scales_spread(float *lane, const float *scale, size_t n_lanes, size_t per) {
-#if VL == 16
-    if (per < 16 && 16 % per == 0) {
-        const __m512i index = _mm512_srlv_epi32(_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
-                                                _mm512_set1_epi32(__builtin_ctzl(per)));
-        for (size_t i = 0; i < n_lanes; i += 16)
-            vf_store(lane + i, (vf)_mm512_permutexvar_ps(index, (__m512)vf_load(scale + i / per)));
-        return;
-    }
-#endif
     for (size_t g = 0; g * per < n_lanes; g++)
         for (size_t i = g * per; i < MIN((g + 1) * per, n_lanes); i += VL) vf_store(lane + i, (vf){0} + scale[g]);
 }
@@ -327,6 +340,10 @@ ALWAYS_INLINE void few8_rows(FEW8_ARGS, const int bits, const int digits, const 
     const size_t G = group_size(m), n_groups = mat_groups(m);
     const size_t steps_a_group = lanes || n_groups == 1 ? f->steps : G / n, n_lanes = f->steps * VL;
     const size_t part = CEIL_DIV(o1 - o0, streams), room = n_lanes + n_groups + SCALE_PAD;
+    const size_t per = G / (n / VL);                          /* lanes of a scale */
+    const bool picked = VL == 16 && lanes && per < VL && VL % per == 0;
+    const Pick pick = pick_of(picked ? per : 1);
+    const size_t scale_step = picked ? VL / per : VL;
     for (size_t i = 0; i < part; i++) {
         const char *w[4];
         const float *scale[4];
@@ -339,7 +356,7 @@ ALWAYS_INLINE void few8_rows(FEW8_ARGS, const int bits, const int digits, const 
             scales_read(s, m, o * n_groups, n_groups);
             vf_store(s + n_groups, (vf){0});                  /* of lanes past the end: no rubbish times zero */
             scale[r] = s;
-            if (lanes) scales_spread(s + n_groups + VL, s, n_lanes, G / (n / VL)), scale[r] = s + n_groups + VL;
+            if (lanes && !picked) scales_spread(s + n_groups + VL, s, n_lanes, per), scale[r] = s + n_groups + VL;
 #pragma GCC unroll 8
             for (size_t t = 0; t < n_x; t++) acc[r][t] = (vf){0};
         }
@@ -349,8 +366,9 @@ ALWAYS_INLINE void few8_rows(FEW8_ARGS, const int bits, const int digits, const 
 #pragma GCC unroll 4
             for (size_t r = 0; r < streams; r++) {
                 if (bits == 4) __builtin_prefetch(w[r] + k * VB + 4096);
-                few8_step(acc[r], vb_load(w[r] + k * VB), lanes ? vf_load(scale[r] + k * VL) : scale[r][g] - (vf){0}, f,
-                          k, bits, digits, n_x);
+                few8_step(acc[r], vb_load(w[r] + k * VB),
+                          lanes ? scales_pick(scale[r] + k * scale_step, pick) : scale[r][g] - (vf){0}, f, k, bits,
+                          digits, n_x);
             }
         }
         if (whole < f->steps) {
@@ -359,7 +377,8 @@ ALWAYS_INLINE void few8_rows(FEW8_ARGS, const int bits, const int digits, const 
             for (size_t r = 0; r < streams; r++) {
                 char edge[VB] = {0};
                 memcpy(edge, w[r] + whole * VB, bytes - whole * VB);
-                few8_step(acc[r], vb_load(edge), lanes ? vf_load(scale[r] + whole * VL) : scale[r][g] - (vf){0}, f, whole,
+                few8_step(acc[r], vb_load(edge),
+                          lanes ? scales_pick(scale[r] + whole * scale_step, pick) : scale[r][g] - (vf){0}, f, whole,
                           bits, digits, n_x);
             }
         }
@@ -375,12 +394,10 @@ ALWAYS_INLINE void few8_rows(FEW8_ARGS, const int bits, const int digits, const 
                 float y = y_sum[r][t];
                 if (o >= o1 || t >= f->N) continue;
                 if (m->zero) {
-                    const int8_t *zero = m->zero + o * n_groups;
-                    const float *sums = f->sums + t * n_groups;
-                    float off = 0;
-#pragma omp simd reduction(+ : off)
-                    for (size_t j = 0; j < n_groups; j++) off += s[j] * sums[j] * (float)zero[j];
-                    y -= off;
+                    vf off = {0};
+                    for (size_t j = 0; j < n_groups; j += VL)
+                        off += vf_load(s + j) * vf_load(f->sums + t * f->sums_step + j) * zeros_load(m, o * n_groups + j, n_groups - j);
+                    y -= few_sum(off);
                 }
                 y *= f->token_scale[t];
                 if (l->bias) y += l->bias[o];
