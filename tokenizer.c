@@ -311,13 +311,14 @@ static void encode_line(const Tokenizer *t, const char *s, size_t n, bool specia
 
 static void main_encode(int argc, char **argv) {
     const char *model = NULL, *text = NULL;
-    bool special = false, lines = false;
+    bool special = false, lines = false, null = false;
     int64_t bench = 0;
     Opt table[] = {
         {"model", OPT_STR, &model, "directory of the tokenizer", 0, 0, NULL, NULL, false},
         {"text", OPT_STR, &text, "what to encode, instead of stdin", 0, 0, NULL, NULL, false},
         {"special", OPT_FLAG, &special, "recognise special tokens in the text", 0, 0, NULL, NULL, false},
         {"lines", OPT_FLAG, &lines, "each line of stdin is a document", 0, 0, NULL, NULL, false},
+        {"null", OPT_FLAG, &null, "a NUL byte ends each document of stdin", 0, 0, NULL, NULL, false},
         {"bench", OPT_INT, &bench, "encode so many times and print the seconds, as JSON", 0, 1e6, NULL, NULL, false},
         COMMON_OPTS};
     options_parse(argc, argv, 2, "tokenizer encode: text -> ids, one line a document", table,
@@ -329,12 +330,13 @@ static void main_encode(int argc, char **argv) {
     else text = read;
     Ids ids = {0};
     Buf out = {0};
+    bool many = (lines || null) && !bench;
     if (bench) bench_encode(t, text, n, (int)bench);
-    else if (!lines) encode_line(t, text, n, special, &ids, &out);
-    for (const char *line = text, *end = text + n, *next; lines && !bench && line < end; line = next) {
-        const char *newline = memchr(line, '\n', (size_t)(end - line));
-        next = newline ? newline + 1 : end;
-        encode_line(t, line, (size_t)((newline ? newline : end) - line), special, &ids, &out);
+    else if (!many) encode_line(t, text, n, special, &ids, &out);
+    for (const char *doc = text, *end = text + n, *next; many && doc < end; doc = next) {
+        const char *stop = memchr(doc, null ? 0 : '\n', (size_t)(end - doc));
+        next = stop ? stop + 1 : end;
+        encode_line(t, doc, (size_t)((stop ? stop : end) - doc), special, &ids, &out);
     }
     put_out(&out);
     buf_free(&out);
@@ -345,11 +347,13 @@ static void main_encode(int argc, char **argv) {
 
 static void main_decode(int argc, char **argv) {
     const char *model = NULL;
-    bool skip = false, lines = false;
+    bool skip = false, lines = false, null = false, utf8 = false;
     Opt table[] = {
         {"model", OPT_STR, &model, "directory of the tokenizer", 0, 0, NULL, NULL, false},
         {"skip-special", OPT_FLAG, &skip, "leave special tokens out", 0, 0, NULL, NULL, false},
         {"lines", OPT_FLAG, &lines, "each line is a document: end each with a line break", 0, 0, NULL, NULL, false},
+        {"null", OPT_FLAG, &null, "each line is a document: end each with a NUL byte", 0, 0, NULL, NULL, false},
+        {"utf8", OPT_FLAG, &utf8, "what is no character as U+FFFD, as the libraries do", 0, 0, NULL, NULL, false},
         COMMON_OPTS};
     options_parse(argc, argv, 2, "tokenizer decode: ids on stdin -> the exact bytes", table,
                   (int)(sizeof table / sizeof *table));
@@ -359,10 +363,10 @@ static void main_decode(int argc, char **argv) {
     Buf out = {0};
     Ids ids = {0}; /* of one document: what a token is written as can depend on those before it */
     for (char *p = text, *end = text + n; p <= end;) {
-        if (p == end || (*p == '\n' && lines)) {
-            tokenizer_decode(t, ids.v, ids.n, skip, &out);
+        if (p == end || (*p == '\n' && (lines || null))) {
+            (utf8 ? tokenizer_decode_text : tokenizer_decode)(t, ids.v, ids.n, skip, &out);
             ids.n = 0;
-            if (p < end) buf_add(&out, "\n", 1);
+            if (p < end) buf_add(&out, null ? "" : "\n", 1);
             if (p == end || out.len > 1 << 20) put_out(&out);
         }
         if (p == end || (strchr(" \t\r\n,[]", *p) && *p)) {

@@ -277,6 +277,8 @@ static inline bool joined(const Joins *j, uint32_t a, uint32_t b) {
            (j->fuse && !joins_find(j, a, &at) && !joins_find(j, b, &at));
 }
 
+bool chars_joined(const Joins *j, uint32_t a, uint32_t b) { return joined(j, a, b); }
+
 const uint8_t *joined_end(const Joins *j, const uint8_t *p, const uint8_t *end) {
     uint32_t before, c;
     p += char_at(p, end, &before);

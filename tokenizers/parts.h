@@ -309,6 +309,7 @@ void bpe(const Tokenizer *t, Worker *w, const uint8_t *s, size_t n, Ids *ids); /
 /* A token can hold characters a and b side by side; with a 0: character b is known (asked for where fuse). */
 void joins_add(Joins *j, uint32_t a, uint32_t b);
 void joins_from_merges(Tokenizer *t);           /* all of BPE's, once t->merges is complete; sets usable */
+bool chars_joined(const Joins *j, uint32_t a, uint32_t b); /* can a token hold a and b (not 0) side by side? */
 /* Where the part of the text ends that begins at p: before a character that no token holds behind the last one's. */
 const uint8_t *joined_end(const Joins *j, const uint8_t *p, const uint8_t *end);
 /* One piece of text, cut where joins allows, each part through the cache. Serves every model. */

@@ -2,7 +2,7 @@
  * them. One file (a protocol buffer) holds the pieces with their scores and types, and how a text is to be normalised.
  *
  *     [sp.proto]     the file, field by field: every length checked, fields nobody asked for skipped
- *     [sp.trie]      a double array: which pieces begin here, one look-up a byte
+ *     [sp.trie]      which pieces begin here, one look-up a character
  *     [sp.charsmap]  one character sequence for another, by a trie that lies ready in the file
  *     [sp.norm]      text -> text with U+2581 for every blank, and one in front
  *     [sp.bpe]       merges from scores: the pair whose whole has the best score goes first
@@ -89,17 +89,17 @@ static bool is_number(const Field *f, uint64_t number) { return f->number == num
 static size_t field_len(const Field *f) { return (size_t)(f->in.end - f->in.p); }
 
 /* [sp.trie] which pieces begin here --------------------------------------------------------------------------------- *
- * A node's children stand at its base XOR their byte, and each knows its own byte: a step down is one load and one
- * comparison (Aoe's double array). No two nodes share a base, so the byte alone proves whose child it is. A chain is
- * laid out in a row: most nodes have one child. */
-typedef struct { uint32_t next; int32_t id; } TrieNode; /* next: base << 9 | the node's own byte; id -1: no end */
-typedef struct { TrieNode *node; uint32_t n; } Trie;
-enum { NO_BYTE = 0x100, TRIE_MAX = 1 << 23 };
+ * A tree of characters. The root's children, with which every search begins, stand in the order of their code points;
+ * behind them a hash table: a node is the slot in which (its parent, its character) stands. mask says which children a
+ * node can have at all, by the last five bits of their characters: most steps that lead nowhere end there, without a
+ * look-up. Common characters have hundreds of children and any mask: which two begin a piece, pairs says by a hash. */
+typedef struct { uint64_t key; uint32_t mask; int32_t id; } TrieNode; /* key: parent << 32 | character; id -1: no end */
+typedef struct { TrieNode *node; int shift; uint64_t *pairs; } Trie; /* node [FIRST_CHARS + 2^(64 - shift)] */
+enum { FIRST_CHARS = 0x10000, TRIE_MAX = 1 << 25, PAIR_BITS = 20 }; /* 128 KiB: near the core, and one bit in 20 set */
+static const uint32_t ROOT = UINT32_MAX - 1, NO_NODE = UINT32_MAX;
+static const uint64_t EMPTY = UINT64_MAX;
 
 typedef struct { const uint8_t *s; uint32_t n; int32_t id; } Key;
-typedef struct { uint32_t from, to, depth, node; } TrieTask; /* keys[from .. to) share their first depth bytes */
-/* skip[i]: i where node i is free, otherwise a node behind it, from where to look on. */
-typedef struct { Trie trie; uint32_t cap, *skip; bool *is_base; const char *path; } TrieBuild;
 
 static int key_order(const void *a, const void *b) {
     const Key *x = a, *y = b;
@@ -107,92 +107,97 @@ static int key_order(const void *a, const void *b) {
     return c ? c : (x->n > y->n) - (x->n < y->n);
 }
 
-static void trie_grow(TrieBuild *b, uint32_t n) {
-    if (n > TRIE_MAX) die("%s: the pieces need a tree of more than %d nodes", b->path, TRIE_MAX);
-    if (n > b->cap) {
-        b->cap = b->cap * 2 > n ? b->cap * 2 : n;
-        b->trie.node = xrealloc(b->trie.node, size_mul(b->cap, sizeof *b->trie.node));
-        b->is_base = xrealloc(b->is_base, b->cap);
-        b->skip = xrealloc(b->skip, size_mul((size_t)b->cap + 1, sizeof *b->skip));
+static inline uint64_t trie_hash(uint32_t from, uint32_t cp) {
+    uint64_t key = (uint64_t)from << 32 | cp;
+    return (key ^ key >> 32) * 0x9E3779B97F4A7C15ull;
+}
+
+static inline uint32_t trie_slot(const Trie *t, uint32_t from, uint32_t cp) { /* its own, or the empty one for it */
+    uint64_t key = (uint64_t)from << 32 | cp;
+    uint32_t last = ((uint32_t)1 << (64 - t->shift)) - 1, i = (uint32_t)(trie_hash(from, cp) >> t->shift);
+    const TrieNode *node = t->node + FIRST_CHARS;
+    while ((node[i].key != key) & (node[i].key != EMPTY)) i = (i + 1) & last;
+    return FIRST_CHARS + i;
+}
+
+/* May there be pieces that begin with these two? Then their node, which lies anywhere, is asked for here. */
+static inline bool trie_pair(const Trie *t, uint32_t first, uint32_t cp) {
+    uint64_t h = trie_hash(first, cp), bit = h >> (64 - PAIR_BITS);
+    bool yes = t->pairs[bit / 64] >> (bit % 64) & 1;
+    if (yes) __builtin_prefetch(t->node + FIRST_CHARS + (h >> t->shift));
+    return yes;
+}
+
+static inline uint32_t child_bit(uint32_t cp) { return 1u << (cp & 31); }
+
+static inline uint32_t trie_step(const Trie *t, uint32_t from, uint32_t cp) { /* NO_NODE: no child */
+    if (from != ROOT && !(t->node[from].mask & child_bit(cp))) return NO_NODE;
+    uint32_t i = from == ROOT && cp < FIRST_CHARS ? cp : trie_slot(t, from, cp);
+    return t->node[i].key == EMPTY ? NO_NODE : i;
+}
+
+/* How many characters of b, a key behind a in their order, are not also the beginning of a. 0: b is no text. */
+static uint32_t new_chars(Key a, Key b) {
+    uint32_t same = 0, n = 0, cp;
+    while (same < a.n && same < b.n && a.s[same] == b.s[same]) same++;
+    for (uint32_t i = 0; i < b.n; n += i > same) {
+        int len = utf8_char(b.s + i, b.n - i, &cp);
+        if (len <= 0) return 0;
+        i += (uint32_t)len;
     }
-    for (uint32_t i = b->trie.n; i < n; i++) b->trie.node[i] = (TrieNode){NO_BYTE, -1}, b->is_base[i] = false;
-    for (uint32_t i = b->trie.n; i <= n; i++) b->skip[i] = i;
-    b->trie.n = n;
+    return n;
 }
 
-static uint32_t next_free(TrieBuild *b, uint32_t i) { /* i or the first behind it; trie.n: none */
-    while (b->skip[i] != i) i = b->skip[i] = b->skip[b->skip[i]]; /* the way gets shorter with each look */
-    return i;
-}
-
-/* A base under which all these bytes are free. A few tries among the gaps, then a new block of 256. */
-static uint32_t trie_base(TrieBuild *b, const uint8_t *byte, int n) {
-    uint32_t f = next_free(b, 256);
-    for (int tries = 0; f < b->trie.n && tries < 32; tries++, f = next_free(b, f + 1)) {
-        uint32_t base = f ^ byte[0];
-        int k = b->is_base[base] ? 0 : 1;
-        while (k && k < n && b->skip[base ^ byte[k]] == (base ^ byte[k])) k++;
-        if (k == n) return base;
-    }
-    uint32_t base = b->trie.n;
-    trie_grow(b, base + 256);
-    return base;
-}
-
-/* keys: no two alike, none empty. They are sorted here. */
+/* keys: no two alike, none empty. They are sorted here; what is no UTF-8 is left out, as no text can hold it. */
 static Trie trie_build(Key *keys, uint32_t n_keys, const char *path) {
-    TrieBuild b = {.path = path};
-    trie_grow(&b, 512); /* the root; the rest of its block stays empty, as base 0 says "no children" */
-    for (uint32_t i = 0; i < 256; i++) b.skip[i] = 256, b.is_base[i] = true;
+    Trie t = {.shift = 60};
+    size_t n_nodes = 0;
+    Key last = {NULL, 0, -1};
     if (n_keys) qsort(keys, n_keys, sizeof *keys, key_order);
-    TrieTask *stack = xmalloc(sizeof *stack);
-    size_t n_stack = n_keys != 0, cap = 1;
-    if (n_keys) stack[0] = (TrieTask){0, n_keys, 0, 0};
-    while (n_stack) {
-        TrieTask task = stack[--n_stack];
-        if (keys[task.from].n == task.depth) b.trie.node[task.node].id = keys[task.from++].id;
-        if (task.from == task.to) continue;
-        uint8_t byte[256];
-        uint32_t at[257];
-        int n = 0;
-        for (uint32_t i = task.from; i < task.to;) {
-            uint32_t lo = i, hi = task.to; /* where the next byte begins: by halving, as the root's ranges are long */
-            uint8_t c = keys[i].s[task.depth];
-            while (lo < hi) {
-                uint32_t mid = lo + (hi - lo) / 2;
-                if (keys[mid].s[task.depth] == c) lo = mid + 1;
-                else hi = mid;
-            }
-            byte[n] = c, at[n++] = i;
-            i = lo;
-        }
-        at[n] = task.to;
-        uint32_t base = trie_base(&b, byte, n);
-        b.trie.node[task.node].next |= base << 9;
-        b.is_base[base] = true;
-        while (n_stack + (size_t)n > cap) stack = xrealloc(stack, size_mul(cap *= 2, sizeof *stack));
-        for (int k = n; k-- > 0;) {
-            b.trie.node[base ^ byte[k]].next = byte[k];
-            b.skip[base ^ byte[k]] = (base ^ byte[k]) + 1;
-            stack[n_stack++] = (TrieTask){at[k], at[k + 1], task.depth + 1, base ^ byte[k]};
-        }
+    for (uint32_t i = 0; i < n_keys; i++) {
+        uint32_t more = new_chars(last, keys[i]);
+        n_nodes += more;
+        if (!more) keys[i].id = -1;
+        else last = keys[i];
     }
-    free(stack);
-    free(b.is_base);
-    free(b.skip);
-    return b.trie;
+    if (n_nodes > TRIE_MAX) die("%s: the pieces need a tree of %zu nodes; at most %d", path, n_nodes, TRIE_MAX);
+    while ((size_t)1 << (64 - t.shift) < 2 * n_nodes) t.shift--;
+    size_t n_slots = FIRST_CHARS + ((size_t)1 << (64 - t.shift));
+    t.node = xmalloc(size_mul(n_slots, sizeof *t.node));
+    for (size_t i = 0; i < n_slots; i++) t.node[i] = (TrieNode){EMPTY, 0, -1};
+    t.pairs = xcalloc((1 << PAIR_BITS) / 64, sizeof *t.pairs);
+    for (uint32_t i = 0; i < n_keys; i++) {
+        uint32_t at = ROOT, cp = 0;
+        for (uint32_t k = 0; k < keys[i].n && keys[i].id >= 0; k += char_bytes(keys[i].s + k, keys[i].n - k)) {
+            utf8_char(keys[i].s + k, keys[i].n - k, &cp);
+            uint32_t slot = at == ROOT && cp < FIRST_CHARS ? cp : trie_slot(&t, at, cp);
+            t.node[slot].key = (uint64_t)at << 32 | cp;
+            if (at != ROOT) t.node[at].mask |= child_bit(cp);
+            if (at < FIRST_CHARS) {
+                uint64_t bit = trie_hash(at, cp) >> (64 - PAIR_BITS);
+                t.pairs[bit / 64] |= 1ull << (bit % 64);
+            }
+            at = slot;
+        }
+        if (at != ROOT) t.node[at].id = keys[i].id;
+    }
+    return t;
 }
 
-static inline const TrieNode *trie_step(const Trie *t, const TrieNode *from, uint8_t byte) { /* NULL: no child */
-    const TrieNode *to = &t->node[(from->next >> 9) ^ byte];
-    return (to->next & 0x1FF) == byte ? to : NULL;
+static void trie_free(Trie *t) {
+    free(t->node);
+    free(t->pairs);
 }
 
 static int32_t trie_longest(const Trie *t, const uint8_t *s, size_t n, size_t *len) { /* an id, -1: none */
     int32_t id = -1;
-    const TrieNode *at = t->node;
-    for (size_t i = 0; i < n && (at = trie_step(t, at, s[i])); i++)
-        if (at->id >= 0) id = at->id, *len = i + 1;
+    uint32_t at = ROOT, cp;
+    for (size_t i = 0; i < n;) {
+        int one = utf8_char(s + i, n - i, &cp);
+        if (one <= 0 || (at = trie_step(t, at, cp)) == NO_NODE) break;
+        i += (size_t)one;
+        if (t->node[at].id >= 0) id = t->node[at].id, *len = i;
+    }
     return id;
 }
 
@@ -205,8 +210,14 @@ struct Charsmap {
     size_t n_units;
     char *text;                                  /* NUL-terminated strings, one after the other */
     size_t n_text;
-    bool plain[128];                             /* nothing begins with this byte and an ASCII byte after it, or none */
+    /* ASCII: nothing begins with it alone or with it and another ASCII character. Others below U+10000: nothing at all
+     * begins with it. */
+    uint64_t plain[0x10000 / 64];
 };
+
+static inline bool is_plain(const Charsmap *c, uint32_t cp) {
+    return !c || (cp < 0x10000 && c->plain[cp / 64] >> (cp % 64) & 1);
+}
 
 static inline uint32_t unit_offset(uint32_t u) { return (u >> 10) << ((u & 1u << 9) >> 6); }
 static inline bool unit_is_value(uint32_t u) { return u >> 31; }
@@ -226,6 +237,20 @@ static inline int64_t charsmap_find(const Charsmap *c, const uint8_t *s, size_t 
         matches++;
     }
     return value;
+}
+
+/* Is there a key that is s or its beginning, or one that goes on after s (ascii: by an ASCII character)? */
+static bool charsmap_begins(const Charsmap *c, const uint8_t *s, int n, bool ascii) {
+    uint32_t at = unit_offset(c->unit[0]);
+    for (int i = 0; i < n; i++) {
+        uint32_t u = c->unit[at ^= s[i]];
+        if ((u & (1u << 31 | 0xFF)) != s[i]) return false;
+        at ^= unit_offset(u);
+        if (u & 1u << 8) return true;
+    }
+    for (uint32_t b = 0; b < 128 && ascii; b++)
+        if ((c->unit[at ^ b] & (1u << 31 | 0xFF)) == b) return true;
+    return !ascii;
 }
 
 enum { MAX_REPLACEMENT = 1024 };
@@ -266,15 +291,11 @@ Charsmap *charsmap_new(const void *blob, size_t n, const char *path) {
             die("%s: the character map's tree points outside itself", path);
     }
     free(sound);
-    for (int b = 0; b < 128; b++) {
-        uint8_t two[2] = {(uint8_t)b, 0};
-        size_t len;
-        c->plain[b] = charsmap_find(c, two, 1, true, &len) < 0;
-        for (int next = 0; next < 128 && c->plain[b]; next++) {
-            uint32_t at = unit_offset(c->unit[0]) ^ (uint32_t)b, u = c->unit[at];
-            if ((u & (1u << 31 | 0xFF)) != (uint32_t)b) break;
-            c->plain[b] = (c->unit[at ^ unit_offset(u) ^ (uint32_t)next] & (1u << 31 | 0xFF)) != (uint32_t)next;
-        }
+    for (uint32_t cp = 0; cp < 0x10000; cp++) {
+        char bytes[4];
+        int n_bytes = utf8_put(cp, bytes);
+        if (charsmap_begins(c, (uint8_t *)bytes, n_bytes, cp < 0x80)) continue;
+        c->plain[cp / 64] |= 1ull << (cp % 64);
     }
     return c;
 }
@@ -300,9 +321,20 @@ typedef struct {
     Charsmap *charsmap;
     bool dummy_prefix, collapse, escape, suffix; /* collapse: one blank for many, none at the ends; suffix: the dummy
                                                     blank at the end instead */
+    const char *blank;                           /* what stands for one: MARK, or a blank */
+    size_t n_blank;
+    bool copied[256], plain_blank;               /* ASCII that stays as it is before more ASCII; nothing applies to ' ' */
 } Normalizer;
 
 typedef struct { Trie trie; bool first[256]; bool any; } UserPieces; /* found before anything else, and left alone */
+
+/* marks: blanks become marks, and not, as unigram would rather have it, marks blanks. */
+static void normalizer_prepare(Normalizer *z, const UserPieces *user, bool marks) {
+    z->blank = marks ? MARK : " ", z->n_blank = strlen(z->blank);
+    z->plain_blank = !user->first[' '] && is_plain(z->charsmap, ' ');
+    for (uint8_t b = 0; b < 0x80; b++)
+        z->copied[b] = b == ' ' ? !marks && z->plain_blank : !user->first[b] && is_plain(z->charsmap, b);
+}
 
 typedef struct { const char *s; size_t n, used; } Rewritten;
 
@@ -310,7 +342,7 @@ typedef struct { const char *s; size_t n, used; } Rewritten;
 static Rewritten rewrite(const Normalizer *z, const UserPieces *user, const uint8_t *s, size_t n) {
     size_t len;
     if (user->first[*s] && trie_longest(&user->trie, s, n, &len) >= 0) return (Rewritten){(const char *)s, len, len};
-    if (z->charsmap && !(*s < 0x80 && z->charsmap->plain[*s] && (n == 1 || s[1] < 0x80))) {
+    if (z->charsmap && !(*s < 0x80 && is_plain(z->charsmap, *s) && (n == 1 || s[1] < 0x80))) {
         int64_t value = charsmap_find(z->charsmap, s, n, true, &len);
         if (value >= 0) return (Rewritten){z->charsmap->text + value, strlen(z->charsmap->text + value), len};
     }
@@ -320,9 +352,38 @@ static Rewritten rewrite(const Normalizer *z, const UserPieces *user, const uint
     return (Rewritten){(const char *)s, (size_t)one, (size_t)one};
 }
 
+/* Where the part of the text ends that begins at s and stays as it is: most text does, and goes over in one copy. */
+static const uint8_t *copied_end(const Normalizer *z, const UserPieces *user, const uint8_t *s, const uint8_t *end) {
+    const uint8_t *from = s;
+    while (s < end) {
+        size_t len;
+        while (s + 1 < end && z->copied[*s] & !(z->collapse & (s[0] == ' ') & (s[1] == ' '))) s++; /* &: one branch */
+        if (s + 1 == end && z->copied[*s]) return end;
+        if (*s < 0x80) return s;
+        /* A mark may follow, and be a key together with what is before it. */
+        if (s > from && s[-1] < 0x80 && z->charsmap &&
+            charsmap_find(z->charsmap, s - 1, (size_t)(end - s) + 1, true, &len) >= 0)
+            return s - 1;
+        uint32_t cp;
+        int one = utf8_char(s, (size_t)(end - s), &cp);
+        if (one <= 0 || user->first[*s] || !is_plain(z->charsmap, cp) || (cp == MARK_CHAR && z->escape)) return s;
+        s += one;
+    }
+    return s;
+}
+
+static void put_run(Buf *b, const uint8_t *s, size_t n, const uint8_t *end) { /* end: how far s may be read */
+    enum { SHORT = 16 };
+    room_for(b, n + SHORT);
+    if (n <= SHORT && end - s >= SHORT) memcpy(b->data + b->len, s, SHORT); /* of fixed size: no call */
+    else memcpy(b->data + b->len, s, n);
+    b->len += n;
+}
+
 static void normalize_text(const Normalizer *z, const UserPieces *user, const uint8_t *s, size_t n, Buf *out) {
-    const char *blank = z->escape ? MARK : " ";
-    size_t n_blank = z->escape ? MARK_BYTES : 1, start = out->len;
+    const char *blank = z->blank;
+    const size_t n_blank = z->n_blank, start = out->len;
+    const bool no_marks = z->escape && n_blank == 1;
     const uint8_t *end = s + n;
     while (z->collapse && s < end) {
         Rewritten r = rewrite(z, user, s, (size_t)(end - s));
@@ -332,18 +393,16 @@ static void normalize_text(const Normalizer *z, const UserPieces *user, const ui
     if (s == end) return;
     room_for(out, (size_t)(end - s) + (size_t)(end - s) / 4);
     if (z->dummy_prefix && !z->suffix) put(out, blank, n_blank);
-    bool after_blank = z->collapse, plain_blank = !user->first[' '] && (!z->charsmap || z->charsmap->plain[' ']);
+    bool after_blank = z->collapse;
     while (s < end) {
-        const uint8_t *plain = s; /* ASCII that nothing applies to goes over in runs */
-        while (s < end && *s < 0x80 && *s != ' ' && !user->first[*s] &&
-               (!z->charsmap || (z->charsmap->plain[*s] && (end - s == 1 || s[1] < 0x80))))
-            s++;
+        const uint8_t *plain = s;
+        if (!after_blank || *s != ' ') s = copied_end(z, user, s, end);
         if (s > plain) {
-            put(out, plain, (size_t)(s - plain));
-            after_blank = false;
+            put_run(out, plain, (size_t)(s - plain), end);
+            after_blank = z->collapse && s[-1] == ' ';
             continue;
         }
-        if (*s == ' ' && plain_blank && (!z->charsmap || end - s == 1 || s[1] < 0x80)) { /* the commonest of all */
+        if (*s == ' ' && z->plain_blank && (!z->charsmap || end - s == 1 || s[1] < 0x80)) { /* the commonest of all */
             if (!after_blank) put(out, blank, n_blank);
             after_blank = z->collapse;
             s++;
@@ -354,9 +413,12 @@ static void normalize_text(const Normalizer *z, const UserPieces *user, const ui
         while (after_blank && r.n && *r.s == ' ') r.s++, r.n--;
         if (!r.n) continue;
         after_blank = z->collapse && r.s[r.n - 1] == ' ';
-        for (size_t i = 0; i < r.n; i++)
-            if (r.s[i] == ' ') put(out, blank, n_blank);
+        for (size_t i = 0, len; i < r.n; i += len) {
+            bool mark = no_marks && r.n - i >= MARK_BYTES && !memcmp(r.s + i, MARK, MARK_BYTES);
+            len = mark ? MARK_BYTES : 1;
+            if (mark || r.s[i] == ' ') put(out, blank, n_blank);
             else put(out, r.s + i, 1);
+        }
     }
     while (z->collapse && out->len - start >= n_blank && !memcmp(out->data + out->len - n_blank, blank, n_blank))
         out->len -= n_blank;
@@ -390,7 +452,7 @@ void sentencepiece_free(SentencePiece *sp) {
     free(sp->score);
     charsmap_free(sp->norm.charsmap);
     charsmap_free(sp->denorm.charsmap);
-    free(sp->user.trie.node);
+    trie_free(&sp->user.trie);
     buf_free(&sp->unk_surface);
     free(sp->chars);
     buf_free(&sp->past);
@@ -573,10 +635,12 @@ static void bpe_build(Loader *l) {
 
 /* [sp.unigram] the most probable pieces ----------------------------------------------------------------------------- *
  * Each piece has a score, the logarithm of its probability; of all ways to cut the text the one with the highest sum
- * wins. best[i] is the best way to the i-th byte, known before any piece that begins there is tried (Viterbi, 1967).
- * Where no piece reaches across a place, what lies before it is decided and is written out: memory stays small. */
-typedef struct { double score; int32_t id; uint32_t from; } Best; /* id -1: not reached; -2: an unknown character */
-enum { NOT_REACHED = -1, UNKNOWN_CHAR = -2 };
+ * wins. place[i] holds the best way to the i-th character, known before any piece that begins there is tried (Viterbi,
+ * 1967). cp is the character behind that place, at its byte; pair: may a piece begin with the one before it and it?
+ * Where no piece reaches across a place, what lies before it is decided: there words can be looked up instead,
+ * and written out, so that memory stays small. */
+typedef struct { double score; int32_t id; uint32_t from, cp, at : 31, pair : 1; } Place;
+enum { NOT_REACHED = -1, UNKNOWN_CHAR = -2, NO_CHARACTER = 0x110000 };
 
 struct Unigram {
     Trie trie;
@@ -584,6 +648,7 @@ struct Unigram {
     float *score_f;                              /* the same where single: half the memory to look into */
     int32_t unk;
     bool single;                                 /* SentencePiece's arithmetic; Hugging Face's is in double precision */
+    bool joined[128][128];                       /* some piece has these two in a row; t->joins knows all others */
 };
 
 typedef struct { const Tokenizer *t; Ids *ids; size_t start; const uint8_t *run, *run_end; bool unknown; } Emit;
@@ -599,84 +664,132 @@ static void emit_run(Emit *e) {
     e->run = e->run_end;
 }
 
-static void emit_path(Emit *e, const Best *best, size_t n, const uint8_t *s) { /* to best[n]; s: where best[0] is */
-    size_t n_ids = 0, to = n;
-    for (size_t i = n; i; i = best[i].from) n_ids++;
-    size_t bytes = n + (size_t)(e->run_end - e->run); /* no more ids than that come out: one for a byte at most */
-    ids_room(e->ids, bytes + n_ids);
-    int32_t *last = e->ids->v + e->ids->n + bytes + n_ids, *path = last; /* read behind them: from the end to here */
-    for (size_t i = n; i; i = best[i].from) *--path = best[i].id;
-    for (to = 0; path < last; path++) {
-        size_t from = to;
-        if (*path != UNKNOWN_CHAR) {
-            to += e->t->vocab.spelling[*path].n;
-            emit_run(e);
-            e->ids->v[e->ids->n++] = *path;
+static void emit_path(Emit *e, Place *place, size_t n, const uint8_t *s) { /* to place[n] of the text s */
+    size_t n_ids = 0;
+    for (size_t i = n, after = n, before; i; after = i, i = before, n_ids++) { /* from now on, from says where to */
+        before = place[i].from;
+        place[i].from = (uint32_t)after;
+        if (!before) place[0].from = (uint32_t)i;
+    }
+    ids_room(e->ids, n_ids);
+    for (size_t from = 0, to; from < n; from = to, n_ids--) {
+        to = place[from].from;
+        if (place[to].id != UNKNOWN_CHAR) {
+            if (e->run != e->run_end) {
+                emit_run(e);
+                ids_room(e->ids, n_ids);
+            }
+            e->ids->v[e->ids->n++] = place[to].id;
         } else {
-            to += utf8_step(s + from, n - from);
             e->unknown = true;
-            if (e->run == e->run_end) e->run = s + from;
-            e->run_end = s + to;
+            if (e->run == e->run_end) e->run = s + place[from].at;
+            e->run_end = s + place[to].at;
         }
     }
 }
 
-static Best *best_room(Worker *w, size_t n) { /* the heap's memory, which only BPE needs otherwise */
-    size_t words = size_mul(n, sizeof(Best) / sizeof *w->heap);
+/* Room for n places: the heap's memory, which only BPE needs otherwise. */
+static Place *place_room(Worker *w, size_t n) {
+    size_t words = size_mul(n, sizeof(Place) / sizeof *w->heap);
     if (words > w->heap_cap) {
         w->heap_cap = words * 2;
         w->heap = xrealloc(w->heap, size_mul(w->heap_cap, sizeof *w->heap));
     }
-    return (Best *)(void *)w->heap;
+    return (Place *)(void *)w->heap;
 }
+
+/* Where text begins that is better looked up: signs between Chinese are not worth it. */
+static bool begins_word(uint32_t cp) { return cp == ' ' || ((cp | 0x20) >= 'a' && (cp | 0x20) <= 'z'); }
 
 /* The library starts its sums afresh beyond this, as single precision runs out. */
 static const double RESET = 100000;
 
-static void viterbi(Emit *e, Worker *w, const uint8_t *s, size_t n, double *sum) {
-    const Unigram *u = e->t->unigram;
-    size_t origin = 0, reached = 0, room = 64, at = 0; /* best[i] is that of byte origin + i, up to reached */
-    Best *best = best_room(w, room);
-    best[0] = (Best){*sum, 0, 0};
-    while (at < n) {
-        if (at > origin && at - origin == reached) {
-            emit_path(e, best, reached, s + origin);
-            best[0] = best[reached];
-            origin = at, reached = 0;
-        }
-        size_t i = at - origin, len = utf8_step(s + at, n - at);
-        if (u->single && (best[i].score > RESET || best[i].score < -RESET)) {
-            double offset = best[i].score;
-            for (size_t k = i; k <= reached; k++) best[k].score = (float)(best[k].score - offset);
-        }
-        double here = best[i].score;
-        bool one = false;
-        const TrieNode *node = u->trie.node;
-        for (size_t to = at; to <= n;) {
-            int32_t id;
-            double score;
-            if (to < n && (node = trie_step(&u->trie, node, s[to]))) {
-                to++;
-                if (node->id < 0) continue;
-                id = node->id, score = u->score[id];
-                one |= to - at == len;
-            } else if (!one) { /* a character that is no piece */
-                to = at + len, id = UNKNOWN_CHAR, score = u->unk_score;
-                one = true, node = NULL;
-            } else break;
-            score += here;
-            if (u->single) score = (float)score;
-            size_t k = to - origin;
-            if (k >= room) best = best_room(w, room = k * 2);
-            while (reached < k) best[++reached] = (Best){0, NOT_REACHED, 0};
-            if (best[k].id == NOT_REACHED || score > best[k].score) best[k] = (Best){score, id, (uint32_t)i};
-            if (!node) break;
-        }
-        at += len;
+/* More characters, if there are any: place[*n] and some behind it. The nodes of two in a row are asked for long before
+ * they are needed, as they lie anywhere in the tree. */
+static inline bool look_on(const Trie *trie, Worker *w, const uint8_t *s, const uint8_t *end, bool until_word,
+                           Place **place, size_t *room, size_t *n) {
+    enum { MOST = 1 << 28, AHEAD = 8 };
+    const uint8_t *p = s + (*place)[*n].at;
+    if (p == end) return false;
+    if (*n + AHEAD + 1 > *room) {
+        if (*n >= MOST) die("a text of %d characters in which no place is sure to be a piece's end", MOST);
+        *place = place_room(w, *room = 2 * *n);
     }
-    emit_path(e, best, n - origin, s + origin);
-    emit_run(e);
-    *sum = best[n - origin].score;
+    Place *here = *place + *n, *stop = here + AHEAD;
+    uint32_t before = *n ? here[-1].cp : NO_CHARACTER;
+    bool word = false;
+    for (; here < stop && p < end && !(word && until_word); here++) {
+        uint32_t cp = *p;
+        int len = cp < 0x80 ? 1 : utf8_char(p, (size_t)(end - p), &cp);
+        if (len <= 0) cp = NO_CHARACTER + *p, len = 1; /* no piece has it */
+        here->pair = before >= FIRST_CHARS || trie_pair(trie, before, cp);
+        word = begins_word(cp);
+        p += len;
+        here->cp = before = cp;
+        here[1] = (Place){.score = -INFINITY, .id = NOT_REACHED, .at = (uint32_t)(p - s) & INT32_MAX};
+    }
+    *n = (size_t)(here - *place);
+    return true;
+}
+
+/* The best pieces of the text from s on, up to end or, with until_word, to the first decided place where a word begins.
+ * Returns that place. sum: of the scores before s, then with those of the text. */
+static inline __attribute__((always_inline)) const uint8_t *best_pieces(Emit *e, Worker *w, const uint8_t *s,
+                                                                        const uint8_t *end, bool until_word,
+                                                                        double *sum, const bool single) {
+    enum { PART = 512 }; /* characters: what is decided is written out in parts of about so many */
+    const Unigram *u = e->t->unigram;
+    const Trie *trie = &u->trie;
+    size_t room = 2 * PART, n = 0, reached = 0; /* n characters have been looked at; pieces end as far as reached */
+    Place *place = place_room(w, room);
+    place[0] = (Place){.score = *sum};
+    for (size_t i = 0;; i++) {
+        if (i == reached && i) {
+            bool more = i < n || look_on(trie, w, s, end, until_word, &place, &room, &n);
+            bool stop = !more || (until_word && begins_word(place[i].cp));
+            const uint8_t *here = s + place[i].at;
+            if (stop || i >= PART) {
+                emit_path(e, place, i, s);
+                if (stop) {
+                    emit_run(e);
+                    *sum = place[i].score;
+                    return here;
+                }
+                size_t before = place[i].at;
+                memmove(place, place + i, (n - i + 1) * sizeof *place);
+                n -= i, reached = i = 0, s += before;
+                for (size_t k = 0; k <= n; k++) place[k].at = (place[k].at - (uint32_t)before) & INT32_MAX;
+            }
+        }
+        if (single && (place[i].score > RESET || place[i].score < -RESET)) {
+            double offset = place[i].score;
+            for (size_t k = i; k <= reached; k++) place[k].score = (float)(place[k].score - offset);
+        }
+        double here = place[i].score;
+        uint32_t node = ROOT;
+        bool one = false;
+        for (size_t k = i;;) {
+            if (k == n && !look_on(trie, w, s, end, until_word, &place, &room, &n)) break;
+            if ((k == i + 1 && !place[k].pair) || (node = trie_step(trie, node, place[k].cp)) == NO_NODE) break;
+            k++;
+            int32_t id = trie->node[node].id;
+            if (id < 0) continue;
+            one |= k == i + 1;
+            double score = single ? (float)here + u->score_f[id] : here + u->score[id];
+            if (score > place[k].score) place[k].score = score, place[k].id = id, place[k].from = (uint32_t)i;
+            if (k > reached) reached = k;
+        }
+        if (one) continue;
+        double score = single ? (float)here + (float)u->unk_score : here + u->unk_score;
+        Place *next = &place[i + 1];
+        if (score > next->score) next->score = score, next->id = UNKNOWN_CHAR, next->from = (uint32_t)i;
+        if (i + 1 > reached) reached = i + 1;
+    }
+}
+
+static const uint8_t *viterbi(Emit *e, Worker *w, const uint8_t *s, const uint8_t *end, bool until_word, double *sum) {
+    return e->t->unigram->single ? best_pieces(e, w, s, end, until_word, sum, true)
+                                 : best_pieces(e, w, s, end, until_word, sum, false);
 }
 
 /* How large may the sum before a word become until rounding can change how the word is cut? Exact sums of the best and
@@ -690,15 +803,17 @@ static float sum_limit(const Unigram *u, const uint8_t *s, size_t n) {
     for (size_t at = 0, len; at < n; at += len, m++) {
         len = utf8_step(s + at, n - at);
         bool one = false;
-        const TrieNode *node = u->trie.node;
+        uint32_t node = ROOT;
         for (size_t to = at; to <= n;) {
             double score;
-            if (to < n && node && (node = trie_step(&u->trie, node, s[to]))) {
-                to++;
-                if (node->id < 0) continue;
-                score = u->score[node->id];
+            size_t step = to < n ? utf8_step(s + to, n - to) : 0;
+            if (step && node != NO_NODE && (node = trie_step(&u->trie, node, char_of(s + to, step))) != NO_NODE) {
+                to += step;
+                int32_t id = u->trie.node[node].id;
+                if (id < 0) continue;
+                score = u->score[id];
                 one |= to - at == len;
-            } else if (!one) to = at + len, score = u->unk_score, one = true, node = NULL;
+            } else if (!one) to = at + len, score = u->unk_score, one = true, node = NO_NODE;
             else break;
             double a = first[at] + score, b = second[at] + score;
             if (a > first[to]) second[to] = fmax(first[to], b), first[to] = a;
@@ -718,7 +833,7 @@ static void slot_fill(Emit *e, Worker *w, CacheSlot *c, const uint64_t key[4], c
     size_t before = e->ids->n;
     double sum = 0;
     e->unknown = false;
-    viterbi(e, w, s, n, &sum);
+    viterbi(e, w, s, s + n, false, &sum);
     size_t n_ids = e->ids->n - before;
     bool sure = n_ids <= LIMIT && !e->unknown;
     float limit = sure ? sum_limit(u, s, n) : -1;
@@ -729,49 +844,88 @@ static void slot_fill(Emit *e, Worker *w, CacheSlot *c, const uint64_t key[4], c
     e->ids->n = before;
 }
 
-void unigram_encode(const Tokenizer *t, Worker *w, const uint8_t *s, size_t n, Ids *ids) {
-    const Unigram *u = t->unigram;
-    Emit e = {.t = t, .ids = ids, .start = ids->n};
-    double sum = 0;
-    const uint8_t *end = s + n, *next;
-    if (!u->single) {
-        viterbi(&e, w, s, n, &sum);
-        return;
+/* The end of the word at s, of ASCII: where no piece reaches on. NULL: too long for the cache, or what follows is of
+ * another script and may hang on it. */
+static const uint8_t *word_end_at(const Tokenizer *t, const uint8_t *s, const uint8_t *end) {
+    const uint8_t *limit = end - s > CACHE_WORD ? s + CACHE_WORD : end, *p = s + 1;
+    for (; p < limit; p++) {
+        if (*p >= 0x80) return chars_joined(&t->joins, p[-1], char_of(p, (size_t)(end - p))) ? NULL : p;
+        if (!t->unigram->joined[p[-1]][*p]) return p;
     }
-    for (const uint8_t *p = s; p < end; p = next) {
-        next = joined_end(&t->joins, p, end);
-        size_t n_word = (size_t)(next - p);
-        if (n_word > CACHE_WORD) {
-            viterbi(&e, w, p, n_word, &sum);
-            continue;
+    return p == end ? p : NULL;
+}
+
+typedef struct { const uint8_t *s, *end; CacheSlot *slots; uint64_t key[4]; } Word;
+
+static bool has_key(const CacheSlot *c, const uint64_t key[4]) {
+    return c->key[0] == key[0] && c->key[1] == key[1] && c->key[2] == key[2] && c->key[3] == key[3];
+}
+
+/* The word's slot, filled. Here a word has two, as a miss costs a microsecond: the older one gives way. */
+static const CacheSlot *filled_slot(Emit *e, Worker *w, const Word *word) {
+    CacheSlot *c = word->slots;
+    if (has_key(&c[0], word->key)) return &c[0];
+    if (has_key(&c[1], word->key)) return &c[1];
+    c[1] = c[0];
+    slot_fill(e, w, c, word->key, word->s, (size_t)(word->end - word->s));
+    return c;
+}
+
+/* Text of words goes through the cache, several at once, so that their slots come from memory together; anything else
+ * through viterbi: Chinese has no words to look up, and is as fast so. */
+static void encode_words(Emit *e, Worker *w, const uint8_t *s, const uint8_t *end) {
+    enum { AT_ONCE = 16 };
+    const Unigram *u = e->t->unigram;
+    Ids *ids = e->ids;
+    Word words[AT_ONCE];
+    double sum = 0;
+    while (s < end) {
+        int n = 0;
+        for (const uint8_t *next; n < AT_ONCE && s < end && *s < 0x80; n++, s = next) {
+            Word *word = &words[n];
+            if (!(next = word_end_at(e->t, s, end))) break;
+            word->s = s, word->end = next;
+            cache_key(s, (size_t)(next - s), end, word->key);
+            word->key[3] |= 1ull << 63;
+            word->slots = w->cache + ((size_t)(cache_slot(w, word->key) - w->cache) & ~(size_t)1);
+            __builtin_prefetch(word->slots);
+            __builtin_prefetch(word->slots + 1);
         }
-        uint64_t key[4];
-        cache_key(p, n_word, end, key);
-        key[3] |= 1ull << 63;
-        CacheSlot *c = cache_slot(w, key);
-        if (c->key[0] != key[0] || c->key[1] != key[1] || c->key[2] != key[2] || c->key[3] != key[3])
-            slot_fill(&e, w, c, key, p, n_word);
-        float limit;
-        memcpy(&limit, &c->id[LIMIT], sizeof limit);
-        if (fabs(sum) > limit) {
-            viterbi(&e, w, p, n_word, &sum);
-            continue;
+        for (const Word *word = words; word < words + n; word++) {
+            const CacheSlot *c = filled_slot(e, w, word);
+            float limit;
+            memcpy(&limit, &c->id[LIMIT], sizeof limit);
+            if (fabs(sum) > limit) {
+                viterbi(e, w, word->s, word->end, false, &sum);
+                continue;
+            }
+            ids_room(ids, CACHE_IDS);
+            memcpy(ids->v + ids->n, c->id, sizeof c->id); /* a copy of fixed size has no branch */
+            float sum_f = (float)sum;
+            for (int32_t i = 0; i < c->n; i++) sum_f += u->score_f[c->id[i]];
+            sum = sum_f;
+            ids->n += (size_t)c->n;
         }
-        ids_room(ids, CACHE_IDS);
-        memcpy(ids->v + ids->n, c->id, sizeof c->id); /* a copy of fixed size has no branch */
-        float sum_f = (float)sum;
-        for (int32_t i = 0; i < c->n; i++) sum_f += u->score_f[c->id[i]];
-        sum = sum_f;
-        ids->n += (size_t)c->n;
+        if (n < AT_ONCE && s < end) s = viterbi(e, w, s, end, true, &sum);
     }
 }
 
-/* score: NaN where an id is no piece. */
-static Unigram *unigram_build(const Tokenizer *t, const double *score, int32_t unk, double least, const char *path) {
+void unigram_encode(const Tokenizer *t, Worker *w, const uint8_t *s, size_t n, Ids *ids) {
+    Emit e = {.t = t, .ids = ids, .start = ids->n};
+    double sum = 0;
+    if (t->unigram->single) encode_words(&e, w, s, s + n);
+    else if (n) viterbi(&e, w, s, s + n, false, &sum);
+}
+
+/* score: NaN where an id is no piece. joins: gets the pieces' neighbours, or NULL. blanks: the text has blanks where the
+ * pieces have marks. */
+static Unigram *unigram_build(const Tokenizer *t, const double *score, int32_t unk, double least, Joins *joins,
+                              bool blanks, const char *path) {
     Unigram *u = xcalloc(1, sizeof *u);
     size_t n_ids = t->vocab.n_ids;
     Key *keys = xmalloc(size_mul(n_ids + 1, sizeof *keys));
     uint32_t n_keys = 0;
+    char *text = xmalloc(t->vocab.pool.len + 1), *p = text;
     u->score = xmalloc(size_mul(n_ids + 1, sizeof *u->score));
     u->unk = unk;
     u->unk_score = least - 10;
@@ -781,11 +935,20 @@ static Unigram *unigram_build(const Tokenizer *t, const double *score, int32_t u
         u->score[id] = spelling->used && spelling->n ? score[id] : NAN;
         if (isnan(u->score[id])) continue;
         u->largest = fmax(u->largest, fabs(u->score[id]));
-        const uint8_t *s = (const uint8_t *)vocab_str(&t->vocab, (int32_t)id);
-        keys[n_keys++] = (Key){s, spelling->n, (int32_t)id};
+        const char *s = vocab_str(&t->vocab, (int32_t)id), *from = p;
+        size_t n = spelling->n;
+        if (blanks && memchr(s, ' ', n)) continue; /* no text has it */
+        for (size_t i = 0, len; i < n; i += len) {
+            bool mark = blanks && n - i >= MARK_BYTES && !memcmp(s + i, MARK, MARK_BYTES);
+            len = mark ? MARK_BYTES : 1;
+            *p++ = mark ? ' ' : s[i];
+        }
+        keys[n_keys++] = (Key){(uint8_t *)from, (uint32_t)(p - from), (int32_t)id};
+        if (joins) join_neighbours(joins, (uint8_t *)from, (size_t)(p - from));
     }
     u->trie = trie_build(keys, n_keys, path);
     free(keys);
+    free(text);
     return u;
 }
 
@@ -793,12 +956,12 @@ Unigram *unigram_new(const Tokenizer *t, const double *score, int32_t unk) {
     double least = INFINITY;
     for (size_t id = 0; id < t->vocab.n_ids; id++)
         if (score[id] < least) least = score[id];
-    return unigram_build(t, score, unk, least, "the vocabulary");
+    return unigram_build(t, score, unk, least, NULL, false, "the vocabulary");
 }
 
 void unigram_free(Unigram *u) {
     if (!u) return;
-    free(u->trie.node);
+    trie_free(&u->trie);
     free(u->score);
     free(u->score_f);
     free(u);
@@ -810,11 +973,24 @@ void unigram_free(Unigram *u) {
  * run of 2 to 80 blanks as <|blank_N|>; and turns these words back into what they stand for after decoding. */
 enum { MAX_BLANKS = 80 };
 
+/* How much of s comes before the first line break, tab or row of blanks. */
+static size_t before_blanks(const uint8_t *s, size_t n) {
+    enum { BLOCK = 16 }; /* as many bytes as the compiler compares at once */
+    size_t i = 0;
+    for (uint8_t any = 0; i + BLOCK < n; i += BLOCK) {
+        for (int k = 0; k < BLOCK; k++)
+            any |= (s[i + k] == '\n') | (s[i + k] == '\t') | ((s[i + k] == ' ') & (s[i + k + 1] == ' '));
+        if (any) break;
+    }
+    while (i < n && s[i] != '\n' && s[i] != '\t' && !(s[i] == ' ' && i + 1 < n && s[i + 1] == ' ')) i++;
+    return i;
+}
+
 static void blanks_to_words(const uint8_t *s, size_t n, Buf *out) {
     for (size_t i = 0; i < n;) {
-        size_t plain = i;
-        while (i < n && s[i] != '\n' && s[i] != '\t' && !(s[i] == ' ' && i + 1 < n && s[i + 1] == ' ')) i++;
-        put(out, s + plain, i - plain);
+        size_t plain = before_blanks(s + i, n - i);
+        put(out, s + i, plain);
+        i += plain;
         if (i == n) break;
         if (s[i] != ' ') {
             buf_str(out, s[i++] == '\n' ? "<n>" : "<|tab|>");
@@ -1002,16 +1178,16 @@ static void unigram_load(Loader *l) {
     for (size_t id = 0; id < t->vocab.n_ids; id++) score[id] = NAN;
     for (int32_t k = 0; k < sp->n_pieces; k++) {
         if (sp->type[k] == NORMAL) {
-            int32_t id = sp->first_id + k;
-            join_neighbours(&t->joins, (const uint8_t *)vocab_str(&t->vocab, id), t->vocab.spelling[id].n);
-            score[id] = sp->score[k];
+            score[sp->first_id + k] = sp->score[k];
             least = fmin(least, sp->score[k]);
         } else if (sp->type[k] == USER_DEFINED) /* better than anything else that could stand there */
             score[sp->first_id + k] = (float)(0.1 * ((double)t->vocab.spelling[sp->first_id + k].n - 1));
     }
-    t->unigram = unigram_build(t, score, t->unk, least, l->path);
+    t->unigram = unigram_build(t, score, t->unk, least, &t->joins, sp->norm.escape && sp->norm.n_blank == 1, l->path);
     t->unigram->unk_score = (float)least - 10.0f;
     t->unigram->single = true;
+    for (uint32_t a = 1; a < 128; a++)
+        for (uint32_t b = 1; b < 128; b++) t->unigram->joined[a][b] = chars_joined(&t->joins, a, b);
     t->unigram->score_f = xmalloc(size_mul(t->vocab.n_ids, sizeof *t->unigram->score_f));
     for (size_t id = 0; id < t->vocab.n_ids; id++) t->unigram->score_f[id] = (float)t->unigram->score[id];
     free(score);
@@ -1154,7 +1330,8 @@ void sentencepiece_load(Loader *l) {
     Mapped file = file_map(l->path);
     Proto in = {file.data, file.data + file.bytes, l->path}, pass = in;
     SentencePiece *sp = t->sp = xcalloc(1, sizeof *sp);
-    sp->norm = sp->denorm = (Normalizer){NULL, true, true, true, false};
+    sp->norm = sp->denorm = (Normalizer){.dummy_prefix = true, .collapse = true, .escape = true,
+                                            .blank = MARK, .n_blank = MARK_BYTES};
     Trainer trainer = read_trainer((Proto){in.p, in.p, l->path});
     size_t n_pieces = 0;
     Field f;
@@ -1190,6 +1367,11 @@ void sentencepiece_load(Loader *l) {
         t->is_special[id] |= type == CONTROL || type == UNKNOWN || (!type && family == CHATGLM_3);
     }
     user_build(l);
+    /* Unigram would rather have ASCII than marks; but one that is no piece must fall into the mark's bytes. */
+    int32_t mark = vocab_find(&t->vocab, MARK, MARK_BYTES);
+    bool marks = t->model == MODEL_BPE || (t->byte_fallback && (mark < 0 || type_of(sp, mark) != NORMAL));
+    normalizer_prepare(&sp->norm, &sp->user, sp->norm.escape && marks);
+    normalizer_prepare(&sp->denorm, &(UserPieces){.any = false}, sp->denorm.escape);
     if (t->model == MODEL_UNIGRAM) unigram_load(l);
     else bpe_build(l);
     t->note_splits = sp->any_unused && t->model == MODEL_BPE;
