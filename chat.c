@@ -298,13 +298,7 @@ void chat_template_free(ChatTemplate *t) {
  * ChatGLM's first generations have none, their form is in their tokenizer's code. */
 static cJSON *json_in_dir(const char *dir, const char *file) {              /* NULL: no such file */
     char *path = path_join(dir, file);
-    cJSON *json = NULL;
-    if (file_exists(path)) {
-        char *text = file_read(path, NULL);
-        json = cJSON_Parse(text);
-        if (!cJSON_IsObject(json)) die("%s: not a JSON object", path);
-        free(text);
-    }
+    cJSON *json = file_exists(path) ? json_read(path, JSON_OBJECT) : NULL;
     free(path);
     return json;
 }

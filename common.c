@@ -495,6 +495,33 @@ char *file_read(const char *path, size_t *len) {
     return b.data;
 }
 
+cJSON *json_parse(const char *text, size_t n, int kinds, const char *path) {
+    static const char *const wanted[] = {"", "a JSON object", "a JSON array", "a JSON object or array"};
+    const char *at = NULL, *end = text + n;
+    cJSON *json = cJSON_ParseWithLengthOpts(text, n, &at, false);
+    if (!at) at = text; /* nothing there: cJSON does not say where */
+    while (json && at < end && *at && strchr(" \t\r\n", *at)) at++;
+    if (!json || at != end) {
+        size_t line = 1;
+        for (const char *p = text; p < at; p++) line += *p == '\n';
+        die("%s: not %s: %s in line %zu, at byte %zu of %zu", path, wanted[kinds],
+            json ? "something follows it" : "broken", line, (size_t)(at - text), n);
+    }
+    if (!(kinds & JSON_OBJECT && cJSON_IsObject(json)) && !(kinds & JSON_ARRAY && cJSON_IsArray(json)))
+        die("%s: not %s", path, wanted[kinds]);
+    for (const char *p = text; (p = memchr(p, '\\', (size_t)(end - p))); p += 2) /* in JSON, only strings have one */
+        if (end - p >= 6 && !memcmp(p, "\\u0000", 6)) die("%s: a string with \\u0000 in it is not supported", path);
+    return json;
+}
+
+cJSON *json_read(const char *path, int kinds) {
+    size_t n;
+    char *text = file_read(path, &n);
+    cJSON *json = json_parse(text, n, kinds, path);
+    free(text);
+    return json;
+}
+
 bool file_exists(const char *path) { return access(path, F_OK) == 0; }
 
 bool is_dir(const char *path) {

@@ -96,6 +96,13 @@ void file_unmap(Mapped *m);
 /* A whole file of up to 1 GiB, NUL-terminated (len may be NULL); dies with the reason. A named pipe has a second to
  * find its writer, or counts as empty. */
 char *file_read(const char *path, size_t *len);
+/* The JSON value of a file (as file_read, so of up to 1 GiB), or of a text that came from it. Dies with one sentence
+ * that names the file when it is broken (and where), when anything but blanks follows, when it is of no kind that is
+ * wanted, and when a string holds \\u0000, at which cJSON would end it. The caller calls cJSON_Delete. */
+typedef struct cJSON cJSON;
+typedef enum { JSON_OBJECT = 1, JSON_ARRAY = 2 } JsonKinds;
+cJSON *json_read(const char *path, int kinds);
+cJSON *json_parse(const char *text, size_t n, int kinds, const char *path);
 bool file_exists(const char *path);
 bool is_dir(const char *path);
 void make_dirs(const char *path);               /* mkdir -p; dies with the reason */

@@ -154,8 +154,7 @@ static void source_open(Docs *d, const Source *s) {
     if (s->kind == SRC_CORPUS || !s->bytes) return;
     d->map = file_map(s->path);
     if (s->kind == SRC_JSON) {
-        d->array = cJSON_ParseWithLength((const char *)d->map.data, d->map.bytes);
-        if (!cJSON_IsArray(d->array)) die("%s: not a JSON array of documents", s->path);
+        d->array = json_parse((const char *)d->map.data, d->map.bytes, JSON_ARRAY, s->path);
         d->item = d->array->child;
         d->n_items = cJSON_GetArraySize(d->array);                    /* walks the whole list: once */
     }
@@ -391,13 +390,11 @@ Tokens *tokens_open(const char **paths, int n, double from, double to, const Tok
         h = hash_bytes(h, spec, strlen(spec));
         free(spec);
         for (int i = 0; i < docs->n_src; i++) h = hash_file_stat(h, docs->src[i].path);
-        Buf word = {0};                                               /* the tokenizer is its words */
-        for (int32_t id = 0; id < tokenizer_vocab(t); id++) {
-            word.len = 0;
-            tokenizer_decode(t, &id, 1, false, &word);
-            h = hash_bytes(h, word.data, word.len + 1);
+        for (int32_t id = 0; id < tokenizer_vocab(t); id++) {         /* the tokenizer is its words */
+            size_t n_word;
+            const char *word = tokenizer_token(t, id, &n_word);
+            h = hash_bytes(hash_bytes(h, word, n_word), "", 1);
         }
-        buf_free(&word);
         make_dirs(cache_dir);
         char *name = strf("tokens-%016llx.bin", (unsigned long long)h), *path = path_join(cache_dir, name);
         if (!file_exists(path)) cache_write(path, docs, t);

@@ -167,10 +167,8 @@ static void parse_options(int argc, char **argv) {
         else if (!strcmp(argv[i], "--config-file") && i + 1 < argc) path = argv[i + 1];
     }
     if (!path) { options_parse(argc, argv, 1, about, table, N_OPTS); return; }
-    char *text = file_read(path, NULL);
-    cJSON *j = cJSON_Parse(text);
+    cJSON *j = json_read(path, JSON_OBJECT);
     const cJSON *v, *one;
-    if (!cJSON_IsObject(j)) die("%s: not a JSON object of options", path);
     Buf all = {0};                                                    /* char * after char * */
     #define ARG(s) do { char *arg_ = (s); buf_add(&all, &arg_, sizeof arg_); } while (0)
     ARG(argv[0]);
@@ -195,7 +193,6 @@ static void parse_options(int argc, char **argv) {
     for (int i = 1; i < argc; i++) ARG(argv[i]);
     #undef ARG
     cJSON_Delete(j);
-    free(text);
     int n = (int)(all.len / sizeof(char *));
     char **args = xcalloc((size_t)n + 1, sizeof *args);
     memcpy(args, all.data, all.len);

@@ -668,7 +668,7 @@ static void generate(void) {
     const char *why = "";
     for (int64_t i = 0; i < o.samples && !stop_requested; i++) {
         s.ids.n = n_prompt;
-        s.utf8 = (Utf8Stream){0};
+        s.utf8 = o.echo ? (Utf8Stream){0} : tokenizer_stream_after(s.tok, s.ids.v + n_opening, n_prompt - n_opening);
         s.text.len = 0;
         if (o.samples > 1 && !o.json) printf("%s--- sample %lld ---\n", i ? "\n" : "", (long long)i + 1);
         if (o.echo) for (size_t j = n_opening; j < n_prompt; j++) text_add(&s, s.ids.v[j]);
@@ -797,7 +797,7 @@ static bool batch_draw(BatchRun *b, BatchRow *row, const act *logits) {
 static bool batch_start(BatchRun *b, BatchRow *row, size_t r, Request *of, size_t number, size_t piece) {
     Session *s = &b->s;
     row->of = of, row->number = number, row->n_cached = 0;
-    row->utf8 = (Utf8Stream){0};
+    row->utf8 = b->chat ? (Utf8Stream){0} : tokenizer_stream_after(s->tok, of->ids.v, of->n_prompt);
     row->text.len = 0;
     size_t T = 0;
     for (size_t at = 0; at < of->n_prompt; at += T) {
@@ -1221,9 +1221,8 @@ static void eval(void) {
 typedef struct { int32_t *v; size_t rows, T; } IdTable;
 
 static IdTable ids_read(const char *path, int V) {
-    char *text = file_read(path, NULL);
-    cJSON *json = cJSON_ParseWithOpts(text, NULL, true);           /* true: nothing may follow it */
-    if (!cJSON_IsArray(json) || !json->child) die("%s: not a JSON list of lists of token ids, such as [[1,2,3]]", path);
+    cJSON *json = json_read(path, JSON_ARRAY);
+    if (!json->child) die("%s: not a JSON list of lists of token ids, such as [[1,2,3]]", path);
     IdTable t = {0};
     t.rows = (size_t)cJSON_GetArraySize(json);
     size_t r = 0;
@@ -1243,7 +1242,6 @@ static IdTable ids_read(const char *path, int V) {
         r++;
     }
     cJSON_Delete(json);
-    free(text);
     return t;
 }
 static void fits_context(const Config *c, size_t T) {
@@ -1368,11 +1366,7 @@ static StrList texts_of(StrList given) {
     return lines;
 }
 static cJSON *side_file(const char *path) {                        /* of sentence-transformers: a list or an object */
-    char *text = file_read(path, NULL);
-    cJSON *json = cJSON_ParseWithOpts(text, NULL, true);
-    if (!cJSON_IsObject(json) && !cJSON_IsArray(json)) die("%s: not a JSON object, nor a list", path);
-    free(text);
-    return json;
+    return json_read(path, JSON_OBJECT | JSON_ARRAY);
 }
 /* Longest input: the model's positions, or what a sentence encoder's makers state. */
 static size_t encoder_limit(const Config *c) {

@@ -362,12 +362,6 @@ static bool config_bool(const ConfigFile *f, const char *keys, bool fallback) {
     return v ? cJSON_IsTrue(v) : fallback;
 }
 
-static cJSON *json_object(const char *text, const char *path) {
-    cJSON *json = cJSON_ParseWithOpts(text, NULL, true);              /* true: nothing may follow it */
-    if (!cJSON_IsObject(json)) die("%s: not a JSON object", path);
-    return json;
-}
-
 /* Bounds far from what anybody trains with, and from where a table of angles is no longer made of numbers. */
 #define ROPE_THETA(f, fallback) config_float(f, "rope_theta", 1, 1e30, fallback)
 /* Old: rope_theta and rope_scaling {type or rope_type, factor, ...}. New: all of it in rope_parameters. */
@@ -504,8 +498,8 @@ static void config_read_activation(const ConfigFile *f, Config *c) {
     if (!gated) c->mlp = tanh_form ? MLP_GELU_TANH : MLP_GELU_ERF;
 }
 
-static Config config_parse(const char *text, const char *path) {
-    cJSON *json = json_object(text, path);
+static Config config_parse(const char *text, size_t n, const char *path) {
+    cJSON *json = json_parse(text, n, JSON_OBJECT, path);
     ConfigFile f = {json, path};
     const char *type = config_string(&f, "model_type");
     if (!type) die("%s: \"model_type\" is missing", path);
@@ -564,8 +558,9 @@ static Config config_parse(const char *text, const char *path) {
     return c;
 }
 Config config_read(const char *path) {
-    char *file = is_dir(path) ? path_join(path, "config.json") : xstrdup(path), *text = file_read(file, NULL);
-    Config c = config_parse(text, file);
+    size_t n;
+    char *file = is_dir(path) ? path_join(path, "config.json") : xstrdup(path), *text = file_read(file, &n);
+    Config c = config_parse(text, n, file);
     free(text);
     free(file);
     return c;
@@ -1050,8 +1045,9 @@ static void param_begin(const Model *m, Param *p, uint64_t stream) {
 static Model *load(const char *dir, bool train, StrList labels, uint64_t seed) {
     if (!is_dir(dir)) die("%s: no such directory: a model is a directory with config.json and model.safetensors", dir);
     char *path = path_join(dir, "config.json");
-    char *text = file_read(path, NULL);
-    Config c = config_parse(text, path);
+    size_t n_text;
+    char *text = file_read(path, &n_text);
+    Config c = config_parse(text, n_text, path);
     bool new_head = labels.n && !config_classifier(&text, &c, path, labels);
     QuantConfig *quant = quant_config(path, text);
     free(path);
@@ -1060,8 +1056,8 @@ static Model *load(const char *dir, bool train, StrList labels, uint64_t seed) {
     m->new_head = new_head;
     path = path_join(dir, "generation_config.json");
     if (file_exists(path)) {
-        m->generation_json = file_read(path, NULL);
-        cJSON_Delete(json_object(m->generation_json, path));          /* checked here, read by infer */
+        m->generation_json = file_read(path, &n_text);
+        cJSON_Delete(json_parse(m->generation_json, n_text, JSON_OBJECT, path));      /* checked here, read by infer */
     }
     free(path);
     Tensors *files = tensors_open(dir);
@@ -1419,8 +1415,8 @@ static void lora_refuse(const ConfigFile *f, const char *key) {
 }
 void model_lora_load(Model *m, const char *dir) {
     assert(!m->n_lora);
-    char *path = path_join(dir, "adapter_config.json"), *text = file_read(path, NULL);
-    cJSON *json = json_object(text, path);
+    char *path = path_join(dir, "adapter_config.json");
+    cJSON *json = json_read(path, JSON_OBJECT);
     ConfigFile f = {json, path};
     const char *type = config_string(&f, "peft_type"), *bias = config_string(&f, "bias");
     if (!type || strcmp(type, "LORA")) die("%s: peft_type \"%s\" is not supported (LORA is)", path, type ? type : "");
@@ -1430,7 +1426,6 @@ void model_lora_load(Model *m, const char *dir) {
     int r = config_int(&f, "r", 1, 65536, 0);
     double alpha = (double)config_float(&f, "lora_alpha", -1e9, 1e9, 8);
     m->lora_opts = (LoraOpts){.r = r, .alpha = alpha, .rslora = config_bool(&f, "use_rslora", false)};
-    free(text);
 
     free(path);
     path = path_join(dir, "adapter_model.safetensors");

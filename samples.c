@@ -373,16 +373,8 @@ static void read_lines(RowReader *rr, const char *path) {
     file_unmap(&map);
 }
 static void read_array(RowReader *rr, const char *path) {
-    size_t n, i = 0;
-    char *text = file_read(path, &n);
-    const char *rest = NULL;
-    cJSON *array = cJSON_ParseWithOpts(text, &rest, true), *row;
-    if (!array) {
-        size_t line = 1;
-        for (const char *p = text; rest && p < rest; p++) line += *p == '\n';
-        die("%s:%zu: not JSON from here on", path, line);
-    }
-    if (!cJSON_IsArray(array)) die("%s: not a JSON array of rows", path);
+    size_t i = 0;
+    cJSON *array = json_read(path, JSON_ARRAY), *row;
     cJSON_ArrayForEach(row, array) {
         char *where = strf("%s: row %zu", path, ++i);
         rr->where = where;
@@ -390,7 +382,6 @@ static void read_array(RowReader *rr, const char *path) {
         free(where);
     }
     cJSON_Delete(array);
-    free(text);
 }
 
 SampleSet *samples_read(const SampleReader *r, const char *path) {

@@ -68,7 +68,10 @@ static void show_bytes(const char *s, size_t n, Buf *out) {
 
 static void show_token(const Tokenizer *t, int32_t id, Buf *out) {
     size_t n;
-    const char *bytes = tokenizer_token(t, id, &n);
+    char room[4];
+    const char *bytes = room;
+    if (id < t->n_ids) bytes = tokenizer_token(t, id, &n);
+    else n = sentencepiece_past(t, id, room);
     show_bytes(bytes, n, out);
 }
 
@@ -116,8 +119,9 @@ static void show_word(const Tokenizer *t, Worker *w, int number, const uint8_t *
     if (t->ignore_merges && word_is_token(t, s, n, &whole)) {
         printf("    the whole word is a token (ignore_merges)\n");
         ids_add(&ids, whole);
-    } else if (n > SHORT_WORD || t->model != MODEL_BPE) {
+    } else if (n > SHORT_WORD || t->model != MODEL_BPE || t->note_splits) {
         if (n > SHORT_WORD) printf("    %zu bytes: too many steps to show\n", n);
+        else if (t->note_splits) printf("    merged, and what is an unused piece taken apart again\n");
         encode_cached(t, w, s, n, s + n, &ids);
     } else {
         int n_id = first_symbols(t, s, n, id);
@@ -125,6 +129,7 @@ static void show_word(const Tokenizer *t, Worker *w, int number, const uint8_t *
         printf("    %-*s %s\n", STEP_COLUMN, t->byte_level ? "bytes" : "symbols", text.data ? text.data : "");
         n_id = merge_short(t, id, n_id, show_merge);
         for (int i = 0; i < n_id; i++) ids_add(&ids, id[i]);
+        if (t->sp) sentencepiece_finish(t, NULL, 0, &ids);
     }
     text.len = 0;
     for (size_t i = 0; i < ids.n; i++) {

@@ -57,6 +57,8 @@ void tokenizer_decode_text(const Tokenizer *t, const int32_t *ids, size_t n, boo
  * whose first blank some tokenizers drop. */
 typedef struct { uint8_t pending[4]; int n; bool started, blank_due; int stripped; } Utf8Stream;
 void tokenizer_decode_stream(const Tokenizer *t, Utf8Stream *s, int32_t id, Buf *out);
+/* The state behind ids that somebody else has shown, a prompt's: what follows them goes on, with its blank. */
+Utf8Stream tokenizer_stream_after(const Tokenizer *t, const int32_t *ids, size_t n);
 
 /* Trains byte-level BPE on documents that next() hands out (NULL ends; the text may be reused by the next call).
  * split: "gpt2" or "llama3". specials: contents of the special tokens; they get the first ids, as in Hugging Face's

@@ -238,7 +238,7 @@ static void sample_text(Run *r, const char *prompt, Buf *out) {
     if (eos >= 0) ids_add(&ids, eos);
     tokenizer_encode(r->tok, prompt, strlen(prompt), false, &ids);
     if (ids.n > PROMPT_MAX) ids.n = PROMPT_MAX;
-    Utf8Stream utf8 = {0};
+    Utf8Stream utf8 = tokenizer_stream_after(r->tok, ids.v, ids.n);
     Sampler s = {.temperature = 0.7f, .top_p = 0.95f};
     int32_t pos = 0;
     size_t fed = 0;
@@ -472,13 +472,12 @@ static void prepare_data(Run *r) {
     if (!r->tok) return;
     int V = tokenizer_vocab(r->tok);
     r->id_bytes = xcalloc((size_t)(r->m ? r->m->cfg.V : V) + (size_t)V, 1);
-    Buf word = {0};
-    for (int32_t id = 0; id < V; id++) {
-        word.len = 0;
-        tokenizer_decode(r->tok, &id, 1, true, &word);
-        r->id_bytes[id] = (uint8_t)(word.len < 255 ? word.len : 255);
+    for (int id = 0; id < V; id++) {
+        size_t n;
+        tokenizer_token(r->tok, id, &n);
+        if (tokenizer_is_special(r->tok, id)) n = 0;
+        r->id_bytes[id] = (uint8_t)(n < 255 ? n : 255);
     }
-    buf_free(&word);
 }
 /* Of the mapped token files only the pages that windows lie on are read: all of them when the run is long. */
 static double mapped_bytes(const Tokens *d, double windows) {

@@ -216,9 +216,9 @@ int64_t trainer_resume(Trainer *t, const char *resume, char **dir) {
         *dir = checkpoint_path(t, v[n - 1]);
         free(v);
     } else *dir = xstrdup(resume);
-    char *path = path_join(*dir, "trainer_state.json"), *text = file_read(path, NULL);
+    char *path = path_join(*dir, "trainer_state.json");
     char *key = strf("best_%s", t->best_name);
-    cJSON *j = cJSON_Parse(text);
+    cJSON *j = json_read(path, JSON_OBJECT);
     const cJSON *step = cJSON_GetObjectItemCaseSensitive(j, "global_step"), *v;
     if (!cJSON_IsNumber(step) || !(step->valuedouble >= 0 && step->valuedouble < 1e15))
         die("%s: not a trainer's state", path);
@@ -232,7 +232,6 @@ int64_t trainer_resume(Trainer *t, const char *resume, char **dir) {
     cJSON_Delete(j);
     free(key);
     free(path);
-    free(text);
     return at;
 }
 void trainer_moments(Trainer *t, Model *m, const char *dir, int64_t step) {

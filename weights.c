@@ -207,11 +207,7 @@ static int by_file_then_tensor(const void *a, const void *b) {
 
 /* The index decides: a tensor comes from the shard it names, and what a shard holds besides is left alone. */
 static void shards_read(Tensors *w, const char *dir, const char *index_path) {
-    size_t len;
-    char *text = file_read(index_path, &len);
-    cJSON *index = cJSON_ParseWithLengthOpts(text, len + 1, NULL, true); /* + 1: the NUL that must end it */
-    free(text);
-    if (!index) die("%s is not JSON: damaged?", index_path);
+    cJSON *index = json_read(index_path, JSON_OBJECT);
     const cJSON *map = cJSON_GetObjectItemCaseSensitive(index, "weight_map");
     if (!cJSON_IsObject(map)) die("%s: \"weight_map\" is missing or not an object", index_path);
     int n = cJSON_GetArraySize(map), at = 0;

@@ -157,11 +157,11 @@ model m gpt2_untied; cp "$M/model-00001-of-00003.safetensors" "$M/extra.safetens
 sed "s|\"weight_map\": {|&\"$name\": \"extra.safetensors\",|" "$F/gpt2_untied/$INDEX" >"$M/$INDEX"
 weights "tensor $name is given twice"
 shards 's/"weight_map"/"weights"/' '"weight_map" is missing'
-shards 's/{/[/' 'is not JSON'
+shards 's/{/[/' 'not a JSON object'
 model m gpt2_untied; echo '{"weight_map":{}}' >"$M/$INDEX"
 weights 'no tensor'
 model m gpt2_untied; cat "$D/nest" >"$M/$INDEX"
-weights 'is not JSON'
+weights 'not a JSON object'
 
 # ---- files that are no files ----------------------------------------------------------------------------------------
 for file in model.safetensors config.json generation_config.json; do
@@ -391,8 +391,8 @@ tokenizer "$(bpe "\"added_tokens\":[{\"id\":3,\"content\":\"<a>\",\"normalized\"
 i=0 open= close=
 while [ $i -lt 400 ]; do open="$open{\"type\":\"Sequence\",\"normalizers\":[" close="]}$close" i=$((i + 1)); done
 tokenizer "$(bpe "\"normalizer\":$open{\"type\":\"Nonsense\"}$close")" 'Nonsense'
-tokenizer "$(bpe "\"normalizer\":$open$open$open{\"type\":\"Nonsense\"}$close$close$close")" 'no valid JSON'
-tokenizer "{\"model\":$(cat "$D/nest")" 'no valid JSON'
+tokenizer "$(bpe "\"normalizer\":$open$open$open{\"type\":\"Nonsense\"}$close$close$close")" 'not a JSON object: broken in line'
+tokenizer "{\"model\":$(cat "$D/nest")" 'not a JSON object: broken in line'
 tokenizer "$(bpe)$(bpe)" 'something follows'
 side() { # FILE CONTENT TEXT: beside a good tokenizer.json
     rm -rf "$D/tok" && mkdir "$D/tok"
@@ -400,11 +400,11 @@ side() { # FILE CONTENT TEXT: beside a good tokenizer.json
     printf '%s' "$2" >"$D/tok/$1"
     refused "$3" "$T" encode --model "$D/tok" --text a
 }
-side tokenizer_config.json '[]' 'not an object'
+side tokenizer_config.json '[]' 'not a JSON object'
 side tokenizer_config.json '{"bos_token":7}' 'bos_token'
 side tokenizer_config.json '{"eos_token":"<absent>"}' '<absent>'
 side special_tokens_map.json '{"bos_token":{"content":[]}}' 'bos_token'
-side special_tokens_map.json '' 'no valid JSON'
+side special_tokens_map.json '' 'not a JSON object: broken'
 
 # ---- tokenizers: the other files ------------------------------------------------------------------------------------
 only() { # FILE CONTENT TEXT: a directory with this file; \-escapes are printf's
@@ -603,7 +603,7 @@ train 'layers.2.'
 model m llama; wp | sed 's/"a":1/"a":64/' >"$M/tokenizer.json"
 train '64'
 model m llama; echo '{' >"$M/tokenizer.json"
-train 'no valid JSON'
+train 'not a JSON object: broken in line'
 model m llama; wp >"$M/tokenizer.json"; rm "$C"; mkfifo "$C"
 train 'config.json'
 verdict

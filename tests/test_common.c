@@ -23,6 +23,33 @@ static bool file_is(const char *path, const char *want) {
     return same;
 }
 
+/* ---- JSON --------------------------------------------------------------------------------------------------------- */
+static void test_json(void) {
+    static const struct { const char *text; size_t n; int kinds; const char *message; } bad[] = {
+        {"", 0, JSON_OBJECT, "bad.json: not a JSON object: broken in line 1, at byte 0 of 0"},
+        {"{\n\"a\": }", 8, JSON_OBJECT, "not a JSON object: broken in line 2, at byte 7 of 8"},
+        {"{\"a\":1", 6, JSON_OBJECT, "not a JSON object: broken in line 1"},
+        {"{} {}", 5, JSON_OBJECT, "not a JSON object: something follows it in line 1, at byte 3 of 5"},
+        {"{}\0{}", 5, JSON_OBJECT, "something follows it in line 1, at byte 2 of 5"},
+        {"[1]\nx", 5, JSON_ARRAY, "not a JSON array: something follows it in line 2"},
+        {"[1]", 3, JSON_OBJECT, "not a JSON object"}, {"{}", 2, JSON_ARRAY, "not a JSON array"},
+        {"1", 1, JSON_OBJECT | JSON_ARRAY, "not a JSON object or array"},
+        {"{\"a\":[\"b\\u0000c\"]}", 18, JSON_OBJECT, "bad.json: a string with \\u0000"}};
+    const char *path = in_tmp("bad.json");
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        file_write(path, bad[i].text, bad[i].n);
+        CHECK_DIES({ json_read(path, bad[i].kinds); }, bad[i].message);
+    }
+    CHECK_DIES({ json_read(in_tmp("absent.json"), JSON_OBJECT); }, "absent.json");
+    file_write(path, " {\"a\": \"\\\\u0000\"}\r\n\t ", 20); /* a backslash, and not that escape */
+    cJSON *json = json_read(path, JSON_OBJECT);
+    CHECK(!strcmp(cJSON_GetStringValue(cJSON_GetObjectItem(json, "a")), "\\u0000"), "json_read: an object between blanks");
+    cJSON_Delete(json);
+    json = json_parse("[1]xyz", 3, JSON_OBJECT | JSON_ARRAY, "no file");
+    CHECK(cJSON_IsArray(json), "json_parse: no byte more than said");
+    cJSON_Delete(json);
+}
+
 /* ---- options ---------------------------------------------------------------------------------------------------- */
 static bool flag, shuffle = true;
 static int64_t batch = 8;
@@ -359,6 +386,7 @@ static void test_report(void) {
 }
 
 int main(void) {
+    test_json();
     test_options();
     test_errors();
     test_files();

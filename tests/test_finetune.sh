@@ -365,7 +365,7 @@ bad "a compressed file" "bad.jsonl:1: not JSON" --data bad.jsonl
 printf '{"text":"a\000b"}\n' >bad.jsonl
 bad "a NUL byte" "bad.jsonl:1: not JSON" --data bad.jsonl
 printf '[\n{"text":"a"},\n{"text":}\n]\n' >bad.json
-bad "a broken array" "bad.json:3: not JSON from here on" --data bad.json
+bad "a broken array" "bad.json: not a JSON array: broken in line 3" --data bad.json
 echo '{"text":"a"}' >bad.json
 bad "a .json that is no array" "bad.json: not a JSON array" --data bad.json
 awk 'BEGIN { for (i = 0; i < 200000; i++) printf "["; print "" }' >bad.jsonl

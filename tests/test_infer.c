@@ -693,8 +693,8 @@ static void test_mistakes(void) {
     BAD(1, "no text", args("--model|%s|--eval|%s", gpt2_dir, txt));
     BAD(1, "No such file", with_ids);
     static const struct { const char *text, *message; } tables[] = {
-        {"[[1,2", "not a JSON list of lists"},        {"{\"ids\":[[1]]}", "not a JSON list of lists"},
-        {"[]", "not a JSON list of lists"},           {"[[1,2]] [[3,4]]", "not a JSON list of lists"},
+        {"[[1,2", "not a JSON array: broken"},        {"{\"ids\":[[1]]}", "not a JSON array"},
+        {"[]", "not a JSON list of lists"},           {"[[1,2]] [[3,4]]", "something follows it"},
         {"[1,2]", "row 0 is not a list"},             {"[[]]", "row 0 is empty"},
         {"[[1,2],[3]]", "rows must have one length"}, {"[[1,-2]]", "row 0, place 1"},
         {"[[1],[2.5]]", "row 1, place 0"},            {"[[999999]]", "whole numbers from 0 to"},

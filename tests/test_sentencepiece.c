@@ -5,6 +5,7 @@
  * sentence or in a tokenizer that works. */
 #include "tokenizer.h"
 #include "test.h"
+#include <math.h>
 
 /* ---- a writer of protocol buffers -------------------------------------------------------------------------------- */
 
@@ -230,6 +231,137 @@ static void test_unigram(void) {
     buf_free(&b);
 }
 
+/* The definition, the long way round: all pieces at every place, sums from the text's start in single precision. Texts
+ * with other characters than those of the pieces, long words, mixed scripts; scores that often tie or nearly do, and
+ * that soon pass 100,000, where the library starts its sums afresh. */
+static const struct { const char *text; float score; } many[] = {
+    {MARK, -2000.5f}, {"a", -1500.25f}, {"b", -1500.5f}, {"ab", -3000.75f}, {"ba", -3000.7f}, {MARK "a", -3500.75f},
+    {"aba", -4500.95f}, {"bab", -4501}, {MARK "ab" MARK, -6999.9f}, {"abab", -6001.3f}, {"\xE4\xB8\xAD", -1700},
+    {"\xE6\x96\x87", -1701.1f}, {"\xE4\xB8\xAD\xE6\x96\x87", -3401.1f}, {"\xE6\x96\x87\xE4\xB8\xAD", -3401.3f},
+    {"\xE6\x96\x87" "a", -3201.3f}, {"b\xE4\xB8\xAD", -3200.4f}, {"\xE4\xB8\xAD\xE6\x96\x87\xE4\xB8\xAD", -5102.2f},
+    {".", -900}, {"..", -1800}, {"...", -2699.99f}, {"\xF0\x9F\x98\x80", -1234.5f}, {"\xF0\x9F\x98\x80" "a", -2734.75f}};
+enum { N_MANY = sizeof many / sizeof *many };
+
+static void reference(const char *s, size_t n, Ids *ids) { /* piece i has the id i + 1; 0 is the unknown one */
+    typedef struct { float score; int32_t id; size_t from; bool reached; } Best;
+    Best *best = xcalloc(n + 1, sizeof *best);
+    best[0].reached = true;
+    for (size_t at = 0; at < n; at++) {
+        if (!best[at].reached) continue; /* inside a character */
+        if (fabsf(best[at].score) > 100000) {
+            float offset = best[at].score;
+            for (size_t k = at; k <= n; k++)
+                if (best[k].reached) best[k].score -= offset;
+        }
+        uint8_t c = (uint8_t)s[at];
+        size_t one = c < 0x80 ? 1 : c < 0xE0 ? 2 : c < 0xF0 ? 3 : 4;
+        bool has_one = false;
+        for (int32_t i = 0; i <= N_MANY; i++) { /* the last round: the unknown character */
+            size_t len = i < N_MANY ? strlen(many[i].text) : one;
+            if (i < N_MANY && (len > n - at || memcmp(many[i].text, s + at, len))) continue;
+            has_one |= len == one && i < N_MANY;
+            if (i == N_MANY && has_one) continue;
+            float score = best[at].score + (i < N_MANY ? many[i].score : -7009.9f);
+            Best *to = &best[at + len];
+            if (!to->reached || score > to->score) *to = (Best){score, i < N_MANY ? i + 1 : 0, at, true};
+        }
+    }
+    size_t n_ids = 0;
+    int32_t *back = xmalloc((n + 1) * sizeof *back);
+    for (size_t at = n; at; at = best[at].from) back[n_ids++] = best[at].id;
+    while (n_ids-- > 0)
+        if (back[n_ids] || !ids->n || ids->v[ids->n - 1]) ids_add(ids, back[n_ids]); /* unknown ones are one */
+    free(back);
+    free(best);
+}
+
+static void test_unigram_definition(void) {
+    static const char *const parts[] = {"a", "b", "ab", "abab", " ", "\xE4\xB8\xAD", "\xE6\x96\x87", "\xC3\xA9", "x", ".",
+                                        "...", " ab ", "\xF0\x9F\x98\x80", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"};
+    enum { N_PARTS = sizeof parts / sizeof *parts, ROUNDS = 1500 };
+    Buf b = {0}, normalizer = {0};
+    put_piece(&b, "<unk>", 0, UNKNOWN);
+    for (int i = 0; i < N_MANY; i++) put_piece(&b, many[i].text, many[i].score, NORMAL);
+    put_number(&normalizer, 4, 0); /* blanks stay as many as they are */
+    put_bytes(&b, 3, normalizer.data, normalizer.len);
+    char *dir = write_dir("many", "tokenizer.model", &b, b.len);
+    Tokenizer *t = tokenizer_load(dir);
+    Rng rng = {5, 0};
+    size_t n_same = 0;
+    for (int round = 0; round < ROUNDS; round++) {
+        Buf text = {0}, normal = {0};
+        Ids got = {0}, want = {0};
+        size_t kinds = 1 + rng_below(&rng, N_PARTS), n_parts = 1 + rng_below(&rng, round % 10 ? 60 : 3000);
+        for (size_t i = 0; i < n_parts; i++) buf_str(&text, parts[rng_below(&rng, kinds)]);
+        buf_str(&normal, MARK);
+        for (size_t i = 0; i < text.len; i++)
+            buf_add(&normal, text.data[i] == ' ' ? MARK : text.data + i, text.data[i] == ' ' ? strlen(MARK) : 1);
+        tokenizer_encode(t, text.data, text.len, false, &got);
+        reference(normal.data, normal.len, &want);
+        n_same += got.n == want.n && !memcmp(got.v, want.v, got.n * sizeof *got.v);
+        ids_free(&got), ids_free(&want);
+        buf_free(&text), buf_free(&normal);
+    }
+    CHECK(n_same == ROUNDS, "unigram as the definition has it: %zu of %d texts", n_same, ROUNDS);
+    tokenizer_free(t);
+    free(dir);
+    buf_free(&b);
+    buf_free(&normalizer);
+}
+
+/* Tokens of a file beside the model, and a stream that begins behind a prompt. */
+static void test_beside(void) {
+    static const char added[] = "{\"<x>\": 273, \"ab\": 260}";
+    Buf b = {0}, out = {0};
+    bpe_model(&b, false);
+    char *dir = write_dir("beside", "tokenizer.model", &b, b.len), *path = path_join(dir, "added_tokens.json");
+    file_write(path, added, strlen(added));
+    Tokenizer *t = tokenizer_load(dir);
+    CHECK(tokenizer_vocab(t) == 274 && tokenizer_id(t, "<x>") == 273, "added_tokens.json: one more token");
+    check_row(t, "a<x>c", 5, false, "261 273 268 271", "a<x>c");
+    tokenizer_free(t);
+    file_write(path, "{\"<x>\": 270}", 12);
+    CHECK_DIES({ tokenizer_load(dir); }, "belongs to two tokens");
+    free(path);
+    free(dir);
+    t = tokenizer_load(dir = path_join(test_tmpdir(), "bpe"));
+    const int32_t ids[] = {262, 268, 271};
+    Utf8Stream first = {0}, behind = tokenizer_stream_after(t, ids, 1);
+    tokenizer_decode_stream(t, &first, ids[1], &out);
+    tokenizer_decode_stream(t, &first, ids[2], &out);
+    CHECK(!strcmp(out.data, "c"), "the first blank of a text is dropped: \"%s\"", out.data);
+    out.len = 0;
+    tokenizer_decode_stream(t, &behind, ids[1], &out);
+    tokenizer_decode_stream(t, &behind, ids[2], &out);
+    CHECK(!strcmp(out.data, " c"), "behind a prompt it is not: \"%s\"", out.data);
+    tokenizer_free(t);
+    free(dir);
+    buf_free(&b);
+    buf_free(&out);
+}
+
+/* What `tokenizer show` says of characters and pieces that a model lacks. */
+static void test_show(const char *program) {
+    static const struct { const char *model, *text, *want; } rows[] = {
+        {"bpe", "xyx", "x + y"}, {"bpe", "xyx", "268 263 123"}, {"unused", "aab", "261 269 270"},
+        {"unigram", "ab", "3 6"}, {"bpe", "a\xC3\xA9", "261 198 172"}};
+    char *slash = strrchr(program, '/');
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        Buf out = {0};
+        char chunk[4096];
+        char *command = strf("'%.*s/tokenizer' show --model '%s/%s' --text '%s' 2>&1", slash ? (int)(slash - program) : 1,
+                             slash ? program : ".", test_tmpdir(), rows[i].model, rows[i].text);
+        FILE *f = popen(command, "r");
+        for (size_t got; f && (got = fread(chunk, 1, sizeof chunk, f)) > 0;) buf_add(&out, chunk, got);
+        int code = f ? pclose(f) : -1;
+        buf_add(&out, "", 0);
+        CHECK(!code && strstr(out.data, rows[i].want), "show %s \"%s\" says %s: %d\n%s", rows[i].model, rows[i].text,
+              rows[i].want, code, out.data);
+        free(command);
+        buf_free(&out);
+    }
+}
+
 static void test_chatglm(void) {
     static const char config[] = "{\"tokenizer_class\": \"ChatGLMTokenizer\"}", images[] = "{\"num_image_tokens\": 20}";
     Buf b = {0}, u = {0};
@@ -354,9 +486,13 @@ static void test_hostile(void) {
     }
 }
 
-int main(void) {
+int main(int argc, char **argv) {
+    (void)argc;
     test_bpe();
     test_unigram();
+    test_unigram_definition();
+    test_beside();
+    test_show(argv[0]);
     test_decode();
     test_chatglm();
     test_hostile();

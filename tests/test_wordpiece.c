@@ -319,7 +319,7 @@ static void test_files(void) {
     check_dies(S("[UNK]\na\xE4\xB8"), NULL, "line 2 is not UTF-8");
     check_dies(S("[UNK]\na\n"), "{\"unk_token\": \"<unk>\"}", "no line is the unknown token");
     check_dies(S("[UNK]\na\n"), "{\"unk_token\": 7}", "unk_token is neither a string nor");
-    check_dies(S("[UNK]\na\n"), "[1]", "not an object");
+    check_dies(S("[UNK]\na\n"), "[1]", "not a JSON object");
     check_dies(S("[UNK]\na\n"), "{\"tokenizer_class\": \"BertJapaneseTokenizer\"}",
                "BertJapaneseTokenizer is not supported");
     check_dies(S("[UNK]\na\n"), "{\"tokenizer_class\": \"EsmTokenizer\"}", "EsmTokenizer is not supported");

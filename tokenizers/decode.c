@@ -153,3 +153,11 @@ void tokenizer_decode_stream(const Tokenizer *t, Utf8Stream *s, int32_t id, Buf 
     for (size_t i = 0; i < bytes.len; i++) stream_byte(s, (uint8_t)bytes.data[i], t->decoder.bad, out);
     buf_free(&bytes);
 }
+
+Utf8Stream tokenizer_stream_after(const Tokenizer *t, const int32_t *ids, size_t n) {
+    Utf8Stream s = {0};
+    Buf shown = {0};
+    for (size_t i = 0; i < n; i++, shown.len = 0) tokenizer_decode_stream(t, &s, ids[i], &shown);
+    buf_free(&shown);
+    return s;
+}

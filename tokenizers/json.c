@@ -558,7 +558,7 @@ static void finish_unigram(Loader *l, const cJSON *model, const double *score, s
 
 void load_tokenizer_json(Loader *l) {
     Tokenizer *t = l->t;
-    cJSON *json = json_read(l->path);
+    cJSON *json = json_read(l->path, JSON_OBJECT);
     const cJSON *model = json_get(json, "model");
     if (!cJSON_IsObject(model)) die("%s: there is no \"model\"", l->path);
     t->model = model_kind(l, model);

@@ -4,7 +4,6 @@
 
 #include <cjson/cJSON.h>
 
-cJSON *json_read(const char *path);             /* an object; dies with the place where it is broken */
 /* An id of `token`; dies unless it is a whole number below MAX_IDS. */
 uint32_t json_id(const char *path, const char *token, const cJSON *node);
 void read_vocab(Loader *l, const cJSON *vocab); /* {token: id, ...} */

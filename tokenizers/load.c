@@ -10,22 +10,6 @@
 /* [tok.load] reading a tokenizer's files ---------------------------------------------------------------------------- *
  * The only part that meets a file written by somebody else. Every check is here, so that nothing above needs one. */
 
-cJSON *json_read(const char *path) {
-    size_t n;
-    char *text = file_read(path, &n);
-    const char *end = NULL;
-    cJSON *json = cJSON_ParseWithLengthOpts(text, n, &end, false);
-    if (!json) die("%s: no valid JSON: broken at byte %zu of %zu", path, end ? (size_t)(end - text) : 0, n);
-    while (end < text + n && strchr(" \t\r\n", *end) && *end) end++;
-    if (end != text + n) die("%s: something follows the JSON at byte %zu", path, (size_t)(end - text));
-    /* cJSON's strings end at a NUL: a token with one would silently become another. */
-    for (const char *p = text; (p = strchr(p, '\\')); p += 2)
-        if (!strncmp(p, "\\u0000", 6)) die("%s: a string with \\u0000 in it is not supported", path);
-    free(text);
-    if (!cJSON_IsObject(json)) die("%s: the JSON is not an object", path);
-    return json;
-}
-
 uint32_t json_id(const char *path, const char *token, const cJSON *node) {
     double d = cJSON_IsNumber(node) ? node->valuedouble : -1;
     if (!cJSON_IsNumber(node)) die("%s: the id of token \"%.60s\" is not a number", path, token);
@@ -85,6 +69,16 @@ void add_token(Loader *l, AddedToken a) {
     l->added_at[a.id] = l->n_added;
 }
 
+void read_added_tokens(Loader *l) {
+    char *path = path_join(l->dir, "added_tokens.json");
+    cJSON *json = file_exists(path) ? json_read(path, JSON_OBJECT) : NULL;
+    for (cJSON *e = json ? json->child : NULL; e; e = e->next)
+        add_token(l, (AddedToken){.text = e->string, .n = strlen(e->string),
+                                  .id = (int32_t)json_id(path, e->string, e)});
+    cJSON_Delete(json);
+    free(path);
+}
+
 /* tokenizer_config.json (or the older special_tokens_map.json): names of the special tokens, as strings or as objects
  * with a content. Those in the vocabulary are special even where tokenizer.json forgot to say so. */
 static void read_roles_in(Loader *l, const char *name) {
@@ -96,7 +90,7 @@ static void read_roles_in(Loader *l, const char *name) {
         free(path);
         return;
     }
-    cJSON *json = json_read(path);
+    cJSON *json = json_read(path, JSON_OBJECT);
     for (int i = 0; i < (int)(sizeof roles / sizeof *roles); i++) {
         const cJSON *node = json_get(json, roles[i]);
         char *token = cJSON_GetStringValue(cJSON_IsObject(node) ? json_get(node, "content") : node);
@@ -271,22 +265,15 @@ void norm_add(Tokenizer *t, NormStep step) {
 /* The older layout: vocab.json and merges.txt; the rest is known from the name of the class. */
 static void load_vocab_and_merges(Loader *l) {
     Tokenizer *t = l->t;
-    cJSON *vocab = json_read(l->path);
+    cJSON *vocab = json_read(l->path, JSON_OBJECT);
     read_vocab(l, vocab);
     cJSON_Delete(vocab);
     t->split = (Split){SPLIT_GPT2, 0};
     t->byte_level = true;
-    char *added = path_join(l->dir, "added_tokens.json"), *config = path_join(l->dir, "tokenizer_config.json");
-    char *merges = path_join(l->dir, "merges.txt");
-    if (file_exists(added)) {
-        cJSON *json = json_read(added);
-        for (cJSON *e = json->child; e; e = e->next)
-            add_token(l, (AddedToken){.text = e->string, .n = strlen(e->string),
-                                      .id = (int32_t)json_id(added, e->string, e)});
-        cJSON_Delete(json);
-    }
+    char *config = path_join(l->dir, "tokenizer_config.json"), *merges = path_join(l->dir, "merges.txt");
+    read_added_tokens(l);
     if (file_exists(config)) {
-        cJSON *json = json_read(config);
+        cJSON *json = json_read(config, JSON_OBJECT);
         const char *class = json_str(json, "tokenizer_class");
         if (class && !strncmp(class, "Qwen2", 5)) {
             t->split = (Split){SPLIT_LLAMA3, 1};
@@ -306,7 +293,6 @@ static void load_vocab_and_merges(Loader *l) {
     decoder_build(l, false, write_bytes, NULL);
     l->path = merges;
     read_merges_txt(l);
-    free(added);
     free(config);
     free(merges);
 }
@@ -411,7 +397,7 @@ static void load_tiktoken(Loader *l) {
     enum { GLM4_RANKS = 151329, LLAMA3_RANKS = 128000, LLAMA3_SPECIALS = 256, QWEN_EXTRAS = 205 };
     Tokenizer *t = l->t;
     char *path = path_join(l->dir, "tokenizer_config.json");
-    cJSON *config = file_exists(path) ? json_read(path) : NULL;
+    cJSON *config = file_exists(path) ? json_read(path, JSON_OBJECT) : NULL;
     const char *class = json_str(config, "tokenizer_class"), *dot = strrchr(l->path, '.');
     read_ranks(l);
     size_t n_ranks = t->vocab.n_ids;

@@ -42,13 +42,49 @@ static bool in_ranges(uint32_t cp, const Range *r, size_t n) {
 }
 #define IN(cp, table) in_ranges(cp, table, sizeof table / sizeof *table)
 
+static int combining_class(int32_t cp) { return cp < 0x300 ? 0 : utf8proc_get_property(cp)->combining_class; }
+
+/* Canonical order: in each row of characters with a combining class, by class, equal ones as they stood. utf8proc's own
+ * way takes the square of the row's length: an hour for a hostile megabyte. Rows of real text have two or three. */
+static void order_marks(int32_t *c, size_t n) {
+    int32_t *room = NULL;
+    for (size_t from = 0, to; from < n; from = to + 1) {
+        bool sorted = true;
+        int before = 0, class;
+        for (to = from; to < n && (class = combining_class(c[to])); to++, before = class) sorted &= before <= class;
+        if (sorted) continue;
+        size_t at[257] = {0};
+        if (!room) room = xmalloc(size_mul(n, sizeof *room));
+        for (size_t i = from; i < to; i++) at[combining_class(c[i]) + 1]++;
+        for (int k = 0; k < 256; k++) at[k + 1] += at[k];
+        for (size_t i = from; i < to; i++) room[at[combining_class(c[i])]++] = c[i];
+        memcpy(c + from, room, (to - from) * sizeof *c);
+    }
+    free(room);
+}
+
+/* s, well-formed, in the normal form that options say, appended. */
 static void form_append(const uint8_t *s, size_t n, int options, Buf *out) {
-    uint8_t *made;
-    if (!n) return;
-    ssize_t len = utf8proc_map(s, (ssize_t)n, &made, (utf8proc_option_t)options);
-    if (len < 0) die("normalising %zu bytes of text: %s", n, utf8proc_errmsg(len));
-    buf_add(out, made, (size_t)len);
-    free(made);
+    enum { MOST = 18 }; /* characters that one decomposes into: U+FDFA */
+    size_t cap = n + MOST, n_c = 0;
+    int32_t *c = xmalloc(size_mul(cap, sizeof *c));
+    for (size_t i = 0, len; i < n; i += len) {
+        uint32_t cp = 0;
+        int boundary;
+        len = (size_t)utf8_char(s + i, n - i, &cp);
+        if (cap - n_c < MOST) c = xrealloc(c, size_mul(cap *= 2, sizeof *c));
+        ssize_t made = utf8proc_decompose_char((int32_t)cp, c + n_c, MOST, (utf8proc_option_t)options, &boundary);
+        if (made < 0 || made > MOST) die("normalising %zu bytes of text: %s", n, utf8proc_errmsg(made));
+        n_c += (size_t)made;
+    }
+    order_marks(c, n_c);
+    ssize_t left = utf8proc_normalize_utf32(c, (ssize_t)n_c, (utf8proc_option_t)options);
+    if (left < 0) die("normalising %zu bytes of text: %s", n, utf8proc_errmsg(left));
+    for (ssize_t i = 0; i < left; i++) {
+        char bytes[4];
+        buf_add(out, bytes, (size_t)utf8_put((uint32_t)c[i], bytes));
+    }
+    free(c);
 }
 
 /* Just before the Hangul finals, and none: utf8proc would have a syllable swallow it. */

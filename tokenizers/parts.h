@@ -392,6 +392,7 @@ typedef struct {
 } Loader;
 void read_token(Loader *l, const char *text, size_t n, uint32_t id); /* dies: an id or a text that is taken */
 void add_token(Loader *l, AddedToken a);        /* copies a.text; in the vocabulary already, or a new id */
+void read_added_tokens(Loader *l);              /* added_tokens.json, if there is one: {token: id} */
 void read_roles(Loader *l);                     /* bos, eos from tokenizer_config.json, or special_tokens_map.json, if
                                                    there is one; all tokens that it names become special */
 void finish_tokens(Loader *l);
@@ -417,6 +418,8 @@ void sentencepiece_normalize(const Tokenizer *t, Worker *w, const uint8_t *s, si
 void sentencepiece_free(SentencePiece *sp);
 /* first_symbols where t->sp: at most n ids; some may lie past the vocabulary. */
 int32_t sentencepiece_symbols(const Tokenizer *t, const uint8_t *s, size_t n, int32_t *id);
+/* The character that such an id past the vocabulary stands for, U+FFFD for any unknown one; returns its bytes. */
+size_t sentencepiece_past(const Tokenizer *t, int32_t id, char out[4]);
 /* After the merges: ids from `from` on that are no tokens become some. split: w->split where t->note_splits. */
 void sentencepiece_finish(const Tokenizer *t, const uint64_t *split, size_t from, Ids *ids);
 void sentencepiece_text(const Tokenizer *t, size_t from, Buf *out); /* what is still to be done to out[from ..) */

@@ -512,6 +512,12 @@ int32_t sentencepiece_symbols(const Tokenizer *t, const uint8_t *s, size_t n, in
     return n_id;
 }
 
+size_t sentencepiece_past(const Tokenizer *t, int32_t id, char out[4]) {
+    uint32_t cp = 0xFFFD;
+    if (id < t->sp->n_symbols) memcpy(&cp, t->sp->past.data + 4 * (size_t)(id - t->n_ids), 4);
+    return (size_t)utf8_put(cp, out);
+}
+
 static void put_symbol(const Tokenizer *t, const uint64_t *split, int32_t id, int depth, Ids *out) {
     const SentencePiece *sp = t->sp;
     if (id < t->n_ids && type_of(sp, id) != UNUSED) {
@@ -532,11 +538,7 @@ static void put_symbol(const Tokenizer *t, const uint64_t *split, int32_t id, in
         int n = 0;
         const char *s = bytes;
         if (id < t->n_ids) s = vocab_str(&t->vocab, id), n = (int)t->vocab.spelling[id].n;
-        else if (id < sp->n_symbols) {
-            uint32_t cp;
-            memcpy(&cp, sp->past.data + 4 * (size_t)(id - t->n_ids), 4);
-            n = utf8_put(cp, bytes);
-        }
+        else if (id < sp->n_symbols) n = (int)sentencepiece_past(t, id, bytes);
         for (int k = 0; k < n; k++) ids_add(out, t->byte_id[(uint8_t)s[k]]);
     } else if (!out->n || out->v[out->n - 1] != t->unk) ids_add(out, t->unk);
 }
@@ -1197,7 +1199,7 @@ typedef enum { PLAIN, CHATGLM_6B, CHATGLM_3 } Family; /* CHATGLM_3: 2 as well, w
 
 static bool config_says(const char *dir, const char *file, const char *key, const char *value) {
     char *path = path_join(dir, file);
-    cJSON *json = file_exists(path) ? json_read(path) : NULL;
+    cJSON *json = file_exists(path) ? json_read(path, JSON_OBJECT) : NULL;
     const char *s = json_str(json, key);
     bool yes = s && !strcmp(s, value);
     cJSON_Delete(json);
@@ -1215,7 +1217,7 @@ static Family family_of(const Loader *l) {
 /* A key of tokenizer_config.json, or NULL where there is no such key or no such file. The caller deletes *json. */
 static const cJSON *config_get(const char *dir, const char *key, cJSON **json) {
     char *path = path_join(dir, "tokenizer_config.json");
-    *json = file_exists(path) ? json_read(path) : NULL;
+    *json = file_exists(path) ? json_read(path, JSON_OBJECT) : NULL;
     free(path);
     return json_get(*json, key);
 }
@@ -1256,6 +1258,7 @@ static void read_family(Loader *l, Family family) {
         add_token(l, (AddedToken){.text = text, .n = t->vocab.spelling[id].n, .id = id, .special = true});
         free(text);
     }
+    read_added_tokens(l);
     read_roles(l);
     if (family == CHATGLM_3) {
         wrap_add(&t->single, past + 1, 0); /* [gMASK] sop */

@@ -451,7 +451,7 @@ void wordpiece_load(Loader *l) {
     read_vocab_txt(l->path, &t->vocab);
     char *path[2] = {path_join(l->dir, "tokenizer_config.json"), path_join(l->dir, "special_tokens_map.json")};
     cJSON *configs[2];
-    for (int i = 0; i < 2; i++) configs[i] = file_exists(path[i]) ? json_read(path[i]) : NULL;
+    for (int i = 0; i < 2; i++) configs[i] = file_exists(path[i]) ? json_read(path[i], JSON_OBJECT) : NULL;
     const cJSON *const read[2] = {configs[0], configs[1]};
     check_class(l, json_str(configs[0], "tokenizer_class"));
     bool lowercase = !cJSON_IsFalse(json_get(configs[0], "do_lower_case"));
@@ -463,6 +463,7 @@ void wordpiece_load(Loader *l) {
     role(l, read, "pad_token", "[PAD]");
     role(l, read, "mask_token", "[MASK]");
     if (t->unk < 0) die("%s: no line is the unknown token, [UNK] unless a file beside it names another", l->path);
+    read_added_tokens(l);
     read_roles(l);
     for (int i = 0; i < 2; i++) cJSON_Delete(configs[i]), free(path[i]);
 
