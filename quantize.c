@@ -649,9 +649,9 @@ static void layer_rotate(Model *m, int l, const Rotation *r) {
     }
 }
 /* Scales moved (SmoothQuant; Xiao et al. 2022): x / s and W s make the same product, and 1/s goes into the norm before. With
- * s = max|x|^a / max|w|^(1-a), inputs whose range is wide give some of it to their weights. H and what else was seen of x
- * change alike. Only where nothing but these matrices reads the norm. */
-static void layer_smooth(Model *m, int l, TapKind kind, Tap *t, double part) {
+ * s = max|x|^a / max|w|^(1-a), inputs whose range is wide give some of it to their weights. Only where nothing
+ * but these matrices reads the norm. */
+static void layer_smooth(Model *m, int l, TapKind kind, const Tap *t, double part) {
     Role norm = kind == TAP_QKV ? R_NORM1_W : R_NORM2_W, bias = kind == TAP_QKV ? R_NORM1_B : R_NORM2_B;
     float *g = values(m, l, norm), *b = values(m, l, bias), *s = xmalloc(t->n * sizeof *s), *inverse = xmalloc(t->n * sizeof *s);
     for (size_t c = 0; c < t->n; c++) {
@@ -672,8 +672,6 @@ static void layer_smooth(Model *m, int l, TapKind kind, Tap *t, double part) {
     for (size_t c = 0; c < t->n; c++) {
         g[c] *= inverse[c];
         if (b) b[c] *= inverse[c];
-        t->energy[c] *= inverse[c] * inverse[c], t->largest[c] *= inverse[c];
-        for (size_t r = 0; r < t->n && t->H; r++) t->H[r * t->n + c] *= inverse[r] * inverse[c];
     }
     free(s), free(inverse);
 }
@@ -1235,19 +1233,22 @@ static void layer_run(Writer *w, Plan *p, Calibration *k, int l, const Rotation 
     Model *m = p->m;
     layer_load(m, l);
     if (r) layer_rotate(m, l, r);
-    Tap tap[N_TAPS] = {{0}};
     bool hessian = !strcmp(o.method, "gptq"), bins = !strcmp(o.activations, "static");
-    if (k) {
+    Tap tap[N_TAPS] = {{0}};
+    if (k && o.smooth > 0) {                                          /* a pass of its own: what follows sees the inputs moved */
+        for (int t = 0; t < N_TAPS; t++) tap[t] = tap_new(m, l, (TapKind)t, false, false);
         look.tap = tap, look.n_taps = N_TAPS;
-        for (int again = o.smooth > 0 && bins; again >= 0; again--) { /* what is counted in bins must be smoothed before */
-            for (int t = 0; t < N_TAPS; t++) tap[t] = tap_new(m, l, (TapKind)t, hessian && !again, bins && !again);
-            calibration_run(m, k, l, l + 1, false);
-            if (o.smooth > 0 && (again || !bins)) {
-                layer_smooth(m, l, TAP_QKV, &tap[TAP_QKV], o.smooth);
-                layer_smooth(m, l, TAP_UP, &tap[TAP_UP], o.smooth);
-            }
-            for (int t = 0; t < N_TAPS && again; t++) tap_free(&tap[t]);
-        }
+        calibration_run(m, k, l, l + 1, false);
+        layer_smooth(m, l, TAP_QKV, &tap[TAP_QKV], o.smooth);
+        layer_smooth(m, l, TAP_UP, &tap[TAP_UP], o.smooth);
+        for (int t = 0; t < N_TAPS; t++) tap_free(&tap[t]);
+    }
+    /* One pass for all of a block's taps. A pass each, with what the block's own quantised matrices make, was measured no
+     * better (the default model: KL 0.0086 against 0.0084) and costs three more. */
+    if (k) {
+        for (int t = 0; t < N_TAPS; t++) tap[t] = tap_new(m, l, (TapKind)t, hessian, bins);
+        look.tap = tap, look.n_taps = N_TAPS;
+        calibration_run(m, k, l, l + 1, false);
     }
     for (int t = 0; t < N_TAPS; t++) {
         Factor f = {0};

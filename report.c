@@ -31,8 +31,8 @@ typedef struct {
     Series *curves;         /* of "step" events, in order of first appearance */
     int n_curves;
     Series val_loss;
-    cJSON **evals, **samples;
-    int n_evals, n_samples;
+    cJSON **evals, **samples, **modules;
+    int n_evals, n_samples, n_modules;
     cJSON *start, *end, *profile; /* the last of each; a resumed run has several starts */
     int n_starts;
     double last_step;
@@ -96,6 +96,8 @@ static Run run_read(const char *path) {
             keep(&r.evals, &r.n_evals, event), event = NULL;
         } else if (!strcmp(kind->valuestring, "sample")) {
             keep(&r.samples, &r.n_samples, event), event = NULL;
+        } else if (!strcmp(kind->valuestring, "module")) {
+            keep(&r.modules, &r.n_modules, event), event = NULL;
         } else if (!strcmp(kind->valuestring, "start")) {
             cJSON_Delete(r.start);
             r.start = event, event = NULL, r.n_starts++;
@@ -116,6 +118,8 @@ static void run_free(Run *r) {
     for (int i = 0; i < r->n_curves; i++) free(r->curves[i].key), free(r->curves[i].step), free(r->curves[i].value);
     for (int i = 0; i < r->n_evals; i++) cJSON_Delete(r->evals[i]);
     for (int i = 0; i < r->n_samples; i++) cJSON_Delete(r->samples[i]);
+    for (int i = 0; i < r->n_modules; i++) cJSON_Delete(r->modules[i]);
+    free(r->modules);
     free(r->val_loss.key), free(r->val_loss.step), free(r->val_loss.value);
     free(r->curves), free(r->evals), free(r->samples);
     cJSON_Delete(r->start);
@@ -616,6 +620,62 @@ static void add_profile(Buf *b, const cJSON *profile) {
     buf_str(b, "</table></div>");
 }
 
+/* What quantising cost: each layer's mean error, its worst matrix as a dot; and the worst of all, a bar each. */
+static double number_field(const cJSON *event, const char *key) {
+    const cJSON *f = cJSON_GetObjectItemCaseSensitive(event, key);
+    return cJSON_IsNumber(f) ? f->valuedouble : NAN;
+}
+static int worst_first(const void *a, const void *b) {
+    double x = number_field(*(cJSON *const *)a, "error"), y = number_field(*(cJSON *const *)b, "error");
+    return (x < y) - (x > y);
+}
+static void add_modules(Buf *b, Run *r) {
+    enum { ROWS_MAX = 40, LAYERS_MAX = 1 << 16 };
+    if (!r->n_modules) return;
+    Series mean = {.key = "error of the output, in percent"}, worst = {0};
+    for (int l = 0, found = 1; found && l < LAYERS_MAX; l++) {
+        double sum = 0, most = 0;
+        found = 0;
+        for (int i = 0; i < r->n_modules; i++) {
+            double error = number_field(r->modules[i], "error");
+            if (number_field(r->modules[i], "layer") != l || !isfinite(error)) continue;
+            found++, sum += error, most = fmax(most, error);
+        }
+        if (!found) break;
+        cJSON *m = cJSON_CreateNumber(100 * sum / found), *w = cJSON_CreateNumber(100 * most);
+        series_add(&mean, l, m), series_add(&worst, l, w);
+        cJSON_Delete(m), cJSON_Delete(w);
+    }
+    buf_str(b, "<h2>Error by layer</h2><p class=\"note\">How far a matrix's output on the calibration text (without one: the matrix "
+               "itself) is from what it was, in percent of its size. The line is a layer's mean, dots are its worst matrix.</p>");
+    if (mean.n) {
+        buf_str(b, "<div class=\"grid3\"><div class=\"card\"><h3>");
+        add_words(b, mean.key);
+        buf_str(b, "</h3>");
+        add_chart(b, &mean, &worst, false, true, false);
+        buf_str(b, "</div></div>");
+    }
+    qsort(r->modules, (size_t)r->n_modules, sizeof *r->modules, worst_first);
+    double longest = number_field(r->modules[0], "error");
+    int n = r->n_modules < ROWS_MAX ? r->n_modules : ROWS_MAX;
+    buf_fmt(b, "<div class=\"wide\"><table><tr><th>the worst %d of %d</th><th>bits</th><th>error</th><th></th><th>inputs in 8 bits</th>"
+               "<th>in 4</th></tr>", n, r->n_modules);
+    for (int i = 0; i < n; i++) {
+        const cJSON *e = r->modules[i];
+        double error = number_field(e, "error"), in8 = number_field(e, "input8"), in4 = number_field(e, "input4");
+        const char *name = string_field(e, "name");
+        if (!name || !isfinite(error)) continue;
+        buf_str(b, "<tr><td>");
+        add_escaped(b, name);
+        buf_fmt(b, "</td><td>%.0f</td><td>%.3f%%</td><td><span class=\"bar\" style=\"width:%.1fpx\"><span style=\"width:100%%\"></span></span></td>",
+                number_field(e, "bits"), 100 * error, longest > 0 ? 240 * error / longest : 0);
+        if (isfinite(in8) && isfinite(in4)) buf_fmt(b, "<td>%.2f%%</td><td>%.1f%%</td></tr>", 100 * in8, 100 * in4);
+        else buf_str(b, "<td></td><td></td></tr>");
+    }
+    buf_str(b, "</table></div>");
+    free(mean.step), free(mean.value), free(worst.step), free(worst.value);
+}
+
 void report_write(const char *dir) {
     char *log_path = path_join(dir, "log.jsonl"), *page_path = path_join(dir, "report.html");
     Run r = run_read(log_path);
@@ -646,7 +706,8 @@ void report_write(const char *dir) {
     if (r.n_steps || r.n_evals) {
         add_tiles(&b, &r);
         add_curves(&b, &r);
-    } else buf_str(&b, "<p>This run has logged no steps yet.</p>");
+    } else if (!r.n_modules) buf_str(&b, "<p>This run has logged no steps yet.</p>");
+    add_modules(&b, &r);
     add_evals(&b, &r);
     add_samples(&b, &r);
     add_profile(&b, r.profile);
