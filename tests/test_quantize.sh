@@ -59,10 +59,11 @@ make asymmetric --model base --bits 4 --group 32 --symmetric no
 check "zero points are packed down the outputs" holds asymmetric '"model.layers.0.self_attn.q_proj.weight_zero_point":{"dtype":"I32","shape":[4,1]'
 
 # ---- how ------------------------------------------------------------------------------------------------------------
-make one --model base --bits 4 --group 32 $text --json
+make one --model base --bits 4 --group 32 $text --eval corpus:5k --json
 cp out.txt one.json
 make three --model base --bits 4 --group 32 $text --threads 3
 check "--threads 3 writes the bytes of --threads 1" cmp one/model.safetensors three/model.safetensors
+check "the result in one line of JSON, perplexity and divergence in it" grep -q '^{"event":"quantize".*"perplexity_before":.*"kl":.*}$' one.json
 number() { sed -n "s/.*\"$1\":\([-0-9.e+]*\).*/\1/p" "$2"; }
 check "GPTQ where there is text" says one '"strategy":"group"'
 make nearest --model base --bits 4 --group 32 $text --method rtn --json
