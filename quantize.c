@@ -527,9 +527,9 @@ static Calibration calibration_read(Model *m, const Tokenizer *tok) {
     k.tokens = xmalloc(size_mul((size_t)k.n * k.B * T, sizeof *k.tokens));
     for (size_t r = 0; r < (size_t)k.n * k.B; r++) {
         int32_t *row = k.tokens + r * T;
-        memcpy(row, prefix->v, prefix->n * sizeof *row);
+        if (prefix->n) memcpy(row, prefix->v, prefix->n * sizeof *row);
         memcpy(row + prefix->n, s.ids.v + r * inner, inner * sizeof *row);
-        memcpy(row + prefix->n + inner, suffix->v, suffix->n * sizeof *row);
+        if (suffix->n) memcpy(row + prefix->n + inner, suffix->v, suffix->n * sizeof *row);
     }
     k.stream = xcalloc((size_t)k.n, sizeof *k.stream);
     for (int i = 0; i < k.n; i++) k.stream[i] = op.mem_alloc(size_mul(k.B * T * (size_t)c->C, op.act_size));

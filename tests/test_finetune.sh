@@ -285,7 +285,7 @@ tune decides --model base --task classify --data labels.jsonl --epochs 6 --batch
 check "a decoder classifies by its last token" is "$(last_value decides eval accuracy)" 1
 check "and is called what transformers calls it" grep -q 'ForSequenceClassification' decides/config.json
 sed -n 's/.*"text": *"\([^"]*\)".*"label": *"\([^"]*\)".*/\1\t\2/p' labels.jsonl | head -n 6 >some.txt
-cut -f 1 some.txt | "$BUILD/infer" --model decides --classify - --quiet >told.txt 2>err.txt || broke "infer --classify"
+cut -f 1 some.txt | "$bin/infer" --model decides --classify - --quiet >told.txt 2>err.txt || broke "infer --classify"
 check "./infer --classify tells them apart" is "$(awk '{print $2}' told.txt | tr '\n' ' ')" "$(cut -f 2 some.txt | tr '\n' ' ')"
 check "an encoder that should write" refused 1 "does not write text" --model bert --data chat.jsonl --out x
 

@@ -115,7 +115,7 @@ cp -r full/checkpoint-10 damaged
 head -c 9000 full/checkpoint-10/optimizer.safetensors >damaged/optimizer.safetensors
 check "a truncated optimizer.safetensors" refused 1 "optimizer.safetensors" --resume damaged --out damaged-out --quiet
 echo '{' >damaged/trainer_state.json
-check "a damaged trainer_state.json" refused 1 "not a trainer's state" --resume damaged --out damaged-out --quiet
+check "a damaged trainer_state.json" refused 1 "trainer_state.json: not a JSON object" --resume damaged --out damaged-out --quiet
 check "nothing to resume" refused 1 "holds no checkpoint" --resume last --out nowhere --quiet
 
 # ---- signals ---------------------------------------------------------------------------------------------------------
