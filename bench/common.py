@@ -254,7 +254,8 @@ class Results:
 
     def write(self, path):
         self.machine["load_at_end"] = os.getloadavg()[0]
-        options = {k: str(v) if isinstance(v, Path) else v for k, v in vars(self.args).items()}
+        places = ("build", "venv", "json", "models", "llama_cpp", "worker")     # of one machine: nobody else's business
+        options = {k: v for k, v in vars(self.args).items() if k not in places and not isinstance(v, Path)}
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(dict(machine=self.machine, limits=self.limits, options=options, rows=self.rows),
                                    indent=1, default=list) + "\n")
