@@ -399,7 +399,7 @@ static void test_talk(void) {
     int code;
     size_t n;
     char *err;
-    char *said = talk("--json --n 20", "Hello there, you are what? What is this?\nBye \\\n你好\n/retry\n\nok\n", &code,
+    char *said = talk("--json --quiet --n 20", "Hello there, you are what? What is this?\nBye \\\n你好\n/retry\n\nok\n", &code,
                       &err);
     CHECK(!code && !*err, "three questions and a retry: exit %d, stderr \"%s\"", code, err);
     check_fresh("a conversation", said, true, &n);

@@ -602,14 +602,14 @@ static void test_faster_ways(const char *dir, const char *draft_dir) {
               i, from_file, n_prompt);
         run_free(&plain), run_free(&r);
     }
-    BAD(1, "made with another model", args("--model|%s|--prompt|x|--prompt-cache|%s", draft_dir, kept));
+    BAD(1, "made with another model", args("--model|%s|--prompt|x|--prompt-cache|%s|--quiet", draft_dir, kept));
     size_t n;
     char *bytes = file_read(kept, &n);
     file_write(kept, bytes, n / 2);
-    BAD(1, "truncated", args("--model|%s|--prompt|x|--prompt-cache|%s", dir, kept));
+    BAD(1, "truncated", args("--model|%s|--prompt|x|--prompt-cache|%s|--quiet", dir, kept));
     file_write(kept, "no", 2);
-    BAD(1, kept, args("--model|%s|--prompt|x|--prompt-cache|%s", dir, kept));
-    BAD(1, "/nowhere/", args("--model|%s|--prompt|x|--prompt-cache|/nowhere/cache", dir));
+    BAD(1, kept, args("--model|%s|--prompt|x|--prompt-cache|%s|--quiet", dir, kept));
+    BAD(1, "/nowhere/", args("--model|%s|--prompt|x|--prompt-cache|/nowhere/cache|--quiet", dir));
     free(bytes);
 
     /* Many prompts: any number of rows, the answers of one at a time, in order. */
@@ -657,7 +657,7 @@ static void test_faster_ways(const char *dir, const char *draft_dir) {
     BAD(2, "--prompt-cache goes with --prompt", args("--model|%s|--prompt-cache|%s", dir, kept));
     BAD(2, "--draft goes with --prompt", args("--model|%s|--draft|lookup|--bench", dir));
     BAD(2, "--draft-tokens 8 is out of range", args("--model|%s|--prompt|x|--draft|lookup|--draft-tokens|8", dir));
-    BAD(1, "neither \"lookup\" nor a model", args("--model|%s|--prompt|x|--draft|/nowhere", dir));
+    BAD(1, "neither \"lookup\" nor a model", args("--model|%s|--prompt|x|--draft|/nowhere|--quiet", dir));
     buf_free(&lines);
     free(file), free(kept);
 }

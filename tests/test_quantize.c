@@ -11,6 +11,10 @@
 #undef main
 #include "test.h"
 
+/* Models and files that a check opened go with the process; the programs' own leaks are looked for in the other tests. */
+const char *__asan_default_options(void);
+const char *__asan_default_options(void) { return "detect_leaks=0"; }
+
 static float *random_floats(size_t n, uint64_t seed) {
     float *x = xmalloc(n * sizeof *x);
     Rng r = {seed, 0};
