@@ -1280,16 +1280,17 @@ void model_train_begin(Model *m) {
     share(m, m->m = op.mem_alloc(bytes), offsetof(Param, m));
     share(m, m->v = op.mem_alloc(bytes), offsetof(Param, v));
 }
+void param_drop(const Model *m, Param *p) {
+    const char *data = p->w.data;
+    bool mapped = false;                                              /* the file's pages are not ours to free */
+    for (int f = 0; m->files && f < m->files->n_files; f++)
+        mapped |= data >= (const char *)m->files->files[f].data &&
+                  data < (const char *)m->files->files[f].data + m->files->files[f].bytes;
+    if (data && data != (const char *)p->master && !mapped && !mat_quantised(&p->w)) op.mem_free(p->w.data);
+    p->w.data = NULL;
+}
 void model_free(Model *m) {
-    for (int i = 0; i < m->n_params; i++) {
-        Param *p = &m->params[i];
-        const char *data = p->w.data;
-        bool mapped = false;                                          /* the file's pages are not ours to free */
-        for (int f = 0; m->files && f < m->files->n_files; f++)
-            mapped |= data >= (const char *)m->files->files[f].data &&
-                      data < (const char *)m->files->files[f].data + m->files->files[f].bytes;
-        if (p->w.data && p->w.data != (void *)p->master && !mapped && !mat_quantised(&p->w)) op.mem_free(p->w.data);
-    }
+    for (int i = 0; i < m->n_params; i++) param_drop(m, &m->params[i]);
     model_own_free(m);
     op.mem_free(m->master);
     op.mem_free(m->grad);

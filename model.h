@@ -146,6 +146,8 @@ void model_hub_write(Model *m, const char *name, Field field, const float *value
 /* Gradients and moments, zeroed: for all weights that are not frozen, or with adapters for those alone. */
 void model_train_begin(Model *m);
 void model_free(Model *m);
+/* Frees a weight's memory, unless it is the file's, a master's or a quantised one, and leaves its data NULL. */
+void param_drop(const Model *m, Param *p);
 char *param_name(const Param *p);                                  /* "layers.3.q": a new string */
 
 /* ---- the Hub's tensors and our parameters [model.hub] ------------------------------------------------------------ */

@@ -779,16 +779,13 @@ static void layer_load(Model *m, int l) {
         #pragma omp parallel for schedule(static) reduction(&& : finite)
         for (size_t j = 0; j < p->n; j++) finite = finite && isfinite(wide[j]);
         if (!finite) die("%s: a weight of layer %d's %s is not finite: nothing to quantise", o.model, l, param_name(p));
+        param_drop(m, p);                                             /* GPT-2's are no part of the file: turned when loaded */
         p->w = MAT(DT_F32, p->rows, p->cols, wide);
     }
 }
 static void layer_drop(Model *m, int l) {
-    for (int i = 0; i < m->n_params; i++) {
-        Param *p = &m->params[i];
-        if (p->layer != l || p->kind != KIND_MATRIX) continue;
-        op.mem_free(p->w.data);
-        p->w.data = NULL;
-    }
+    for (int i = 0; i < m->n_params; i++)
+        if (m->params[i].layer == l && m->params[i].kind == KIND_MATRIX) param_drop(m, &m->params[i]);
 }
 /* Squared error of rounding to nearest and sum of squares, both weighted by the inputs' energy. */
 static double nearest_error(const float *w, size_t rows, size_t cols, const Grid *g, const float *energy, double *all) {

@@ -511,7 +511,6 @@ static void check_padding(const Case *k) {
     free_data(&d);
 }
 
-/* Documents packed into one row, each seeing itself only and counting its positions from 0, are as good as alone. */
 /* The classes of a padded row are those of the row alone: a decoder's stand on its last real token. */
 static void check_class_padding(const Case *k) {
     enum { B = 2, T = 9, SHORT = 5 };
@@ -534,6 +533,7 @@ static void check_class_padding(const Case *k) {
     model_free(m);
     free_data(&d);
 }
+/* Documents packed into one row, each seeing itself only and counting its positions from 0, are as good as alone. */
 static void check_documents(const Case *k) {
     enum { T = 13, N_DOCUMENTS = 3 };
     static const size_t begin[N_DOCUMENTS + 1] = {0, 4, 5, T};

@@ -69,10 +69,6 @@ static void check_directory(const char *name) {
     free(dir), free(file);
 }
 
-/* Models and files that a check opened go with the process; the programs' own leaks are looked for in the other tests. */
-const char *__asan_default_options(void);
-const char *__asan_default_options(void) { return "detect_leaks=0"; }
-
 /* ---- what must be refused --------------------------------------------------------------------------------------- */
 typedef struct Change {
     const char *name, *config_from, *config_to;               /* the directory; text of config.json, replaced */
@@ -120,7 +116,7 @@ static const Change changes[] = {
     {"gptq_int8", NULL, NULL, "q_proj.qzeros", FILL, 0xff, "is 256"},
     {"awq", "\"version\": \"gemm\"", "\"version\": \"marlin\"", NULL, DROP, 0, "marlin"},
 };
-static const char *changed(const Change *c) {
+static char *changed(const Change *c) {
     static int number;
     char *dir = strf("%s/bad%d", test_tmpdir(), number++), *from = strf("tests/quantized/%s", c->name);
     make_dirs(dir);
@@ -131,8 +127,12 @@ static const char *changed(const Change *c) {
     buf_add(&config, text, (size_t)(at - text));
     if (c->config_from) buf_str(&config, c->config_to), at += strlen(c->config_from);
     buf_str(&config, at);
-    file_write(path_join(dir, "config.json"), config.data, config.len);
+    char *to = path_join(dir, "config.json");
+    file_write(to, config.data, config.len);
+    free(to), free(path), free(text);
+    buf_free(&config);
     Tensors *w = tensors_open(from);
+    void *filled[2] = {NULL};
     TensorOut *out = xcalloc((size_t)w->n, sizeof *out);
     int n = 0, hits = 0;
     for (int i = 0; i < w->n; i++) {
@@ -140,15 +140,19 @@ static const char *changed(const Change *c) {
         size_t l = strlen(t->name), e = c->tensor ? strlen(c->tensor) : 0;
         bool here = c->tensor && l >= e && !strcmp(t->name + l - e, c->tensor);
         hits += here;
+        assert(hits <= 2);
         if (here && c->how == DROP) continue;
         out[n] = (TensorOut){.name = t->name, .dtype = t->dtype, .n_dims = t->n_dims, .ctx = (void *)(uintptr_t)t->data};
         memcpy(out[n].shape, t->shape, sizeof t->shape);
         if (here && c->how == NARROW) out[n].shape[t->n_dims - 1]--;
-        if (here && c->how == FILL) out[n].ctx = memset(xmalloc(t->bytes), c->byte, t->bytes);
+        if (here && c->how == FILL) out[n].ctx = filled[hits - 1] = memset(xmalloc(t->bytes), c->byte, t->bytes);
         n++;
     }
     assert(!c->tensor || hits == 2);                          /* one a layer */
-    tensors_save(path_join(dir, "model.safetensors"), out, n, "pt");
+    to = path_join(dir, "model.safetensors");
+    tensors_save(to, out, n, "pt");
+    tensors_close(w);
+    free(to), free(from), free(out), free(filled[0]), free(filled[1]);
     return dir;
 }
 
@@ -159,8 +163,9 @@ int main(void) {
         for (int k = 0; k < N_NAMES; k++) check_directory(names[k]);
     }
     for (size_t i = 0; i < sizeof changes / sizeof *changes; i++) {
-        const char *dir = changed(&changes[i]);
+        char *dir = changed(&changes[i]);
         CHECK_DIES({ model_load(dir, false); }, changes[i].text);
+        free(dir);
     }
     return test_end();
 }
