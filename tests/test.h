@@ -118,6 +118,22 @@ static bool test_died(const char *file, int line, pid_t pid, FILE *capture, int 
 #define CHECK_DIES(block, substring) TEST_DIES(block, 1, substring)
 #define CHECK_USAGE(block, substring) TEST_DIES(block, 2, substring)
 
+#ifdef KERNELS_H
+/* Does an instruction set run here? Asked in a child: ops_select dies where the CPU or the build lacks it. */
+__attribute__((unused)) static bool isa_runs(const char *isa) {
+    fflush(NULL);
+    pid_t pid = fork();
+    if (!pid) {
+        if (!freopen("/dev/null", "w", stderr)) _exit(1);
+        test_in_child = true;
+        ops_select("cpu", isa, PREC_F32);
+        _exit(0);
+    }
+    int status = 1;
+    return pid > 0 && waitpid(pid, &status, 0) == pid && WIFEXITED(status) && !WEXITSTATUS(status);
+}
+#endif
+
 /* ---- a place for files ------------------------------------------------------------------------------------------ */
 
 __attribute__((unused)) static int test_remove_one(const char *path, const struct stat *st, int type, struct FTW *at) {

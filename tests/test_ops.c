@@ -890,25 +890,11 @@ static void test_threads(void) {
 #endif
 }
 
-/* ops_select dies where the CPU lacks the instructions: asked in a child. */
-static bool runs(const char *isa) {
-    fflush(NULL);
-    pid_t pid = fork();
-    if (!pid) {
-        if (!freopen("/dev/null", "w", stderr)) _exit(1);
-        test_in_child = true;
-        ops_select("cpu", isa, PREC_F32);
-        _exit(0);
-    }
-    int status = 1;
-    return pid > 0 && waitpid(pid, &status, 0) == pid && WIFEXITED(status) && !WEXITSTATUS(status);
-}
-
 int main(int argc, char **argv) {                             /* test_ops [FLAVOUR]: only this one */
     static const char *isas[] = {"plain", "avx2", "avx512", "avx512bf16", "neon"};
     for (size_t i = 0; i < sizeof isas / sizeof *isas; i++) {
         if (argc > 1 && strcmp(isas[i], argv[1])) continue;
-        if (!runs(isas[i])) {
+        if (!isa_runs(isas[i])) {
             printf("      %s: not in this build or not on this CPU\n", isas[i]);
             continue;
         }
