@@ -3,6 +3,7 @@
  *     ./finetune --model DIR --data chat.jsonl --out tuned              all weights, on conversations
  *     ./finetune --model DIR --data chat.jsonl --lora 8 --out adapter   a small adapter instead; DIR stays as it is
  *     ./finetune --model DIR --merge adapter --out merged               the two as one model
+ *     ./finetune --model INT4-DIR --data chat.jsonl --lora 8            over weights of few bits (./quantize, GPTQ, AWQ)
  *     ./finetune --model BERT --task classify --data labels.jsonl --out classifier
  *     ./finetune --model tuned --task dpo --data pairs.jsonl --out better    of two answers, the one that people prefer
  *     ./finetune --data corpus:100k --task lm --epochs 1 --out try      on ./train's model, in less than a minute
@@ -13,7 +14,8 @@
  * and after, and other data can be mixed in (--data general.txt:0.3, --replay 0.1).
  *
  * LoRA (Hu et al. 2021) leaves W alone and learns a difference of low rank, scale B A. Only A and B have gradients and
- * moments, so a large model's weights need not even be writable: they stay in the mapped file.
+ * moments, so a large model's weights need not even be writable: they stay in the mapped file, and may be numbers of 4
+ * or 8 bits there (QLoRA, Dettmers et al. 2023).
  *
  * MAP
  *   [finetune.options]  every choice, one line each; Trainer's names are the aliases
@@ -30,6 +32,7 @@
  * Refused here: pre-training (train.c), and anything that would make two runs of one command differ. */
 #include "dataset.h"
 #include "profile.h"
+#include "quantized.h"
 #include "samples.h"
 #include "trainer.h"
 #include <cjson/cJSON.h>
@@ -43,15 +46,16 @@
 /* ================================================================================================================= *
  * [finetune.options] */
 static struct {
-    const char *model, *task, *template, *merge, *precision, *schedule, *out, *eval_strategy, *save_strategy, *metric,
-        *resume, *config_file;
+    const char *model, *task, *template, *merge, *merge_as, *precision, *schedule, *out, *eval_strategy, *save_strategy,
+        *metric, *resume, *config_file;
     StrList data, eval_data, replay_data, lora_targets, sweep_mix;
     int64_t lora, freeze, seq, max_steps, batch, eval_batch, accum, warmup, log_steps, eval_steps, save_steps, keep;
     double lora_alpha, lora_dropout, eval_fraction, replay, epochs, lr, warmup_ratio, min_lr, weight_decay, beta1,
         beta2, eps, clip, dropout, neftune, l2_start, ewc, dpo_beta;
     bool rslora, freeze_embeddings, recompute, no_pack, load_best, overwrite;
 } o = {
-    .model = "out", .task = "chat", .precision = "bf16", .schedule = "linear", .out = "tuned", .metric = "eval_loss",
+    .model = "out", .task = "chat", .merge_as = "base",
+    .precision = "bf16", .schedule = "linear", .out = "tuned", .metric = "eval_loss",
     .eval_strategy = "steps", .save_strategy = "steps", .seq = 512, .batch = 8, .accum = 1, .log_steps = 1, .keep = 2,
     .eval_steps = 500, .save_steps = 500, .eval_fraction = 0.1, .epochs = 3, .beta1 = 0.9, .beta2 = 0.999,
     .eps = 1e-8, .clip = 1, .dpo_beta = 0.1,
@@ -78,6 +82,8 @@ static Opt table[] = {
      false},
     FLAG("freeze-embeddings", freeze_embeddings, "nor do the embeddings"),
     TEXT("merge", merge, "no training: fold this adapter into --model, write the result to --out, compare the two"),
+    ONE_OF("merge-as", merge_as, "merged weights are what the base's are (of 4 or 8 bits: each the nearest), or plain floats",
+           "base|float"),
     SECTION("Data"),
     {"data", OPT_LIST, &o.data,
      "FILE or FILE:WEIGHT: JSON rows, plain text, corpus:BYTES; 0.3 shows a part of it each epoch", 0, 0, NULL,
@@ -146,8 +152,8 @@ static Opt table[] = {
     COMMON_OPTS,
 };
 enum { N_OPTS = sizeof table / sizeof *table };
-static const char *const stay[] = {"resume", "overwrite", "merge", "sweep-mix", "config-file", "device", "threads",
-                                   "isa", "quiet", "profile", NULL};
+static const char *const stay[] = {"resume", "overwrite", "merge", "merge-as", "sweep-mix", "config-file", "device",
+                                   "threads", "isa", "quiet", "profile", NULL};
 static const char about[] = "finetune: teach a model a task, with all its weights or by an adapter.\n"
                             "  ./finetune --model DIR --data FILE[:WEIGHT]... [--lora RANK] [--out DIR]\n";
 
@@ -219,7 +225,7 @@ typedef struct {
     Plan plan;                     /* of the epoch that step t.step is in */
     int64_t epoch, epoch_first, epoch_steps;   /* its number, its first step, how many it has */
     int64_t steps;                 /* in all */
-    DType stored;                  /* of the base's weights */
+    DType stored;                  /* of the base's weights that are floats */
     double before_model;           /* bytes of memory: what was there before it, and the ops' scratch */
     float *start, *need;           /* (n_trained) on the host: the first weights, how much each is held; or NULL */
     size_t *confusion;             /* (classes, classes) of the last evaluation: row the truth, column the answer */
@@ -737,9 +743,8 @@ static double train_step(Run *r, double lr, double *norm, size_t *n_tok) {
 }
 /* The weights of a checkpoint, into the model that trains. */
 static void load_checkpoint(Run *r, const char *dir) {
-    Model *from;
-    if (r->m->n_lora) from = model_load(o.model, false), model_lora_load(from, dir);
-    else from = classes() ? model_load_classifier(dir, r->labels, 0) : model_load(dir, true);
+    if (r->m->n_lora) { model_lora_reload(r->m, dir); return; }
+    Model *from = classes() ? model_load_classifier(dir, r->labels, 0, true) : model_load(dir, true);
     model_copy_weights(r->m, from);
     model_free(from);
 }
@@ -821,7 +826,7 @@ static void train_loop(Run *r) {
 static void claim_out(const Trainer *t, int64_t from_step) {
     static const char *const model_files[] = {"config.json", "generation_config.json", "model.safetensors",
                                               "model.safetensors.index.json", "adapter_config.json",
-                                              "adapter_model.safetensors", "before.json"};
+                                              "adapter_model.safetensors", "labels.json", "before.json"};
     const char *inputs[] = {o.model, o.merge};
     for (int i = 0; i < 2; i++) {
         char *in = inputs[i] ? realpath(inputs[i], NULL) : NULL, *out = realpath(o.out, NULL);
@@ -838,16 +843,24 @@ static void claim_out(const Trainer *t, int64_t from_step) {
 }
 
 /* ================================================================================================================= *
- * [finetune.merge] W += scale B A in f32, rounded to the dtype that the base is stored in; then both ways to run it are
- * compared, for what the rounding loses. */
-static DType stored_dtype(const char *dir) {                          /* of the largest tensor */
+ * [finetune.merge] W += scale B A in f32, rounded to what the base is stored in: a float type, or the steps of a
+ * quantised weight. Then both ways to run it are compared, for what the rounding loses. */
+static bool quantised(const char *dir) {
+    char *path = path_join(dir, "config.json"), *text = file_read(path, NULL);
+    QuantConfig *q = quant_config(path, text);
+    bool is = q != NULL;
+    quant_config_free(q);
+    free(text), free(path);
+    return is;
+}
+static DType stored_dtype(const char *dir) {                          /* of the largest tensor that holds floats */
     Tensors *files = tensors_open(dir);
-    const Tensor *largest = &files->v[0];
-    for (int i = 1; i < files->n; i++)
-        if (files->v[i].n > largest->n) largest = &files->v[i];
-    DType t = largest->dtype;
+    const Tensor *largest = NULL;
+    for (int i = 0; i < files->n; i++)
+        if (files->v[i].dtype <= DT_BF16 && (!largest || files->v[i].n > largest->n)) largest = &files->v[i];
+    DType t = largest ? largest->dtype : DT_F32;
     tensors_close(files);
-    return t <= DT_BF16 ? t : DT_F32;
+    return t;
 }
 static void fold(Model *m, const Lora *lo) {
     size_t R = lo->a.rows, C = lo->a.cols;
@@ -867,61 +880,84 @@ static void fold(Model *m, const Lora *lo) {
                 for (size_t c = 0; c < C; c++) w[row * C + c] += s * a[k * C + c];
             }
         op.upload(wide, w, p->n * sizeof *w);
-        p->master = wide;                                             /* what model_save writes */
+        p->master = wide;                                             /* what is written */
         free(w);
         free(b);
     }
     free(a);
 }
+/* Logits (N, n) of the same random tokens: the next tokens', or the classes' of N texts of as many tokens. */
+enum { COMPARED = 64 };
+static float *logits_of(Model *m, const int32_t *tokens, size_t *n) {
+    const Config *c = &m->cfg;
+    bool by_text = c->head == HEAD_CLASSIFY;
+    *n = (size_t)(by_text ? c->n_classes : c->V);
+    float *logits = xmalloc(size_mul(COMPARED, *n * sizeof *logits));
+    Acts *a = acts_new(m, 1, COMPARED, COMPARED, false, false);
+    for (int32_t i = 0; i < (by_text ? COMPARED : 1); i++) {
+        int32_t len = by_text ? i + 1 : COMPARED;
+        forward(m, a, &(Batch){.B = 1, .T = COMPARED, .tokens = tokens, .len = &len});
+        if (by_text) op.act_to_host(logits + (size_t)i * *n, model_classify(m, a, 1), *n);
+    }
+    for (size_t row = 0; row < COMPARED && !by_text; row++)
+        op.act_to_host(logits + row * *n, model_logits(m, a, row, 1), *n);
+    acts_free(a);
+    return logits;
+}
+static double log_sum(const float *x, size_t n) {
+    double most = (double)x[0], sum = 0;
+    for (size_t i = 1; i < n; i++) most = fmax(most, (double)x[i]);
+    for (size_t i = 0; i < n; i++) sum += exp((double)x[i] - most);
+    return most + log(sum);
+}
 static void merge(void) {
     Config cfg = config_read(o.model);
+    bool as_quantised = quantised(o.model) && !strcmp(o.merge_as, "base");
     DType dtype = stored_dtype(o.model);
     Trainer t = {.out = o.out};
     claim_out(&t, -1);
     ops_select(common.device, common.isa, PREC_F32);
-    Model *m = model_load(o.model, false);
-    model_lora_load(m, o.merge);
+    Model *m = model_load_adapted(o.model, o.merge);
     for (int i = 0; i < m->n_lora; i++) fold(m, &m->lora[i]);
-    model_save(m, o.out, dtype);
+    if (as_quantised) model_save_quantised(m, o.out);
+    else model_save(m, o.out, dtype);
     for (int i = 0; i < m->n_params; i++)
-        if (m->params[i].master) op.mem_free(m->params[i].master), m->params[i].master = NULL;
+        if (m->params[i].master && !m->params[i].beside) op.mem_free(m->params[i].master), m->params[i].master = NULL;
     tokenizer_copy_files(o.model, o.out);
     tokenizer_copy_files(o.merge, o.out);                             /* the adapter's know its template */
-    if (cfg.head == HEAD_NONE || cfg.head == HEAD_CLASSIFY) { printf("merged into %s\n", o.out); return; }
-    /* The same random tokens through base and adapter, and through the merged weights. */
-    enum { N = 64 };
+    bool by_text = m->cfg.head == HEAD_CLASSIFY;
+    const char *form = as_quantised ? "quantised as its base" : dtype_name(dtype);
+    if (m->cfg.head == HEAD_NONE) { printf("merged into %s (%s)\n", o.out, form); return; }
     Model *both[2] = {m, model_load(o.out, false)};
-    int32_t tokens[N];
+    int32_t tokens[COMPARED];
     float *logits[2];
-    for (size_t i = 0; i < N; i++) {
+    size_t n, same = 0;
+    for (size_t i = 0; i < COMPARED; i++) {
         Rng g = {(uint64_t)common.seed, i};
         tokens[i] = (int32_t)rng_below(&g, (uint64_t)cfg.V);
     }
-    size_t n = size_mul(N, (size_t)cfg.V), same = 0;
     for (int k = 0; k < 2; k++) {
-        Acts *a = acts_new(both[k], 1, N, N, false, false);
-        forward(both[k], a, &(Batch){.B = 1, .T = N, .tokens = tokens});
-        logits[k] = xmalloc(n * sizeof(float));
-        for (size_t row = 0; row < N; row++) op.act_to_host(logits[k] + row * (size_t)cfg.V, model_logits(both[k], a,
-                row, 1), (size_t)cfg.V);
-        acts_free(a);
+        logits[k] = logits_of(both[k], tokens, &n);
         model_free(both[k]);
     }
-    double worst = 0, largest = 0;
-    for (size_t i = 0; i < n; i++) {
-        worst = fmax(worst, fabs((double)logits[0][i] - (double)logits[1][i]));
-        largest = fmax(largest, fabs((double)logits[0][i]));
-    }
-    for (size_t row = 0; row < N; row++) {
+    double worst = 0, largest = 0, divergence = 0;
+    for (size_t row = 0; row < COMPARED; row++) {
+        const float *x = logits[0] + row * n, *y = logits[1] + row * n;
+        double x_sum = log_sum(x, n), y_sum = log_sum(y, n);
         size_t best[2] = {0, 0};
-        for (int k = 0; k < 2; k++)
-            for (size_t v = 1; v < (size_t)cfg.V; v++)
-                if (logits[k][row * (size_t)cfg.V + v] > logits[k][row * (size_t)cfg.V + best[k]]) best[k] = v;
+        for (size_t v = 0; v < n; v++) {
+            worst = fmax(worst, fabs((double)x[v] - (double)y[v]));
+            largest = fmax(largest, fabs((double)x[v]));
+            divergence += exp((double)x[v] - x_sum) * ((double)x[v] - x_sum - (double)y[v] + y_sum) / COMPARED;
+            if (x[v] > x[best[0]]) best[0] = v;
+            if (y[v] > y[best[1]]) best[1] = v;
+        }
         same += best[0] == best[1];
     }
-    if (!isfinite(worst)) die("%s: the merged model's logits are not finite", o.out);
-    printf("merged into %s (%s): logits differ from the adapter's by at most %.3g (the largest is %.3g); the likeliest "
-           "token is the same in %zu of %d\n", o.out, dtype_name(dtype), worst, largest, same, N);
+    if (!isfinite(worst) || !isfinite(divergence)) die("%s: the merged model's logits are not finite", o.out);
+    printf("merged into %s (%s): logits differ from the adapter's by at most %.3g (the largest is %.3g), by a KL "
+           "divergence of %.3g nats; the likeliest %s is the same in %zu of %d\n", o.out, form, worst, largest,
+           fmax(divergence, 0), by_text ? "class" : "token", same, COMPARED);
     free(logits[0]);
     free(logits[1]);
 }
@@ -936,9 +972,10 @@ static size_t weights_of_layers(const Config *c, int64_t n) {
 }
 static double plan_memory(const Run *r, size_t n_trained) {
     size_t B = (size_t)(o.eval_batch > o.batch ? o.eval_batch : o.batch);
-    double all = (double)config_weights(&r->cfg);
+    double all = (double)config_weights(&r->cfg), stored = 0;
+    for (int i = 0; o.lora && i < r->m->n_params; i++) stored += (double)mat_bytes(&r->m->params[i].w);
     const MemoryPart part[] = {
-        {"weights", o.lora ? all * (double)dtype_size(r->stored) : all * 4},
+        {"weights", o.lora ? stored : all * 4},
         {"gradients and moments", (double)n_trained * (o.lora ? 16 : o.l2_start > 0 || o.ewc > 0 ? 28 : 12)},
         {"activations", (double)acts_bytes(&r->cfg, B, r->T, r->T, true, o.recompute)},
         {"the best weights", o.load_best && !o.lora ? all * 4 : 0},
@@ -975,9 +1012,11 @@ static void freeze(Model *m) {
 static void load_model(Run *r, const char *resume_dir) {
     bool anchored = o.l2_start > 0 || o.ewc > 0 || dpo();             /* then the first weights come first */
     const char *dir = resume_dir && !o.lora && !anchored ? resume_dir : o.model;
-    if (classes()) r->m = model_load_classifier(dir, r->labels, (uint64_t)common.seed);
+    if (classes()) r->m = model_load_classifier(dir, r->labels, (uint64_t)common.seed, !o.lora);
     else r->m = model_load(dir, !o.lora);
     if (o.lora) {
+        /* A gradient through rounding would be that of another function: inputs that the base rounds stay floats. */
+        for (int i = 0; i < r->m->n_params; i++) r->m->params[i].w.input = INPUT_FLOAT;
         LoraOpts opts = lora_opts(&r->m->cfg);
         model_lora_new(r->m, &opts, (uint64_t)common.seed);
         if (resume_dir && !dpo()) load_checkpoint(r, resume_dir);
@@ -1006,8 +1045,6 @@ static void run(void) {
     if (r.t.best_step < 0) r.t.best = r.t.best_is_largest ? -INFINITY : INFINITY;
     if (r.t.best_is_largest && !classes() && !(dpo() && !strcmp(o.metric, "accuracy")))
         die_usage("--metric %s is for --task classify", o.metric);
-    if (o.lora && classes())
-        die("--lora with --task classify: its head would have to train too, which adapters here do not hold");
     if (o.lora && (o.freeze || o.freeze_embeddings)) die_usage("--lora freezes all weights: --freeze adds nothing");
     if (o.lora && (o.l2_start > 0 || o.ewc > 0))
         die_usage("--lora begins at no change: --weight-decay pulls it back there");
@@ -1018,6 +1055,8 @@ static void run(void) {
     r.cfg = config_read(o.model);
     if (!classes() && r.cfg.head != HEAD_LM) die("%s: a %s model does not write text; it learns --task classify",
                                                  o.model, config_model_type(&r.cfg));
+    if (!o.lora && quantised(o.model))
+        die("%s holds weights of few bits, which cannot be trained: an adapter over them can (--lora 8)", o.model);
     if (o.seq > r.cfg.max_pos) {
         if (option_given(table, N_OPTS, "seq")) die("--seq %lld is longer than the model's %d positions",
                                                     (long long)o.seq, r.cfg.max_pos);

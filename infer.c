@@ -198,8 +198,7 @@ static Model *start_model(void) {
     require_model_dir();
     select_kernels(!strcmp(o.precision, "auto") ? stored_dtype(o.model) : DT_F32);
     before_model = memory_now() + scratch_bytes();
-    Model *m = model_load(o.model, false);
-    if (o.adapter) model_lora_load(m, o.adapter);
+    Model *m = o.adapter ? model_load_adapted(o.model, o.adapter) : model_load(o.model, false);
     if (common.profile) profile_reset();
     return m;
 }

@@ -740,6 +740,8 @@ static size_t lora_weights(const Model *m) {
         n += arena_room(&m->lora[i].a);
         for (int j = 0; j < m->lora[i].n_parts; j++) n += arena_room(&m->lora[i].b[j]);
     }
+    for (int i = 0; i < m->n_params; i++)
+        if (m->params[i].beside) n += arena_room(&m->params[i]);
     return n;
 }
 static void lora_arena_share(Model *m, float *arena, size_t field_offset) {
@@ -748,6 +750,8 @@ static void lora_arena_share(Model *m, float *arena, size_t field_offset) {
         at = arena_take(&m->lora[i].a, arena, at, field_offset);
         for (int j = 0; j < m->lora[i].n_parts; j++) at = arena_take(&m->lora[i].b[j], arena, at, field_offset);
     }
+    for (int i = 0; i < m->n_params; i++)
+        if (m->params[i].beside) at = arena_take(&m->params[i], arena, at, field_offset);
 }
 static void masters_alloc(Model *m) {
     m->master = op.mem_alloc(size_mul(m->n_weights, sizeof(float)));
@@ -993,6 +997,7 @@ static void load_quantised(Model *m, const HubTensor *h, const QuantConfig *q, c
         if (op.host_memory) model_own(m, t.own[i]);
         else free(t.own[i]);
     }
+    if (t.own[0]) tensor_forget(quant_find(files, module));
     if (train) op.sync(), model_own_free(m);
 }
 
@@ -1039,7 +1044,8 @@ static void param_begin(const Model *m, Param *p, uint64_t stream) {
     float *w = xcalloc(p->n, sizeof *w);
     Rng r = {stream, 0};
     for (size_t i = 0; i < p->n && p->kind != KIND_BIAS; i++) w[i] = (float)((double)m->cfg.init_std * rng_normal(&r));
-    op.upload(p->master, w, p->n * sizeof *w);
+    if (!p->master) p->w = MAT(DT_F32, p->rows, p->cols, op.mem_alloc(p->n * sizeof *w)), p->beside = true;
+    op.upload(p->w.data ? p->w.data : p->master, w, p->n * sizeof *w);
     free(w);
 }
 static Model *load(const char *dir, bool train, StrList labels, uint64_t seed) {
@@ -1124,7 +1130,7 @@ static Model *load(const char *dir, bool train, StrList labels, uint64_t seed) {
 }
 
 Model *model_load(const char *dir, bool train) { return load(dir, train, (StrList){0}, 0); }
-Model *model_load_classifier(const char *dir, StrList labels, uint64_t seed) { return load(dir, true, labels, seed); }
+Model *model_load_classifier(const char *dir, StrList labels, uint64_t seed, bool train) { return load(dir, train, labels, seed); }
 
 /* For writing: produces the elements of a Hub tensor from the host copies of its parts. */
 typedef struct { const HubTensor *hub; size_t D; const float *host[PARTS_MAX]; DType dtype; } SaveJob;
@@ -1228,6 +1234,65 @@ static float *param_download(const Param *p, Field field) {
     }
     return host;
 }
+void model_save_quantised(const Model *m, const char *dir) {
+    char *path = strf("%s: config.json", m->files->path);
+    QuantConfig *quant = quant_config(path, m->config_json);
+    int n_hub, n = m->files->n;
+    HubTensor *hub = hub_tensors(m, &n_hub);
+    const HubTensor **of = xcalloc((size_t)(n + n_hub), sizeof *of);   /* the Hub tensor that replaces a file's */
+    TensorOut *outs = xcalloc((size_t)(n + n_hub), sizeof *outs);
+    for (int i = 0; i < n; i++) {
+        const Tensor *t = &m->files->v[i];
+        outs[i] = (TensorOut){.name = t->name, .dtype = t->dtype, .n_dims = t->n_dims, .ctx = (void *)(uintptr_t)t->data};
+        memcpy(outs[i].shape, t->shape, sizeof t->shape);
+    }
+    char module[NAME_MAX_BYTES];
+    for (int i = 0; i < n_hub; i++) {
+        const HubTensor *h = &hub[i];
+        if (!h->part[0]->master) continue;
+        const Tensor *t = hub_quantised(m, m->files, h, module) ? quant_find(m->files, module) : hub_get(m, m->files, h);
+        if (t) { of[t - m->files->v] = h; continue; }
+        of[n] = h;                                                    /* a head that the files do not have */
+        outs[n++] = (TensorOut){.name = h->name, .dtype = DT_F32, .n_dims = h->vector ? 1 : 2, .shape = {h->rows, h->cols}};
+    }
+    free(path);
+    path = path_join(dir, "model.safetensors");
+    TensorOut *v = xmalloc((size_t)n * sizeof *v);                    /* tensors_begin sorts what it is given */
+    memcpy(v, outs, (size_t)n * sizeof *v);
+    TensorFile file = tensors_begin(path, v, n, "pt");
+    for (int i = 0; i < n; i++) {
+        const HubTensor *h = of[i];
+        size_t bytes = dtype_size(outs[i].dtype);
+        for (int d = 0; d < outs[i].n_dims; d++) bytes *= outs[i].shape[d];
+        if (!h) { tensors_put(&file, outs[i].name, outs[i].ctx, bytes); continue; }
+        float *part[PARTS_MAX], *whole = xmalloc(size_mul(h->rows * h->cols, sizeof *whole));
+        for (int j = 0; j < h->n_parts; j++) part[j] = param_download(h->part[j], FIELD_WEIGHT);
+        void *data;
+        if (hub_quantised(m, m->files, h, module)) {                  /* outputs first, whatever the plain tensor's layout */
+            for (int j = 0; j < h->n_parts; j++)
+                for (size_t r = 0; r < h->part[j]->rows; r++)
+                    memcpy(whole + hub_row(h, j, r, (size_t)m->cfg.D) * h->cols, part[j] + r * h->cols, h->cols * sizeof *whole);
+            data = quant_replace(quant, m->files, module, h->rows, h->cols, whole);
+        } else {
+            hub_stack(h, (size_t)m->cfg.D, part, whole);
+            f32_to_dtype(whole, h->rows * h->cols, outs[i].dtype, data = xmalloc(bytes));
+        }
+        tensors_put(&file, outs[i].name, data, bytes);
+        for (int j = 0; j < h->n_parts; j++) free(part[j]);
+        free(whole), free(data);
+    }
+    tensors_end(&file);
+    free(path);
+    path = path_join(dir, "config.json");
+    file_write(path, m->config_json, strlen(m->config_json));
+    free(path);
+    path = path_join(dir, "generation_config.json");
+    if (m->generation_json) file_write(path, m->generation_json, strlen(m->generation_json));
+    free(path), free(v), free(outs), free(of);
+    hub_tensors_free(hub, n_hub);
+    quant_config_free(quant);
+}
+
 /* The Hub tensor of this name, in any of its variants; NULL when there is none. */
 static const HubTensor *hub_find(const Model *m, const HubTensor *hub, int n, const char *name) {
     char variant[NAME_MAX_BYTES];
@@ -1377,10 +1442,14 @@ static void rope_prepare(Model *m, size_t rows) {
 /* ================================================================================================================= *
  * [model.lora] Adapters. Their place among the layers is found by the module's name; in a layer each adds to what its
  * linear layer makes, so nothing else knows of them.                                                                  */
+#define ADAPTER_PREFIX "base_model.model."
+/* What the classes are called, as config.json has it. PEFT's files do not say, and a config.json among them would be taken
+ * for a whole model's by transformers. */
+#define ADAPTER_LABELS "labels.json"
+static bool of_class_head(Role r) { return r == R_CLASS || r == R_CLASS_B || r == R_POOL || r == R_POOL_B; }
 /* "base_model.model.MODULE.lora_A.weight" -> MODULE, a new string; NULL when it ends otherwise. */
 static char *lora_module(const char *tensor, const char *suffix) {
-    static const char base[] = "base_model.model.";
-    if (!strncmp(tensor, base, strlen(base))) tensor += strlen(base);
+    if (!strncmp(tensor, ADAPTER_PREFIX, strlen(ADAPTER_PREFIX))) tensor += strlen(ADAPTER_PREFIX);
     size_t n = strlen(tensor), n_suffix = strlen(suffix);
     return n > n_suffix && !strcmp(tensor + n - n_suffix, suffix) ? strf("%.*s", (int)(n - n_suffix), tensor) : NULL;
 }
@@ -1398,21 +1467,69 @@ static Lora lora_of(const HubTensor *h, const LoraOpts *opts) {
     }
     return lo;
 }
-/* Memory for all adapters of m->lora, and their places. */
+/* Memory for all adapters of m->lora and what trains beside them, and their places. */
 static void lora_place(Model *m) {
+    float **beside = xcalloc((size_t)m->n_params, sizeof *beside);
     m->lora_at = xcalloc((size_t)m->cfg.L + 1, sizeof *m->lora_at);
     for (int i = 0; i < m->n_lora; i++) {
         Lora *lo = &m->lora[i];
         for (int j = 0; j < lo->n_parts; j++) m->lora_at[lo->layer + 1][lo->role[j]] = lo;
         if ((int)lo->a.rows > m->cfg.lora_r) m->cfg.lora_r = (int)lo->a.rows;
     }
+    for (int i = 0; i < m->n_params; i++) {
+        if (!m->params[i].beside) continue;
+        beside[i] = param_download(&m->params[i], FIELD_WEIGHT);
+        param_drop(m, &m->params[i]);
+    }
     m->lora_master = op.mem_alloc(size_mul(lora_weights(m), sizeof(float)));
     lora_arena_share(m, m->lora_master, offsetof(Param, master));
+    for (int i = 0; i < m->n_params; i++) {
+        if (!beside[i]) continue;
+        op.upload(m->params[i].master, beside[i], m->params[i].n * sizeof(float));
+        master_to_mat(&m->params[i]);
+        free(beside[i]);
+    }
+    free(beside);
 }
 static void lora_refuse(const ConfigFile *f, const char *key) {
     const cJSON *v = config_find(f, key);
     if (v && !cJSON_IsFalse(v) && !((cJSON_IsArray(v) || cJSON_IsObject(v)) && !v->child))
         die("%s: an adapter with \"%s\" is not supported", f->path, key);
+}
+/* Values from a file into an adapter or what trains beside it, and into what the ops read. */
+static void param_set(Param *p, const float *host) {
+    op.upload(p->master, host, p->n * sizeof *host);
+    if (p->w.data != (void *)p->master) op.mat_from_f32(&p->w, p->master);
+}
+/* Of the module that h is the weight of; a_name: its A in the files. */
+static void lora_read(const Model *m, Lora *lo, const HubTensor *h, const Tensors *files, const char *a_name) {
+    char *b_name = xstrdup(a_name);
+    memcpy(strstr(b_name, ".lora_A.weight"), ".lora_B.weight", strlen(".lora_B.weight"));
+    const Tensor *a = tensors_get(files, a_name, 2, (size_t[]){lo->a.rows, lo->a.cols});
+    const Tensor *b = tensors_get(files, b_name, 2, (size_t[]){h->rows, lo->a.rows});
+    need_float(a), need_float(b);
+    float *host = xmalloc(size_mul(a->n > b->n ? a->n : b->n, sizeof(float)));
+    tensor_to_f32(a, host);
+    param_set(&lo->a, host);
+    tensor_to_f32(b, host);
+    for (int j = 0; j < lo->n_parts; j++) {
+        Param *p = &lo->b[j];
+        float *part = xmalloc(size_mul(p->n, sizeof(float)));
+        for (size_t row = 0; row < p->rows; row++)
+            memcpy(part + row * p->cols, host + hub_row(h, j, row, (size_t)m->cfg.D) * p->cols, p->cols * sizeof(float));
+        param_set(p, part);
+        free(part);
+    }
+    free(host);
+    free(b_name);
+}
+static void beside_read(const HubTensor *h, const Tensors *files, const char *name) {
+    const Tensor *t = tensors_get(files, name, h->vector ? 1 : 2, (size_t[]){h->rows, h->cols});
+    need_float(t);
+    float *host = xmalloc(size_mul(t->n, sizeof *host));
+    tensor_to_f32(t, host);
+    param_set(h->part[0], host);
+    free(host);
 }
 void model_lora_load(Model *m, const char *dir) {
     assert(!m->n_lora);
@@ -1422,7 +1539,7 @@ void model_lora_load(Model *m, const char *dir) {
     const char *type = config_string(&f, "peft_type"), *bias = config_string(&f, "bias");
     if (!type || strcmp(type, "LORA")) die("%s: peft_type \"%s\" is not supported (LORA is)", path, type ? type : "");
     if (bias && strcmp(bias, "none")) die("%s: an adapter that trains biases is not supported", path);
-    lora_refuse(&f, "use_dora"), lora_refuse(&f, "modules_to_save"), lora_refuse(&f, "rank_pattern");
+    lora_refuse(&f, "use_dora"), lora_refuse(&f, "rank_pattern");
     lora_refuse(&f, "alpha_pattern"), lora_refuse(&f, "lora_bias"), lora_refuse(&f, "trainable_token_indices");
     int r = config_int(&f, "r", 1, 65536, 0);
     double alpha = (double)config_float(&f, "lora_alpha", -1e9, 1e9, 8);
@@ -1435,9 +1552,16 @@ void model_lora_load(Model *m, const char *dir) {
     HubTensor *hub = hub_tensors(m, &n_hub);
     m->lora = xcalloc((size_t)files->n + 1, sizeof *m->lora);
     const HubTensor **of = xcalloc((size_t)files->n + 1, sizeof *of);
-    char **a_name = xcalloc((size_t)files->n + 1, sizeof *a_name);
+    char **a_name = xcalloc((size_t)files->n + 1, sizeof *a_name), **name_of = xcalloc((size_t)n_hub, sizeof *name_of);
     for (int i = 0; i < files->n; i++) {
         char *module = lora_module(files->v[i].name, ".lora_A.weight");
+        char *other = module ? NULL : lora_module(files->v[i].name, "");
+        const HubTensor *whole = other ? hub_find(m, hub, n_hub, other) : NULL;
+        if (whole) whole->part[0]->beside = true, name_of[whole - hub] = files->v[i].name;
+        free(other);
+        if (whole && !of_class_head(whole->part[0]->role))
+            die("%s: %s is trained whole, which an adapter here cannot hold but for a classifier's head", path,
+                files->v[i].name);
         if (!module) continue;
         char *weight = strf("%s.weight", module);
         const HubTensor *h = hub_find(m, hub, n_hub, weight);
@@ -1454,38 +1578,82 @@ void model_lora_load(Model *m, const char *dir) {
     }
     if (!m->n_lora) die("%s: no tensor ends in .lora_A.weight", path);
     lora_place(m);
-    size_t D = (size_t)m->cfg.D;
     for (int i = 0; i < m->n_lora; i++, n_used += 2) {
-        Lora *lo = &m->lora[i];
-        char *b_name = xstrdup(a_name[i]);
-        memcpy(strstr(b_name, ".lora_A.weight"), ".lora_B.weight", strlen(".lora_B.weight"));
-        const Tensor *a = tensors_find(files, a_name[i]);
-        const Tensor *b = tensors_get(files, b_name, 2, (size_t[]){of[i]->rows, lo->a.rows});
-        need_float(b);
-        float *host = xmalloc(size_mul(a->n > b->n ? a->n : b->n, sizeof(float)));
-        tensor_to_f32(a, host);
-        op.upload(lo->a.master, host, a->n * sizeof(float));
-        master_to_mat(&lo->a);
-        tensor_to_f32(b, host);
-        for (int j = 0; j < lo->n_parts; j++) {
-            Param *p = &lo->b[j];
-            float *part = xmalloc(size_mul(p->n, sizeof(float)));
-            for (size_t row = 0; row < p->rows; row++)
-                memcpy(part + row * p->cols, host + hub_row(of[i], j, row, D) * p->cols, p->cols * sizeof(float));
-            op.upload(p->master, part, p->n * sizeof(float));
-            master_to_mat(p);
-            free(part);
-        }
-        free(host);
-        free(b_name);
+        for (int j = 0; j < m->lora[i].n_parts; j++) master_to_mat(&m->lora[i].b[j]);
+        master_to_mat(&m->lora[i].a);
+        lora_read(m, &m->lora[i], of[i], files, a_name[i]);
     }
+    for (int i = 0; i < n_hub; i++)
+        if (hub[i].part[0]->beside) beside_read(&hub[i], files, name_of[i] ? name_of[i] : hub[i].name), n_used++;
     if (n_used != files->n) die("%s: %d of its %d tensors are no lora_A and lora_B pairs", path, files->n - n_used, files->n);
     hub_tensors_free(hub, n_hub);
     free(of);
-    free(a_name);
+    free(a_name), free(name_of);
     tensors_close(files);
     cJSON_Delete(json);
     free(path);
+}
+void model_lora_reload(Model *m, const char *dir) {
+    char *path = path_join(dir, "adapter_model.safetensors");
+    Tensors *files = tensors_open(path);
+    int n_hub;
+    HubTensor *hub = hub_tensors(m, &n_hub);
+    for (int i = 0; i < m->n_lora; i++) {
+        char *weight = strf("%s.weight", m->lora[i].module), *a_name = strf(ADAPTER_PREFIX "%s.lora_A.weight",
+                                                                           m->lora[i].module);
+        lora_read(m, &m->lora[i], hub_find(m, hub, n_hub, weight), files, a_name);
+        free(weight), free(a_name);
+    }
+    for (int i = 0; i < n_hub; i++) {
+        char *name = strf(ADAPTER_PREFIX "%s", hub[i].name);
+        if (hub[i].part[0]->beside) beside_read(&hub[i], files, name);
+        free(name);
+    }
+    hub_tensors_free(hub, n_hub);
+    tensors_close(files);
+    free(path);
+}
+/* The classes of an adapter that has a head: their names as a file beside it says, else as the base's config.json does. */
+static StrList adapter_labels(const Config *c, const char *dir, const char *adapter) {
+    StrList labels = {0};
+    char *head = hub_name(c, R_CLASS, -1), *path = path_join(adapter, "adapter_model.safetensors");
+    if (head) {
+        char *name = strf(ADAPTER_PREFIX "%s", head);
+        Tensors *files = tensors_open(path);
+        const Tensor *t = tensors_find(files, name);
+        if (t && (t->n_dims != 2 || !t->shape[0] || t->shape[0] > 1 << 20))
+            die("%s: tensor %s is no head of classes", path, name);
+        labels.n = t ? (int)t->shape[0] : 0;
+        tensors_close(files);
+        free(name);
+    }
+    labels.v = xcalloc((size_t)labels.n + 1, sizeof *labels.v);
+    for (int k = 0; k < 2 && labels.n; k++) {
+        char *config = k ? path_join(dir, "config.json") : path_join(adapter, ADAPTER_LABELS);
+        cJSON *j = file_exists(config) ? json_read(config, JSON_OBJECT) : NULL;
+        const cJSON *names = cJSON_GetObjectItemCaseSensitive(j, "id2label");
+        for (int i = 0; i < labels.n && cJSON_GetArraySize(names) == labels.n; i++) {
+            char *id = strf("%d", i);
+            const char *label = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(names, id));
+            if (!labels.v[i] && label) labels.v[i] = xstrdup(label);
+            free(id);
+        }
+        cJSON_Delete(j);
+        free(config);
+    }
+    for (int i = 0; i < labels.n; i++)
+        if (!labels.v[i]) labels.v[i] = strf("LABEL_%d", i);
+    free(head), free(path);
+    return labels;
+}
+Model *model_load_adapted(const char *dir, const char *adapter) {
+    Config c = config_read(dir);
+    StrList labels = adapter_labels(&c, dir, adapter);
+    Model *m = load(dir, false, labels, 0);
+    model_lora_load(m, adapter);
+    for (int i = 0; i < labels.n; i++) free((char *)(uintptr_t)labels.v[i]);
+    free(labels.v);
+    return m;
 }
 /* Does PEFT's rule take this module for this target? Its name ends with it, at a dot. */
 static bool lora_targets(const char *module, const char *target) {
@@ -1514,6 +1682,8 @@ void model_lora_new(Model *m, const LoraOpts *opts, uint64_t seed) {
     for (int t = 0; t < opts->targets.n; t++)
         if (!used[t]) die("an adapter for \"%s\": this model has no such linear layer in its blocks", opts->targets.v[t]);
     if (!m->n_lora) die("an adapter without a target");
+    for (int i = 0; i < m->n_params; i++)
+        m->params[i].beside |= m->params[i].role == R_CLASS || m->params[i].role == R_CLASS_B;
     lora_place(m);
     for (int i = 0; i < m->n_lora; i++) {
         Param *a = &m->lora[i].a;
@@ -1556,10 +1726,10 @@ void model_lora_save(const Model *m, const char *dir, const char *base) {
     cJSON_AddStringToObject(j, "bias", "none");
     cJSON_AddBoolToObject(j, "use_rslora", opts->rslora);
     cJSON_AddBoolToObject(j, "inference_mode", true);
-    TensorOut *outs = xcalloc((size_t)m->n_lora * 2, sizeof *outs);
     bool transposed = false;
-    int n_hub;
+    int n_hub, n_outs = 2 * m->n_lora;
     HubTensor *hub = hub_tensors(m, &n_hub);
+    TensorOut *outs = xcalloc((size_t)(n_outs + n_hub), sizeof *outs);
     for (int i = 0; i < m->n_lora; i++) {
         const Lora *lo = &m->lora[i];
         const char *name = lora_target(m, hub, n_hub, lo->module);
@@ -1573,20 +1743,45 @@ void model_lora_save(const Model *m, const char *dir, const char *base) {
         for (int k = 0; k < 2; k++) {
             size_t n;
             TensorOut *o = &outs[2 * i + k];
-            *o = (TensorOut){.name = strf("base_model.model.%s.lora_%c.weight", lo->module, "AB"[k]), .dtype = DT_F32, .n_dims = 2};
+            *o = (TensorOut){.name = strf(ADAPTER_PREFIX "%s.lora_%c.weight", lo->module, "AB"[k]), .dtype = DT_F32, .n_dims = 2};
             o->ctx = model_lora_read(m, o->name, FIELD_WEIGHT, &n);
             o->shape[0] = k ? n / lo->a.rows : lo->a.rows;
             o->shape[1] = k ? lo->a.rows : lo->a.cols;
         }
     }
+    cJSON *whole = cJSON_CreateArray();
+    for (int i = 0; i < n_hub; i++) {
+        const HubTensor *h = &hub[i];
+        size_t n;
+        if (!h->part[0]->beside) continue;
+        TensorOut *o = &outs[n_outs++];
+        *o = (TensorOut){.name = strf(ADAPTER_PREFIX "%s", h->name), .dtype = DT_F32, .n_dims = h->vector ? 1 : 2,
+                         .shape = {h->rows, h->cols}};
+        o->ctx = model_hub_read(m, h->name, FIELD_WEIGHT, &n);
+        if (h->vector) continue;                                      /* its bias is of the same module */
+        char *module = strf("%.*s", (int)(strlen(h->name) - strlen(".weight")), h->name);
+        cJSON_AddItemToArray(whole, cJSON_CreateString(module));
+        free(module);
+    }
     cJSON_AddItemToObject(j, "target_modules", targets);
+    if (whole->child) cJSON_AddItemToObject(j, "modules_to_save", whole);
+    else cJSON_Delete(whole);
     cJSON_AddBoolToObject(j, "fan_in_fan_out", transposed);
     char *path = path_join(dir, "adapter_model.safetensors"), *text = cJSON_Print(j);
-    tensors_save(path, outs, 2 * m->n_lora, NULL);
+    tensors_save(path, outs, n_outs, NULL);
     free(path);
     path = path_join(dir, "adapter_config.json");
     file_write(path, text, strlen(text));
-    for (int i = 0; i < 2 * m->n_lora; i++) free(outs[i].name), free(outs[i].ctx);
+    cJSON *config = m->cfg.head == HEAD_CLASSIFY && m->config_json ? cJSON_Parse(m->config_json) : NULL;
+    cJSON *labels = cJSON_CreateObject();
+    if (cJSON_HasObjectItem(config, "id2label")) {
+        cJSON_AddItemToObject(labels, "id2label", cJSON_DetachItemFromObjectCaseSensitive(config, "id2label"));
+        free(text), free(path);
+        path = path_join(dir, ADAPTER_LABELS), text = cJSON_Print(labels);
+        file_write(path, text, strlen(text));
+    }
+    cJSON_Delete(config), cJSON_Delete(labels);
+    for (int i = 0; i < n_outs; i++) free(outs[i].name), free(outs[i].ctx);
     free(outs);
     free(path);
     free(text);

@@ -74,6 +74,7 @@ typedef struct Param {
     Kind kind;
     size_t rows, cols, n;          /* a vector is (n, 1) */
     bool frozen;                   /* set before model_train_begin: no gradient, no moments, no step */
+    bool beside;                   /* trains whole, beside adapters of the others: a classifier's head (PEFT's modules_to_save) */
     Mat w;                         /* what the ops read: F32 master, a bf16 copy of it, or the mmapped file */
     float *master, *grad, *m, *v;  /* training only: all in one arena each, on the device */
 } Param;
@@ -130,12 +131,17 @@ double config_flops_per_token(const Config *c, size_t T);          /* forward an
 Model *model_new(const Config *c, uint64_t seed);                  /* random weights, f32 masters */
 /* From a model directory. train: f32 masters of our own; else weights stay in the mmap where the device allows it. */
 Model *model_load(const char *dir, bool train);
-/* For training: a BERT, or a decoder, that tells these classes apart. Where dir is no classifier of the same names, the head
- * begins anew (m->new_head), and with it BERT's pooler if the files have none. Dies for families that the Hub has no
- * such models of (ChatGLM). */
-Model *model_load_classifier(const char *dir, StrList labels, uint64_t seed);
+/* A BERT, or a decoder, that learns to tell these classes apart; train as above: false where only an adapter and the head
+ * will learn. Where dir is no classifier of the same names, the head begins anew (m->new_head), and with it BERT's pooler
+ * if the files have none. Dies for families that the Hub has no such models of (ChatGLM). */
+Model *model_load_classifier(const char *dir, StrList labels, uint64_t seed, bool train);
+/* To run: a model with the adapter in a directory, a classifier's where the adapter has a head. */
+Model *model_load_adapted(const char *dir, const char *adapter);
 /* config.json, generation_config.json and model.safetensors into dir (which exists), rounded to dtype. */
 void model_save(Model *m, const char *dir, DType dtype);
+/* As the quantised directory that m was loaded from, byte for byte, but for parameters that have masters: those take the
+ * nearest of their groups' steps, scales and zero points as they are; where they are not quantised, their tensor's dtype. */
+void model_save_quantised(const Model *m, const char *dir);
 /* One field of the tensor that the Hub calls name (with the family's prefix or without), in the Hub's shape and order,
  * f32 on the host: a new array of *n values; NULL when the model has no such tensor. For tests and reports: it lists all
  * tensors at each call. Gradients and moments exist after model_train_begin. */
@@ -177,9 +183,13 @@ const Tensor *hub_file(const Model *m, const HubTensor *h);        /* the tensor
 /* ---- adapters, in PEFT's layout [model.lora] -------------------------------------------------------------------- */
 /* Reads DIR/adapter_config.json and adapter_model.safetensors onto a loaded model, once. Dies on what it does not know. */
 void model_lora_load(Model *m, const char *dir);
-/* New ones, which change nothing yet: A is uniform in +-1/sqrt(inputs), B zero. Dies when a target is no module. */
+/* The values of adapters that m has, and of what trains beside them, from a directory of model_lora_save. */
+void model_lora_reload(Model *m, const char *dir);
+/* New ones, which change nothing yet: A is uniform in +-1/sqrt(inputs), B zero. A classifier's head trains beside them.
+ * Dies when a target is no module. */
 void model_lora_new(Model *m, const LoraOpts *opts, uint64_t seed);
-/* Both files into dir (which exists); base is the model that they belong to, by name or path. */
+/* Both files into dir (which exists); base is the model that they belong to, by name or path. A classifier's class
+ * names beside them, in labels.json. */
 void model_lora_save(const Model *m, const char *dir, const char *base);
 /* One field of an adapter's tensor by its name in the file ("base_model.model....lora_A.weight"), as model_hub_read. */
 float *model_lora_read(const Model *m, const char *name, Field field, size_t *n);

@@ -401,3 +401,37 @@ QuantTensor quant_tensor(const QuantConfig *q, const Tensors *files, const char 
     (columns ? columns_read : compressed_read)(&s, &out);
     return out;
 }
+
+void *quant_replace(const QuantConfig *q, const Tensors *files, const char *module, size_t rows, size_t cols,
+                    const float *w) {
+    QuantTensor t = quant_tensor(q, files, module, rows, cols);
+    const Tensor *stored = quant_find(files, module);
+    const bool plain = stored->dtype == DT_I8;
+    const int bits = t.m.dtype == DT_I4 ? 4 : 8;
+    const size_t G = t.m.group ? t.m.group : cols, n_groups = groups_of(cols, G), per = 32 / (size_t)bits;
+    const float low = -(float)(1 << (bits - 1)), high = -low - 1;
+    float *scale = xmalloc(size_mul(rows * n_groups, sizeof *scale));
+    tensor_to_f32(&(Tensor){.dtype = t.m.scale_dtype, .n = rows * n_groups, .data = t.m.scale}, scale);
+    size_t *group = xmalloc(size_mul(cols, sizeof *group));
+    for (size_t i = 0; i < cols; i++) group[t.m.order ? (size_t)t.m.order[i] : i] = i / G;
+    uint8_t *out = xcalloc(stored->bytes, 1);
+    /* A word of AWQ's lines holds eight outputs: blocks of them keep threads out of each other's. */
+    enum { BLOCK = 64 };
+    #pragma omp parallel for schedule(static)
+    for (size_t o0 = 0; o0 < rows; o0 += BLOCK)
+        for (size_t o = o0; o < rows && o < o0 + BLOCK; o++)
+            for (size_t c = 0; c < cols; c++) {
+                size_t at = o * n_groups + group[c];
+                float code = rintf(w[o * cols + c] / scale[at]) + (t.m.zero ? (float)t.m.zero[at] : 0);
+                int v = (int)(code >= low ? code <= high ? code : high : low);        /* NaN: the lowest */
+                if (plain) { out[o * cols + c] = (uint8_t)v; continue; }
+                size_t i = o * ((cols + per - 1) / per) + c / per, shift = c % per * (size_t)bits;
+                if (q->layout == LAYOUT_GPTQ) i = c / per * rows + o;
+                if (q->layout == LAYOUT_AWQ) i = c * (rows / 8) + o / 8, shift = (size_t)awq_shift[o % 8];
+                uint32_t u = (uint32_t)(v + (1 << (bits - 1))) << shift;
+                for (size_t b = 0; b < 4; b++) out[4 * i + b] |= (uint8_t)(u >> (8 * b));
+            }
+    for (int i = 0; i < 4; i++) free(t.own[i]);
+    free(scale), free(group);
+    return out;
+}

@@ -26,5 +26,9 @@ typedef struct QuantTensor {
 const Tensor *quant_find(const Tensors *files, const char *module);
 /* The matrix of a module that has: rows outputs x cols inputs. */
 QuantTensor quant_tensor(const QuantConfig *q, const Tensors *files, const char *module, size_t rows, size_t cols);
+/* The way back: the bytes of the tensor that quant_find gives, a new array, with w (rows, cols) in place of what it holds.
+ * Each weight becomes the nearest of its group's steps; scales, zero points and the order of inputs stay. */
+void *quant_replace(const QuantConfig *q, const Tensors *files, const char *module, size_t rows, size_t cols,
+                    const float *w);
 /* Sets used[i] where files->v[i] is one of the tensors that belong to the module's weight. */
 void quant_used(const Tensors *files, const char *module, bool *used);

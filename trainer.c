@@ -295,15 +295,7 @@ static void param_copy(Param *p, const Param *from) {
     if (p->w.data != (void *)p->master) op.mat_from_f32(&p->w, p->master);
 }
 void model_copy_weights(Model *m, const Model *from) {
-    for (int i = 0; i < m->n_params && !m->n_lora; i++) param_copy(&m->params[i], &from->params[i]);
-    for (int i = 0; i < m->n_lora; i++) {                             /* in a file they have another order */
-        Lora *lo = &m->lora[i], *other = NULL;
-        for (int k = 0; k < from->n_lora; k++)
-            if (!strcmp(from->lora[k].module, lo->module)) other = &from->lora[k];
-        if (!other || other->a.n != lo->a.n) die("the other adapter has none for %s of this rank", lo->module);
-        param_copy(&lo->a, &other->a);
-        for (int j = 0; j < lo->n_parts; j++) param_copy(&lo->b[j], &other->b[j]);
-    }
+    for (int i = 0; i < m->n_params; i++) param_copy(&m->params[i], &from->params[i]);
 }
 
 /* ================================================================================================================= *

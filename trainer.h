@@ -57,5 +57,5 @@ bool trainer_has_finished(const Trainer *t, int64_t step);         /* does the l
 bool trainer_exploded(Trainer *t, double loss);
 const char *trainer_last_good(const Trainer *t);                   /* a sentence on the last checkpoint, for die() */
 char *checkpoint_path(const Trainer *t, int64_t step);             /* a new string */
-/* The weights of `from`, the same model, into m, which trains: all, or with adapters those alone (by their modules). */
+/* The weights of `from`, the same model, into m, which trains. */
 void model_copy_weights(Model *m, const Model *from);

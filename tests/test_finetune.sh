@@ -230,6 +230,48 @@ check "and they are not the base's" sh -c '! cmp -s base/model.safetensors merge
 check "merging into the base itself is refused" refused 1 "where the run reads from" --model base --merge adapter \
     --out base --overwrite
 
+# ---- over weights of few bits (QLoRA) --------------------------------------------------------------------------------
+few() { # OUT OPTIONS...: ./quantize
+    out=$1
+    shift
+    "$bin/quantize" --out "$out" --overwrite --threads 1 --quiet "$@" >out.txt 2>err.txt || broke "quantize --out $out"
+}
+few q4 --model base --bits 4 --group 16 --symmetric no
+few q8 --model base --bits 8 --activations dynamic
+check "weights of few bits cannot be trained" refused 1 "an adapter over them can (--lora 8)" --model q4 --data \
+    chat.jsonl --out x
+over="--lora 4 --lora-targets all-linear --data chat.jsonl --epochs 3 --batch 4 --seq 64 --lr 3e-3 --lora-dropout 0.1
+      --save-steps 5 --keep 0"
+for q in q4 q8; do
+    tune $q-lora --model $q $over
+    check "$q: an adapter learns over it" less "$(last_value $q-lora eval val_loss)" \
+        "$(value $q-lora eval val_loss | head -n 1)"
+    tune $q-nothing --model $q --lora 4 --lora-targets all-linear --data chat.jsonl --max-steps 1 --lr 1e-30 --seq 64
+    run --model $q --merge $q-nothing --merge-as float --out $q-floats --overwrite --threads 1 ||
+        broke "$q: --merge-as float"
+    tune $q-same --model $q-floats $over
+    check "$q: the same losses and adapter as over the same numbers as floats" same_end $q-lora $q-same
+    tune $q-threads --model $q $over --threads 3 --recompute
+    check "$q: on three threads, recomputed" same_end $q-lora $q-threads
+    cp -r $q-lora/checkpoint-5 from5
+    run --resume from5 --out $q-resumed --threads 1 --quiet || broke "$q: resume: exit $?"
+    check "$q: resumed, it ends as the unbroken run" cmp $q-lora/adapter_model.safetensors \
+        $q-resumed/adapter_model.safetensors
+    rm -r from5
+    run --model $q --merge $q-lora --out $q-merged --overwrite --threads 1 || broke "$q: --merge"
+    cp out.txt report.txt
+    check "$q: merged, it is quantised as its base was" grep -q '(quantised as its base): .* KL divergence' report.txt
+    check "$q: and as large" is "$(wc -c <$q-merged/model.safetensors)" "$(wc -c <$q/model.safetensors)"
+    check "$q: scales stay, numbers change" sh -c 'cmp -s "$1" "$2" && ! cmp -s "$3" "$4"' - $(for d in $q $q-merged; do
+        tensor $d/model.safetensors model.layers.1.mlp.up_proj.weight_scale >$d.scale; echo $d.scale; done) \
+        $q/model.safetensors $q-merged/model.safetensors
+    run --model $q --merge $q-nothing --out $q-again --overwrite --threads 1 || broke "$q: --merge of nothing"
+    check "$q: nothing learnt, nothing changed" cmp $q/model.safetensors $q-again/model.safetensors
+done
+run --model q4 --merge q4-lora --merge-as float --out q4-whole --overwrite --threads 1 || broke "q4: --merge-as float"
+difference=$(sed -n 's/.*at most \([0-9.e+-]*\) .*/\1/p' out.txt)
+check "q4: merged into floats: the adapter's logits ($difference)" less "$difference" 1e-3
+
 # ---- mixing and forgetting -------------------------------------------------------------------------------------------
 measure="--data chat.jsonl --eval-data chat.jsonl --eval-data general.txt --epochs 3 --batch 4 --seq 64 --lr 3e-3"
 "$bin/train" $tiny --data general.txt --steps 60 --out knows >out.txt 2>err.txt || broke "train --out knows"
@@ -287,6 +329,29 @@ check "and is called what transformers calls it" grep -q 'ForSequenceClassificat
 sed -n 's/.*"text": *"\([^"]*\)".*"label": *"\([^"]*\)".*/\1\t\2/p' labels.jsonl | head -n 6 >some.txt
 cut -f 1 some.txt | "$bin/infer" --model decides --classify - --quiet >told.txt 2>err.txt || broke "infer --classify"
 check "./infer --classify tells them apart" is "$(awk '{print $2}' told.txt | tr '\n' ' ')" "$(cut -f 2 some.txt | tr '\n' ' ')"
+for kind in bert base q4; do # a head beside an adapter
+    tune $kind-head --model $kind --task classify --data labels.jsonl --lora 4 --epochs 6 --batch 8 --seq 32 --lr 1e-2 \
+        --save-steps 9 --keep 0
+    check "$kind: an adapter and a head tell them apart" is "$(last_value $kind-head eval accuracy)" 1
+    check "$kind: the head is in the adapter" grep -q '"modules_to_save":.*"\(classifier\|score\)"' \
+        $kind-head/adapter_config.json
+    check "$kind: and transformers will not take it for a whole model" none_of $kind-head/config.json
+    cut -f 1 some.txt | "$bin/infer" --model $kind --adapter $kind-head --classify - --quiet >told.txt 2>err.txt ||
+        broke "infer --adapter $kind-head --classify"
+    check "$kind: ./infer --adapter --classify tells them apart" is "$(awk '{print $2}' told.txt | tr '\n' ' ')" \
+        "$(cut -f 2 some.txt | tr '\n' ' ')"
+    cp -r $kind-head/checkpoint-18 from18
+    run --resume from18 --out $kind-head2 --threads 1 --quiet || broke "$kind: resume: exit $?"
+    check "$kind: resumed, it ends as the unbroken run" cmp $kind-head/adapter_model.safetensors \
+        $kind-head2/adapter_model.safetensors
+    rm -r from18
+    run --model $kind --merge $kind-head --out $kind-one --overwrite --threads 1 || broke "$kind: --merge"
+    check "$kind: merged, the likeliest class is the same" grep -q 'likeliest class is the same in 6[0-4] of 64' out.txt
+    cut -f 1 some.txt | "$bin/infer" --model $kind-one --classify - --quiet >one.txt 2>err.txt ||
+        broke "infer --classify"
+    check "$kind: and ./infer --classify reads it" is "$(awk '{print $2}' one.txt | tr '\n' ' ')" \
+        "$(cut -f 2 some.txt | tr '\n' ' ')"
+done
 check "an encoder that should write" refused 1 "does not write text" --model bert --data chat.jsonl --out x
 
 # ---- preferences -----------------------------------------------------------------------------------------------------

@@ -225,17 +225,57 @@ static char *scratch_dir(const char *family, DType dtype, const char *what) {
     make_dirs(dir);
     return dir;
 }
-/* Adapters on every linear layer, in place of the weights: their derivatives along their gradients, by differences; then
- * recomputed layers, and a round through the files. Dropout on the adapters' inputs too. */
-static void check_adapters(const Case *k) {
+/* The blocks' matrices as numbers of 8 or 4 bits in groups of 8, an odd one with zero points; with plain, as floats what
+ * those stand for. */
+static void *own(Model *m, void *p) {
+    m->own = xrealloc(m->own, (size_t)(m->n_own + 1) * sizeof *m->own);
+    return m->own[m->n_own++] = p;
+}
+static void quantise_blocks(Model *m, int bits, bool plain) {
+    for (int i = 0; i < m->n_params; i++) {
+        Param *p = &m->params[i];
+        if (p->kind != KIND_MATRIX || p->layer < 0) continue;
+        if (plain) {
+            float *w = own(m, xmalloc(p->n * sizeof *w));
+            op.mat_to_f32(w, &p->w);
+            p->w = MAT(DT_F32, p->rows, p->cols, w);
+            continue;
+        }
+        Mat q = {.dtype = bits == 4 ? DT_I4 : DT_I8, .rows = p->rows, .cols = p->cols, .group = 8, .scale_dtype = DT_F32};
+        size_t groups = mat_groups(&q), row_bytes = mat_row_bytes(&q);
+        uint8_t *data = own(m, xcalloc(p->rows, row_bytes));
+        float *scale = own(m, xmalloc(p->rows * groups * sizeof *scale));
+        int8_t *zero = i % 2 ? own(m, xcalloc(p->rows, groups)) : NULL;
+        int high = bits == 4 ? 7 : 127;
+        for (size_t o = 0; o < p->rows; o++)
+            for (size_t g = 0; g < groups; g++) {
+                size_t end = (g + 1) * 8 < p->cols ? (g + 1) * 8 : p->cols, at = o * groups + g;
+                scale[at] = (float)(max_abs(p->master + o * p->cols + g * 8, end - g * 8) / (high - 2));
+                if (zero) zero[at] = (int8_t)(at % 5) - 2;
+                for (size_t c = g * 8; c < end; c++) {
+                    int v = (int)rintf(p->master[o * p->cols + c] / scale[at]) + (zero ? zero[at] : 0);
+                    if (bits == 8) data[o * row_bytes + c] = (uint8_t)v;
+                    else data[o * row_bytes + c / 2] |= (uint8_t)((v + 8) << (c % 2 * 4));
+                }
+            }
+        q.data = data, q.scale = scale, q.zero = zero;
+        p->w = q;
+    }
+}
+/* Adapters on every linear layer, in place of the weights, and a classifier's head beside them: their derivatives along
+ * their gradients, by differences; then recomputed layers, and a round through the files. Dropout on the adapters' inputs
+ * too. bits 8 or 4: over quantised weights, where the gradients must be those over the floats that they stand for. */
+static void check_adapters(const Case *k, int bits) {
     ops_select("cpu", "auto", PREC_F32);
     Config c = small_config(k);
     Model *m = wide_model(&c, 5);
     static const char *all[] = {"all-linear"};
     op.mem_free(m->grad), op.mem_free(m->m), op.mem_free(m->v);
     for (int i = 0; i < m->n_params; i++) m->params[i].grad = NULL;
+    if (bits) quantise_blocks(m, bits, false);
     model_lora_new(m, &(LoraOpts){.r = 3, .alpha = 5, .rslora = true, .targets = {all, 1}}, 6);
     model_train_begin(m);
+    CHECK(!c.n_classes == !m->at[0][R_CLASS] && (!c.n_classes || m->at[0][R_CLASS]->grad), "%s: a head trains beside adapters", k->name);
     Rng r = {9, 0};
     for (int i = 0; i < m->n_lora; i++)                               /* B is zero at first: A would have no gradient */
         for (int j = 0; j < m->lora[i].n_parts; j++) {
@@ -256,9 +296,22 @@ static void check_adapters(const Case *k) {
     double loss_few = loss_of(m, few, &d, 1);
     op.download(g_few, m->grad, m->n_trained * sizeof *g);
     CHECK(loss == loss_few && !memcmp(g, g_few, m->n_trained * sizeof *g), "recomputing layers with adapters, %s: the same bits", k->name);
-    for (int i = 0; i < m->n_lora; i++)
-        for (int j = -1; j < m->lora[i].n_parts; j++) {
-            Param *p = j < 0 ? &m->lora[i].a : &m->lora[i].b[j];
+    if (bits) {
+        Mat *was = xmalloc((size_t)m->n_params * sizeof *was);
+        for (int i = 0; i < m->n_params; i++) was[i] = m->params[i].w;
+        quantise_blocks(m, bits, true);
+        op.zero(m->grad, m->n_trained * sizeof *g);
+        double loss_plain = loss_of(m, a, &d, 1);
+        op.download(g_few, m->grad, m->n_trained * sizeof *g);
+        CHECK(loss == loss_plain && !memcmp(g, g_few, m->n_trained * sizeof *g),
+              "adapters over %d bits, %s: loss and gradients are those over the same numbers as floats", bits, k->name);
+        for (int i = 0; i < m->n_params; i++) m->params[i].w = was[i];
+        free(was);
+    }
+    for (int i = 0; i < m->n_lora + m->n_params; i++)
+        for (int j = -1; j < (i < m->n_lora ? m->lora[i].n_parts : 0); j++) {
+            Param *p = i >= m->n_lora ? &m->params[i - m->n_lora] : j < 0 ? &m->lora[i].a : &m->lora[i].b[j];
+            if (!p->grad) continue;
             const float *g_p = g + (p->grad - m->grad);
             float *w = xmalloc(p->n * sizeof *w);
             double *u = xmalloc(p->n * sizeof *u), g_norm = 0, want = 0;
@@ -273,13 +326,14 @@ static void check_adapters(const Case *k) {
             if (!(error <= worst)) {
                 worst = error;
                 free(worst_name);
-                worst_name = strf("%s, part %d: differences %.6f, gradient %.6f", m->lora[i].module, j, got, want);
+                worst_name = strf("%s, part %d: differences %.6f, gradient %.6f", i < m->n_lora ? m->lora[i].module : param_name(p), j, got, want);
             }
             free(w), free(u);
         }
-    CHECK(m->n_lora > 0 && worst <= 1, "derivatives of %d adapters, %s: worst %.2f of the tolerance (%s)", m->n_lora, k->name, worst, worst_name);
+    CHECK(m->n_lora > 0 && worst <= 1, "derivatives of %d adapters over %s, %s: worst %.2f of the tolerance (%s)", m->n_lora,
+          bits == 8 ? "8 bits" : bits ? "4 bits" : "floats", k->name, worst, worst_name);
     free(worst_name), free(g), free(g_few);
-    if (k->dropout == 0 && !k->change) {                              /* files: the same loss from the adapter read back */
+    if (k->dropout == 0 && !k->change && !bits) {                     /* files: the same loss from the adapter read back */
         char *base = scratch_dir(k->family, DT_F32, "lora-base"), *dir = scratch_dir(k->family, DT_F32, "lora");
         model_save(m, base, DT_F32);
         model_lora_save(m, dir, base);
@@ -1035,7 +1089,7 @@ int main(void) {
         check_derivatives(&cases[i], "plain");
         ops_select("cpu", "auto", PREC_F32);
         check_recompute(&cases[i]);
-        check_adapters(&cases[i]);
+        for (int bits = 0; bits <= 8; bits += 4) check_adapters(&cases[i], bits);
         if (cases[i].dropout == 0) check_parts(&cases[i]);
         Config c = small_config(&cases[i]);
         bool writes = c.head == HEAD_LM && cases[i].dropout == 0;

@@ -1,5 +1,5 @@
 /* tests/test_quantized.c - quantised directories: tests/quantized against the logits that the official code gave
- * (make_quantized.py), decoding and prefill, widened to train; and what must be refused, each in one sentence. */
+ * (make_quantized.py), decoding and prefill, widened to train, written back; and what must be refused, each in one sentence. */
 #include "model.h"
 #include "quantized.h"
 #include "test.h"
@@ -67,6 +67,51 @@ static void check_directory(const char *name) {
     }
     tensors_close(golden);
     free(dir), free(file);
+}
+
+/* Written back as it lies: every byte, as long as nothing changes; 0.7 times every weight, to within half a step of its row. */
+static void check_back(const char *name) {
+    char *dir = strf("tests/quantized/%s", name), *to = strf("%s/%s-back", test_tmpdir(), name);
+    make_dirs(to);
+    for (int less = 0; less < 2; less++) {
+        Model *m = model_load(dir, false);
+        for (int i = 0; i < m->n_params; i++) {
+            Param *p = &m->params[i];
+            if (!mat_quantised(&p->w)) continue;
+            p->master = op.mem_alloc(p->n * sizeof(float));
+            op.mat_to_f32(p->master, &p->w);
+            for (size_t j = 0; j < p->n && less; j++) p->master[j] *= 0.7f;
+        }
+        model_save_quantised(m, to);
+        Tensors *was = tensors_open(dir), *is = tensors_open(to);
+        size_t other = 0;
+        for (int i = 0; i < was->n && was->n == is->n; i++)
+            other += strcmp(was->v[i].name, is->v[i].name) || was->v[i].bytes != is->v[i].bytes || memcmp(was->v[i].data, is->v[i].data, was->v[i].bytes);
+        CHECK(was->n == is->n && !other == !less, "%s: written back, %zu of %d tensors change", name, other, was->n);
+        tensors_close(was), tensors_close(is);
+        Model *back = less ? model_load(to, false) : NULL;
+        double worst = 0;
+        for (int i = 0; i < m->n_params; i++) {
+            Param *p = &m->params[i];
+            float *got = xmalloc(p->n * sizeof *got), *scale = xmalloc(p->rows * mat_groups(&p->w) * sizeof *scale);
+            if (back && p->master) {
+                op.mat_to_f32(got, &back->params[i].w);
+                size_t groups = mat_groups(&p->w);
+                tensor_to_f32(&(Tensor){.dtype = p->w.scale_dtype, .n = p->rows * groups, .data = p->w.scale}, scale);
+                for (size_t j = 0; j < p->n; j++) {
+                    float step = 0;
+                    for (size_t g = 0; g < groups; g++) step = fmaxf(step, fabsf(scale[j / p->cols * groups + g]));
+                    worst = fmax(worst, fabs((double)got[j] - (double)p->master[j]) / (double)step);
+                }
+            }
+            op.mem_free(p->master), p->master = NULL;
+            free(got), free(scale);
+        }
+        if (less) CHECK(worst <= 0.501 && worst > 0.3, "%s: written back, %.3f steps off at most", name, worst);
+        model_free(m);
+        if (back) model_free(back);
+    }
+    free(dir), free(to);
 }
 
 /* ---- what must be refused --------------------------------------------------------------------------------------- */
@@ -162,6 +207,7 @@ int main(void) {
         ops_select("cpu", isas[i], PREC_F32);
         for (int k = 0; k < N_NAMES; k++) check_directory(names[k]);
     }
+    for (int k = 0; k < N_NAMES; k++) check_back(names[k]);
     for (size_t i = 0; i < sizeof changes / sizeof *changes; i++) {
         char *dir = changed(&changes[i]);
         CHECK_DIES({ model_load(dir, false); }, changes[i].text);
