@@ -69,7 +69,8 @@ $(BUILD)/found.mk: Makefile
 # ---- flags ----------------------------------------------------------------------------------------------------------
 WARN    := -Wall -Wextra -Wshadow -Wno-unknown-pragmas $(if $(findstring clang,$(CC)),-Wno-pass-failed) $(if $(filter 1,$(WERROR)),-Werror)
 comma   := ,
-OPT     := $(if $(filter 1,$(DEBUG)),-O0 -g3,$(if $(filter 1,$(SAN)),-O1,-O2) -g) $(if $(filter 1,$(SAN)),-fsanitize=address$(comma)undefined -fno-omit-frame-pointer -fno-sanitize-recover=undefined)
+# SAN: -g1 is enough for its reports, and halves the time that the instrumented kernels take to compile.
+OPT     := $(if $(filter 1,$(DEBUG)),-O0 -g3,$(if $(filter 1,$(SAN)),-O1 -g1,-O2 -g)) $(if $(filter 1,$(SAN)),-fsanitize=address$(comma)undefined -fno-omit-frame-pointer -fno-sanitize-recover=undefined)
 CFLAGS  += -std=gnu11 -D_GNU_SOURCE $(OPT) $(WARN) $(OMP) $(if $(HAVE_CUDA),-DCUDA)
 # Kernels: loops vectorise without errno and traps; nothing that breaks NaN or infinity.
 KFLAGS  := -std=gnu11 -D_GNU_SOURCE $(subst -O2,-O3,$(OPT)) $(WARN) $(OMP) $(if $(HAVE_CUDA),-DCUDA) -fno-math-errno -fno-trapping-math
