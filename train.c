@@ -39,7 +39,7 @@ static struct {
     bool tie, untie, recompute, no_doc_mask, overwrite, load_best, whole_word, cased;
 } o = {
     .arch = "llama", .split = "gpt2", .out = "out", .schedule = "cosine", .precision = "bf16",
-    .layers = 3, .width = 192, .heads = 6, .batch = 4, .seq = 256, .accum = 1, .steps = 3900, .warmup = 200,
+    .layers = 3, .width = 192, .heads = 6, .batch = 4, .seq = 256, .accum = 1, .steps = 4400, .warmup = 200,
     .eval_steps = 400, .eval_tokens = 32768, .sample_steps = 1000, .sample_tokens = 200, .save_steps = 1000, .keep = 2,
     .valid_fraction = 0.1, .lr = 4e-3, .min_lr = 0.05, .decay_part = 0.25, .weight_decay = 0.1, .beta1 = 0.9, .beta2 = 0.99,
     .eps = 1e-8, .clip = 1.0, .mask_rate = 0.15,

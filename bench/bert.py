@@ -22,7 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from common import Peer, Results, ours, parse, parser, peers_python, race, serve
+from common import Peer, main, ours, parse, parser, peers_python, race, serve
 from models import BERT
 
 BATCH, SEQ = 16, 128
@@ -141,10 +141,4 @@ def measure_all(args, results):
 
 
 if __name__ == "__main__":
-    args = arguments()
-    if args.worker:
-        worker(json.loads(args.worker))
-    else:
-        results = Results(args, "BERT")
-        measure_all(args, results)
-        results.end()
+    main(arguments, measure_all, "BERT", worker)

@@ -26,7 +26,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from common import Results, parse, parser, program, state, watch
+from common import main, parse, parser, program, state, watch
 from models import CHATGLM3, write_model
 
 SHARDS, PROMPT = 7, 16
@@ -111,7 +111,4 @@ def measure_all(args, results):
 
 
 if __name__ == "__main__":
-    args = arguments()
-    results = Results(args, "ChatGLM3-6B's size")
-    measure_all(args, results)
-    results.end()
+    main(arguments, measure_all, "ChatGLM3-6B's size")

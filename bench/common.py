@@ -261,7 +261,13 @@ class Results:
                                    indent=1, default=list) + "\n")
         print(f"\nwritten to {path}")
 
-    def end(self):
-        """What a script does last: the file, if one was asked for."""
-        if self.args.json:
-            self.write(self.args.json)
+
+def main(arguments, measure_all, title, worker=None):
+    """A script's end: measures, prints, writes; or is the peers' side of it, when Peer started it with --worker."""
+    args = arguments()
+    if args.worker:
+        return worker(json.loads(args.worker))
+    results = Results(args, title)
+    measure_all(args, results)
+    if args.json:
+        results.write(args.json)

@@ -27,7 +27,7 @@ import os
 import statistics
 from pathlib import Path
 
-from common import ROOT, Results, ours, parse, parser, program, race, run
+from common import ROOT, main, ours, parse, parser, program, race, run
 from models import LLAMA_1B, write_gguf, write_model
 
 ROWS = {  # name -> dtype of ours, options of ./quantize, llama.cpp's types
@@ -121,7 +121,4 @@ def measure_all(args, results):
 
 
 if __name__ == "__main__":
-    args = arguments()
-    results = Results(args, "inference")
-    measure_all(args, results)
-    results.end()
+    main(arguments, measure_all, "inference")

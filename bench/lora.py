@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from common import ROOT, Peer, Results, parse, parser, peers_python, program, race, run, serve
+from common import ROOT, Peer, main, parse, parser, peers_python, program, race, run, serve
 from models import LLAMA_1B, write_model
 
 SEQ, WARM = 512, 2
@@ -105,10 +105,4 @@ def measure_all(args, results):
 
 
 if __name__ == "__main__":
-    args = arguments()
-    if args.worker:
-        worker(json.loads(args.worker))
-    else:
-        results = Results(args, "adapters")
-        measure_all(args, results)
-        results.end()
+    main(arguments, measure_all, "adapters", worker)

@@ -18,7 +18,7 @@ import math
 import tempfile
 from pathlib import Path
 
-from common import Results, number, parse, parser, program, race, run
+from common import main, number, parse, parser, program, race, run
 from models import GPT2, GPT2_350M, LLAMA_15M, LLAMA_1M, LLAMA_6M
 
 MODELS = {"1M": LLAMA_1M, "5.8M": LLAMA_6M, "15M": LLAMA_15M, "124M": GPT2, "350M": GPT2_350M}
@@ -68,6 +68,8 @@ def measure_all(args, results):
             results.add(f"scaling/{row}/{label}", "tokens/s", turns["tea"], share=best["peak_share"], limit=args.precision,
                         states=states, parameters=best["parameters"], seq=T, batch=B, threads=threads, bytes=best["bytes"],
                         peak_bytes=best["peak_bytes"])
+    if args.svg:
+        args.svg.write_text(plot(results))
 
 
 # ---- the plot: one column a row of points, tokens/s on a logarithmic scale above, the share below --------------------
@@ -113,9 +115,4 @@ def plot(results):
 
 
 if __name__ == "__main__":
-    args = arguments()
-    results = Results(args, "scaling")
-    measure_all(args, results)
-    if args.svg:
-        args.svg.write_text(plot(results))
-    results.end()
+    main(arguments, measure_all, "scaling")

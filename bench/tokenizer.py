@@ -22,7 +22,7 @@ import time
 import unicodedata
 from pathlib import Path
 
-from common import Peer, Results, parse, parser, peers_python, program, race, run, serve
+from common import Peer, main, parse, parser, peers_python, program, race, run, serve
 
 LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
           r"|\s+(?!\S)|\s+")
@@ -203,10 +203,4 @@ def measure_all(args, results):
 
 
 if __name__ == "__main__":
-    args = arguments()
-    if args.worker:
-        worker(json.loads(args.worker))
-    else:
-        results = Results(args, "tokenizers")
-        measure_all(args, results)
-        results.end()
+    main(arguments, measure_all, "tokenizers", worker)

@@ -20,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from common import Peer, Results, ours, parse, parser, peers_python, race, serve
+from common import Peer, main, ours, parse, parser, peers_python, race, serve
 from models import GPT2, LLAMA_15M, LLAMA_6M
 
 ROWS = {  # name -> config, batch, tokens
@@ -173,10 +173,4 @@ def measure_all(args, results):
 
 
 if __name__ == "__main__":
-    args = arguments()
-    if args.worker:
-        worker(json.loads(args.worker))
-    else:
-        results = Results(args, "training steps")
-        measure_all(args, results)
-        results.end()
+    main(arguments, measure_all, "training steps", worker)

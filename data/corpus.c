@@ -372,8 +372,8 @@ static void write_problem(Gen *g, bool program) {
  * Shares are stated in bytes and paid in documents: mix.per_mille over the mean length of the kind's documents. */
 
 static const struct { CorpusKind kind; int per_mille, mean_bytes; } mix[] = {
-    {CORPUS_STORY_EN, 420, 741}, {CORPUS_STORY_ZH, 300, 726}, {CORPUS_FACTS, 60, 151}, {CORPUS_MATH, 140, 170},
-    {CORPUS_POT, 80, 168}};
+    {CORPUS_STORY_EN, 400, 741}, {CORPUS_STORY_ZH, 280, 726}, {CORPUS_FACTS, 60, 151}, {CORPUS_MATH, 140, 170},
+    {CORPUS_POT, 120, 168}};
 
 static CorpusKind draw_kind(Gen *g) {
     int total = 0, weights[COUNT(mix)];
