@@ -48,13 +48,13 @@
 /* ================================================================================================================= *
  * [infer.options] */
 static struct {
-    const char *model, *adapter, *pooling, *embed_out, *pair, *config, *prompt, *bos, *logits, *logits_out, *attention_out, *compare, *reference, *precision, *system,
+    const char *model, *adapter, *kv_cache, *pooling, *embed_out, *pair, *config, *prompt, *bos, *logits, *logits_out, *attention_out, *compare, *reference, *precision, *system,
         *template, *messages, *history, *draft, *prompt_cache, *batch;
     int64_t n, samples, context, stride, top_k, layer, draft_tokens, batch_size;
     double temperature, top_p, min_p, repetition;
     bool ignore_eos, echo, bench, json, chat;
     StrList eval, fill_mask, embed, classify;
-} o = {.model = "out", .bos = "auto", .pooling = "auto", .precision = "auto", .n = 256, .samples = 1, .draft_tokens = 4, .batch_size = 8, .temperature = 0.8, .top_p = 0.95,
+} o = {.model = "out", .bos = "auto", .pooling = "auto", .precision = "auto", .kv_cache = "auto", .n = 256, .samples = 1, .draft_tokens = 4, .batch_size = 8, .temperature = 0.8, .top_p = 0.95,
        .repetition = 1, .echo = true};
 
 #define MANY (1 << 24)
@@ -67,6 +67,9 @@ static Opt options[] = {
            "where the device multiplies them natively, else f32", "auto|f32|bf16"),
     INT("context", context, "cache slots: prompt and answer together (0: all that the model knows); with --eval the "
         "window (0: that, at most 1024); with --chat 0 means that, at most 4096", 0, MANY),
+    ONE_OF("kv-cache", kv_cache, "int8: keys and values of past tokens take a quarter of the memory, and a long context is "
+           "read faster; they lose their last digits (--eval with --reference says what that costs). auto: kept as they are",
+           "auto|int8"),
     FLAG("json", json, "the result as JSON, one object a line"),
 
     SECTION("Generate (the default)"),
@@ -193,12 +196,14 @@ static void select_kernels(DType stored) {
     if (common.profile) profile_begin(precision);
 }
 static const char *precision_name(void) { return precision == PREC_BF16 ? "bf16" : "f32"; }
+static bool small_cache(void) { return !strcmp(o.kv_cache, "int8"); }
 static double before_model;        /* bytes of memory: what was there before it, and the ops' scratch */
 static Model *start_model(void) {
     require_model_dir();
     select_kernels(!strcmp(o.precision, "auto") ? stored_dtype(o.model) : DT_F32);
     before_model = memory_now() + scratch_bytes();
     Model *m = o.adapter ? model_load_adapted(o.model, o.adapter) : model_load(o.model, false);
+    m->cfg.cache_i8 = small_cache();
     if (common.profile) profile_reset();
     return m;
 }
@@ -229,7 +234,7 @@ typedef struct { double weights, cache, work; } Memory;            /* bytes */
 static Memory memory_of(const Model *m, const Acts *a) {
     Memory mem = {0};
     for (int i = 0; i < m->n_params; i++) mem.weights += (double)mat_bytes(&m->params[i].w);
-    mem.cache = 2.0 * m->cfg.L * (double)(a->B * a->S * op.act_size) * m->cfg.K * m->cfg.D;
+    mem.cache = cache_bytes(&m->cfg, a->B, a->S);
     mem.work = (double)a->bytes - mem.cache;
     return mem;
 }
@@ -453,6 +458,7 @@ static void draft_open(Session *s, size_t n_prompt, size_t S) {
     }
     if (!is_dir(o.draft)) die("--draft %s: neither \"lookup\" nor a model directory", o.draft);
     d->m = model_load(o.draft, false);
+    d->m->cfg.cache_i8 = small_cache();
     const Config *c = &d->m->cfg;
     Tokenizer *tok = tokenizer_load(o.draft);
     bool same = c->head == HEAD_LM && tokenizer_vocab(tok) == tokenizer_vocab(s->tok);
@@ -556,8 +562,8 @@ static void result_json(Buf *line, const char *which, size_t number, const Ids *
 
 /* ---- [infer.cache] ---------------------------------------------------------------------------------------------- *
  * A safetensors file: "ids" I32 (n), the prompt; "model" I64 (1), a fingerprint; "layer.L.keys" and "layer.L.values"
- * (n, K*D), as the device has them (F32 or BF16). What a prompt has in common with it, from the first token on, is read
- * instead of computed: the same bits. */
+ * (n, K*D), as the device has them (F32, BF16 or I8); for I8 also "layer.L.keys.scale" and "layer.L.values.scale" F32
+ * (n, K). What a prompt has in common with it, from the first token on, is read instead of computed: the same bits. */
 static int64_t fingerprint(const Model *m) {
     uint64_t hash = 14695981039346656037ull;                       /* FNV-1a */
     Buf of = {0};
@@ -577,8 +583,10 @@ static int64_t fingerprint(const Model *m) {
     buf_free(&of);
     return (int64_t)hash;
 }
-static size_t cache_width(const Model *m) { return (size_t)m->cfg.K * (size_t)m->cfg.D; }
-static char *cache_name(int layer, int values) { return strf("layer.%d.%s", layer, values ? "values" : "keys"); }
+static char *cache_name(int layer, CachePart part) {
+    static const char *const name[CACHE_PARTS] = {"keys", "values", "keys.scale", "values.scale"};
+    return strf("layer.%d.%s", layer, name[part]);
+}
 
 /* How many of the session's first ids are in its cache now; at most all but one, whose logits are wanted. */
 static size_t cache_load(Session *s, const char *path) {
@@ -596,44 +604,46 @@ static size_t cache_load(Session *s, const char *path) {
         if (id != s->ids.v[kept]) break;
     }
     if (s->m->cfg.mask == MASK_PREFIX) kept = 0;                   /* tokens that see those behind them change with them */
-    for (int l = 0; kept && l < s->m->cfg.L; l++)
-        for (int values = 0; values < 2; values++) {
-            char *name = cache_name(l, values);
-            const Tensor *t = tensors_get(w, name, 2, (size_t[]){ids->n, cache_width(s->m)});
-            float *host = xmalloc(size_mul(t->n, sizeof *host));
-            tensor_to_f32(t, host);
-            acts_cache_write(s->m, s->a, l, values, 0, 0, kept, host);
-            free(host);
+    for (int l = 0; l < s->m->cfg.L; l++)
+        for (CachePart part = 0; part < CACHE_PARTS; part++) {
+            CacheSlots to = acts_cache(s->m, s->a, l, part, 0, 0);
+            if (!to.data) continue;
+            char *name = cache_name(l, part);
+            const Tensor *t = tensors_find(w, name);
+            if (t && t->dtype != to.dtype)
+                die("%s: keeps keys and values in %s, this run in %s (--kv-cache): name another file, or delete this one", path,
+                    dtype_name(t->dtype), dtype_name(to.dtype));
+            t = tensors_get(w, name, 2, (size_t[]){ids->n, to.width});
+            if (kept) op.upload(to.data, t->data, kept * to.slot_bytes);
             free(name);
         }
     tensors_close(w);
     return kept;
 }
 
-typedef struct { const Session *s; int layer, values; size_t n; float **host; } CachePart;
 static void cache_fill(void *ctx, size_t first, size_t n, void *out) {
-    CachePart *p = ctx;                                            /* pieces come in order: the first brings them all */
-    if (!first) acts_cache_read(p->s->m, p->s->a, p->layer, p->values, 0, 0, p->n, *p->host);
-    f32_to_dtype(*p->host + first, n, op.act_size == 2 ? DT_BF16 : DT_F32, out);
+    const CacheSlots *from = ctx;
+    size_t bytes = dtype_size(from->dtype);
+    op.download(out, (const char *)from->data + first * bytes, n * bytes);
 }
 static void cache_save(const Session *s, const char *path) {
-    size_t n_parts = 2 * (size_t)s->m->cfg.L, n = s->ids.n;
-    TensorOut *out = xcalloc(n_parts + 2, sizeof *out);
-    CachePart *part = xcalloc(n_parts, sizeof *part);
-    float *host = xmalloc(size_mul(size_mul(n, cache_width(s->m)), sizeof *host));
+    size_t n = s->ids.n;
+    int n_out = 0, most = CACHE_PARTS * s->m->cfg.L;
+    TensorOut *out = xcalloc((size_t)most + 2, sizeof *out);
+    CacheSlots *from = xcalloc((size_t)most, sizeof *from);
     int64_t model = fingerprint(s->m);
-    for (size_t i = 0; i < n_parts; i++) {
-        part[i] = (CachePart){s, (int)i / 2, (int)i % 2, n, &host};
-        out[i] = (TensorOut){.name = cache_name((int)i / 2, (int)i % 2), .dtype = op.act_size == 2 ? DT_BF16 : DT_F32, .n_dims = 2,
-                             .shape = {n, cache_width(s->m)}, .fill = cache_fill, .ctx = &part[i]};
+    for (int i = 0; i < most; i++) {
+        from[i] = acts_cache(s->m, s->a, i / CACHE_PARTS, (CachePart)(i % CACHE_PARTS), 0, 0);
+        if (!from[i].data) continue;
+        out[n_out++] = (TensorOut){.name = cache_name(i / CACHE_PARTS, (CachePart)(i % CACHE_PARTS)), .dtype = from[i].dtype,
+                                   .n_dims = 2, .shape = {n, from[i].width}, .fill = cache_fill, .ctx = &from[i]};
     }
-    out[n_parts] = (TensorOut){.name = xstrdup("ids"), .dtype = DT_I32, .n_dims = 1, .shape = {n}, .ctx = s->ids.v};
-    out[n_parts + 1] = (TensorOut){.name = xstrdup("model"), .dtype = DT_I64, .n_dims = 1, .shape = {1}, .ctx = &model};
-    tensors_save(path, out, (int)n_parts + 2, NULL);
-    for (size_t i = 0; i < n_parts + 2; i++) free(out[i].name);
+    out[n_out++] = (TensorOut){.name = xstrdup("ids"), .dtype = DT_I32, .n_dims = 1, .shape = {n}, .ctx = s->ids.v};
+    out[n_out++] = (TensorOut){.name = xstrdup("model"), .dtype = DT_I64, .n_dims = 1, .shape = {1}, .ctx = &model};
+    tensors_save(path, out, n_out, NULL);
+    for (int i = 0; i < n_out; i++) free(out[i].name);
     free(out);
-    free(part);
-    free(host);
+    free(from);
 }
 
 static void generate(void) {
@@ -1654,6 +1664,7 @@ static Model *bench_model(void) {
     Config c = config_read(o.config);
     select_kernels(DT_F32);
     before_model = memory_now() + scratch_bytes();
+    c.cache_i8 = small_cache();
     return model_new(&c, (uint64_t)common.seed);
 }
 
@@ -1912,6 +1923,8 @@ int main(int argc, char **argv) {
     if (o.logits && !looks && !o.compare) die_usage("--logits wants --logits-out or --attention-out: where to write");
     if (o.logits_out && !o.logits) die_usage("--logits-out wants --logits, a file of token ids");
     if (o.attention_out && !o.logits && !o.prompt) die_usage("--attention-out wants --logits or --prompt");
+    if (small_cache() && (o.fill_mask.n || o.embed.n || o.classify.n || o.attention_out || o.compare))
+        die_usage("--kv-cache int8 is for texts that are continued or evaluated: nothing is kept here");
     if (o.reference && !o.eval.n) die_usage("--reference goes with --eval");
     if (given("stride") && !o.eval.n) die_usage("--stride goes with --eval");
     if (o.fill_mask.n) fill_mask();

@@ -77,6 +77,7 @@ typedef struct Attn {
     const int32_t *prefix;     /* (B) or NULL: the first prefix[b] slots are seen by every query (prefix LM) */
     const int32_t *start;      /* (B,T) or NULL: first slot seen: left padding, or the document's start when packed */
     const int32_t *len;        /* (B) or NULL: slots filled after this call, for padded rows; NULL: pos[b] + T */
+    const float *k_scale, *v_scale;   /* (B,S,K) both, or NULL: k and v are int8, what they mean is q * scale */
 } Attn;
 
 /* Rotary embedding of x (B,T,heads,D): dimensions [first, first+rot) of each head turn, the others are copied. Also
@@ -221,13 +222,16 @@ OP(void, layernorm_bwd, (act *dx, float *dw, float *db, const act *dy, const act
 OP(void, rope, (act *y, const act *x, const Rope *r))
 
 /* ---- attention [op.attention] ----------------------------------------------------------------------------------- */
-/* out (B,T,H,D) = softmax(scale q k^T over [lo,hi)) v;  q (B,T,H,D), k and v (B,S,K,D); lse (B,H,T): log of the
- * softmax's sum, kept for the backward (NULL in decoding). No T x T matrix is stored (Dao et al. 2022). A query with an
- * empty range gives zeros and lse = -inf. */
-OP(void, attention, (act *out, float *lse, const act *q, const act *k, const act *v, const Attn *a))
+/* out (B,T,H,D) = softmax(scale q k^T over [lo,hi)) v;  q (B,T,H,D), k and v (B,S,K,D), activations or, with scales,
+ * int8; lse (B,H,T): log of the softmax's sum, kept for the backward (NULL in decoding). No T x T matrix is stored (Dao
+ * et al. 2022). A query with an empty range gives zeros and lse = -inf. */
+OP(void, attention, (act *out, float *lse, const act *q, const void *k, const void *v, const Attn *a))
+/* x (B,T,K,D) rounded into slots pos[b]+t of an int8 cache: y (B,S,K,D), scale (B,S,K). A head of a token has a scale of
+ * its own, largest / 127.5: symmetric, to nearest. What is not finite makes that whole head NaN. */
+OP(void, cache_i8, (int8_t *y, float *scale, const act *x, const Attn *a))
 /* dq (B,T,H,D), dk and dv (B,S,K,D), written, not added. delta (B,H,T) is scratch. pos is NULL or all zero here. */
 OP(void, attention_bwd, (act *dq, act *dk, act *dv, float *delta, const act *dout, const act *out, const float *lse, const act *q, const act *k, const act *v, const Attn *a))
-/* probs (H,T,S) in float on the device: row b's attention, to look at. */
+/* probs (H,T,S) in float on the device: row b's attention, to look at. k is no int8. */
 OP(void, attention_probs, (float *probs, const act *q, const act *k, const Attn *a, size_t b))
 
 /* ---- feed-forward [op.mlp] -------------------------------------------------------------------------------------- */

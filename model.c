@@ -1874,7 +1874,10 @@ static void acts_layout(Carver *v, const Config *c, Acts *a) {
         *y = shared;
         if (a->train) y->x = carve_act(v, N * C);
         if (own) layer_carve(v, c, y, a->B, a->T, true);
-        if (own || !a->train) y->k = carve_act(v, kv), y->v = carve_act(v, kv);
+        if (!a->train && c->cache_i8) {
+            y->k_i8 = carve(v, kv, 1), y->v_i8 = carve(v, kv, 1);
+            y->k_scale = carve_float(v, kv / (size_t)c->D), y->v_scale = carve_float(v, kv / (size_t)c->D);
+        } else if (own || !a->train) y->k = carve_act(v, kv), y->v = carve_act(v, kv);
     }
     if (c->norm_place == NORM_POST) {
         a->embed = a->train ? carve_act(v, N * C) : a->layer[0].x;   /* in place when nobody asks for it again */
@@ -1982,21 +1985,28 @@ void acts_free(Acts *a) {
     free(a);
 }
 
-static act *cache_at(const Model *m, const Acts *a, int layer, bool values, size_t row, size_t slot) {
+CacheSlots acts_cache(const Model *m, const Acts *a, int layer, CachePart part, size_t row, size_t slot) {
     const LayerActs *y = &a->layer[layer];
-    return act_at(&op, values ? y->v : y->k, (row * a->S + slot) * (size_t)m->cfg.K * (size_t)m->cfg.D);
+    bool values = part == CACHE_VALUES || part == CACHE_VALUE_SCALES, scales = part >= CACHE_KEY_SCALES;
+    size_t K = (size_t)m->cfg.K;
+    CacheSlots s = {.dtype = DT_F32, .width = K};
+    if (scales) s.data = values ? y->v_scale : y->k_scale;
+    else if (y->k_i8) s = (CacheSlots){values ? y->v_i8 : y->k_i8, DT_I8, K * (size_t)m->cfg.D, 0};
+    else s = (CacheSlots){values ? y->v : y->k, op.act_size == 2 ? DT_BF16 : DT_F32, K * (size_t)m->cfg.D, 0};
+    s.slot_bytes = s.width * dtype_size(s.dtype);
+    if (s.data) s.data = (char *)s.data + (row * a->S + slot) * s.slot_bytes;
+    return s;
 }
-void acts_cache_read(const Model *m, const Acts *a, int layer, bool values, size_t row, size_t first, size_t n, float *host) {
-    op.act_to_host(host, cache_at(m, a, layer, values, row, first), n * (size_t)m->cfg.K * (size_t)m->cfg.D);
-}
-void acts_cache_write(const Model *m, Acts *a, int layer, bool values, size_t row, size_t first, size_t n, const float *host) {
-    op.act_from_host(cache_at(m, a, layer, values, row, first), host, n * (size_t)m->cfg.K * (size_t)m->cfg.D);
+double cache_bytes(const Config *c, size_t B, size_t S) {
+    double head = c->cache_i8 ? c->D + (double)sizeof(float) : (double)op.act_size * c->D;
+    return 2.0 * c->L * (double)(B * S) * c->K * head;
 }
 void acts_cache_copy(const Model *m, Acts *a, size_t to, size_t from, size_t n) {
-    size_t bytes = n * (size_t)m->cfg.K * (size_t)m->cfg.D * op.act_size;
     for (int l = 0; l < m->cfg.L; l++)
-        for (int values = 0; values < 2; values++)
-            op.copy(cache_at(m, a, l, values, to, 0), cache_at(m, a, l, values, from, 0), bytes);
+        for (CachePart part = 0; part < CACHE_PARTS; part++) {
+            CacheSlots s = acts_cache(m, a, l, part, to, 0);
+            if (s.data) op.copy(s.data, acts_cache(m, a, l, part, from, 0).data, n * s.slot_bytes);
+        }
     a->prefix_len[to] = a->prefix_len[from];
     a->mask_at[to] = a->mask_at[from];
 }
@@ -2033,10 +2043,11 @@ static void norm_bwd(const Model *m, int layer, Role w, Role b, act *dx, const a
 }
 
 /* What holds for one call of forward: sizes, masks and rotations of every layer. */
-typedef struct { size_t B, T, N, cache_at; bool direct; Attn attn; Rope rope_q, rope_k, place_v; } Call;
+typedef struct { size_t B, T, N, cache_at; bool direct, rounded; Attn attn; Rope rope_q, rope_k, place_v; } Call;
 static Call call_of(const Model *m, const Acts *a, const Batch *b) {
     const Config *c = &m->cfg;
     Call k = {.B = b->B, .T = b->T, .N = b->B * b->T};
+    k.rounded = a->layer[0].k_i8;                                     /* k and v are made elsewhere, then rounded into the cache */
     k.direct = b->T == a->S && !b->pos;                               /* k and v are born in their cache slots */
     k.attn = (Attn){.B = b->B, .T = b->T, .S = a->S, .H = c->H, .K = c->K, .D = c->D, .scale = 1 / sqrtf((float)c->D),
                     .causal = c->mask != MASK_BIDIRECTIONAL, .window = c->window, .pos = b->pos ? a->pos : NULL,
@@ -2050,8 +2061,8 @@ static Call call_of(const Model *m, const Acts *a, const Batch *b) {
     k.rope_q.y_row = b->T * (size_t)c->H * (size_t)c->D;
     k.rope_k = r;
     k.rope_k.heads = c->K;
-    k.rope_k.y_row = a->S * KD;
-    k.rope_k.slot = b->pos ? a->pos : NULL;
+    k.rope_k.y_row = (k.rounded ? b->T : a->S) * KD;
+    k.rope_k.slot = b->pos && !k.rounded ? a->pos : NULL;
     k.cache_at = b->row * a->S * KD;
     k.place_v = k.rope_k;
     k.place_v.rot = 0;
@@ -2163,7 +2174,8 @@ static void layer_forward(Model *m, Acts *a, int l, const Call *k, bool with_out
 
     if (pre) norm(m, l, R_NORM1_W, R_NORM1_B, y->n1, y->mean1, y->rstd1, y->x, N);
     const act *in = pre ? y->n1 : y->x;
-    act *k_slots = act_at(&op, y->k, k->cache_at), *v_slots = act_at(&op, y->v, k->cache_at);
+    act *k_slots = k->rounded ? a->dk : act_at(&op, y->k, k->cache_at);
+    act *v_slots = k->rounded ? a->dv : act_at(&op, y->v, k->cache_at);
     act *k_new = k->direct ? k_slots : a->dk, *v_new = k->direct ? v_slots : a->dv;
     Linear qkv[3] = {linear(m, l, R_Q, R_Q_B, c->qk_norm ? y->q_raw : y->q, NULL),
                      linear(m, l, R_K, R_K_B, c->qk_norm ? y->k_raw : k_new, NULL),
@@ -2177,10 +2189,17 @@ static void layer_forward(Model *m, Acts *a, int l, const Call *k, bool with_out
     if (c->pos == POS_ROPE) {
         rotate(a, c, y->q, y->q, &k->rope_q, false);
         rotate(a, c, k_slots, k_new, &k->rope_k, false);
-    } else if (!k->direct) op.rope(k_slots, k_new, &k->rope_k);
-    if (!k->direct) op.rope(v_slots, v_new, &k->place_v);
+    } else if (k_slots != k_new) op.rope(k_slots, k_new, &k->rope_k);
+    if (v_slots != v_new) op.rope(v_slots, v_new, &k->place_v);
     Attn attn = layer_attn(c, k, l);
-    op.attention(y->att, y->lse, y->q, k_slots, v_slots, &attn);
+    if (k->rounded) {
+        int8_t *k_i8 = y->k_i8 + k->cache_at, *v_i8 = y->v_i8 + k->cache_at;
+        float *k_scale = y->k_scale + k->cache_at / (size_t)c->D, *v_scale = y->v_scale + k->cache_at / (size_t)c->D;
+        op.cache_i8(k_i8, k_scale, a->dk, &attn);
+        op.cache_i8(v_i8, v_scale, a->dv, &attn);
+        attn.k_scale = k_scale, attn.v_scale = v_scale;
+        op.attention(y->att, y->lse, y->q, k_i8, v_i8, &attn);
+    } else op.attention(y->att, y->lse, y->q, k_slots, v_slots, &attn);
     project(m, a, R_O, linear(m, l, R_O, R_O_B, pre ? y->xm : y->n1, NULL), y->att,
             c->residual_from_norm ? y->n1 : y->x, c->residual_scale, N, l, 1);
     if (!pre) norm(m, l, R_NORM1_W, R_NORM1_B, y->xm, y->mean1, y->rstd1, y->n1, N);
@@ -2271,6 +2290,7 @@ static void layer_backward(Model *m, Acts *a, int l, const Call *k) {
 }
 
 float *model_attention(const Model *m, const Acts *a, const Batch *b, int layer, size_t row) {
+    assert(a->layer[layer].k);
     Call k = call_of(m, a, b);
     Attn attn = layer_attn(&m->cfg, &k, layer);
     size_t n = size_mul((size_t)m->cfg.H, size_mul(b->T, a->S));

@@ -56,6 +56,7 @@ typedef struct Config {
     /* tokens; -1: none */
     int bos, eos[8], n_eos, pad, mask_id, gmask_id;
     int lora_r;                    /* the largest rank among the adapters; 0: no adapters */
+    bool cache_i8;                 /* inference keeps keys and values in int8: set before acts_new, stands in no file */
 } Config;
 
 /* One tensor of the model, by what it does. Shapes follow from the role and the sizes: see the table in model.c. */
@@ -199,6 +200,8 @@ typedef struct LayerActs {         /* N = B*T rows */
     act *x;                        /* (N,C) the residual stream coming in */
     act *n1;                       /* (N,C) norm 1 of it; where norms come after the sum: the sum, xm its norm */
     act *q, *k, *v;                /* (N,H*D), (B,S,K*D) twice: the cache */
+    int8_t *k_i8, *v_i8;           /* (B,S,K*D) an int8 cache, and k and v NULL */
+    float *k_scale, *v_scale;      /* (B,S,K) of it */
     act *att;                      /* (N,H*D) attention's output */
     act *xm;                       /* (N,C) the stream between attention and MLP */
     act *n2, *gate, *up, *h;       /* (N,C) as n1, (N,F) three times; gate is NULL without one */
@@ -250,9 +253,13 @@ Acts *acts_new(Model *m, size_t B, size_t T, size_t S, bool train, bool recomput
 /* The same memory for another training batch, of no more rows and no more tokens; what it held is lost. */
 void acts_reshape(const Model *m, Acts *a, size_t B, size_t T);
 void acts_free(Acts *a);
-/* n slots of one layer's keys or values in cache row `row`, from slot `first` on, (n, K*D), to the host or from there. */
-void acts_cache_read(const Model *m, const Acts *a, int layer, bool values, size_t row, size_t first, size_t n, float *host);
-void acts_cache_write(const Model *m, Acts *a, int layer, bool values, size_t row, size_t first, size_t n, const float *host);
+/* What the cache holds of a layer: rows of slots, data on the device from slot `slot` of row `row` on, `width` values a
+ * slot: K*D keys or values, or K scales of either (data NULL: it has none). */
+typedef enum { CACHE_KEYS, CACHE_VALUES, CACHE_KEY_SCALES, CACHE_VALUE_SCALES, CACHE_PARTS } CachePart;
+typedef struct { void *data; DType dtype; size_t width, slot_bytes; } CacheSlots;
+CacheSlots acts_cache(const Model *m, const Acts *a, int layer, CachePart part, size_t row, size_t slot);
+/* Bytes of the whole cache: rows B, slots S. */
+double cache_bytes(const Config *c, size_t B, size_t S);
 /* The first n slots of row `from` become row `to`'s. */
 void acts_cache_copy(const Model *m, Acts *a, size_t to, size_t from, size_t n);
 

@@ -7,17 +7,18 @@
  * the like are lines without a share of arithmetic, and their limit is memory. */
 #include "profile.h"
 #include "weights.h"
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 typedef enum {
     P_MATMUL, P_MATMUL_FEW, P_MATMUL_DX, P_MATMUL_DW, P_EMBED, P_EMBED_BWD, P_RMSNORM, P_RMSNORM_BWD, P_LAYERNORM,
-    P_LAYERNORM_BWD, P_ROPE, P_ATTENTION, P_ATTENTION_BWD, P_ACTIVATION, P_ACTIVATION_BWD, P_SWIGLU, P_SWIGLU_BWD,
+    P_LAYERNORM_BWD, P_ROPE, P_CACHE, P_ATTENTION, P_ATTENTION_BWD, P_ACTIVATION, P_ACTIVATION_BWD, P_SWIGLU, P_SWIGLU_BWD,
     P_ADD, P_DROPOUT, P_CROSS_ENTROPY, P_ADAMW, P_SUM_SQUARES, P_SAMPLE, P_TRANSFER, P_COUNT
 } Line;
 static const char *const names[P_COUNT] = {
     "matmul", "matmul, few rows", "matmul dX", "matmul dW", "embed", "embed backward", "rmsnorm", "rmsnorm backward",
-    "layernorm", "layernorm backward", "rope", "attention", "attention backward", "activation", "activation backward",
+    "layernorm", "layernorm backward", "rope", "cache in int8", "attention", "attention backward", "activation", "activation backward",
     "swiglu", "swiglu backward", "add", "dropout", "cross entropy", "adamw", "sum of squares", "sample",
     "upload, download, copy"};
 typedef struct { double s, flops, bytes; uint64_t calls; } Tally;
@@ -116,9 +117,15 @@ static double attended(const Attn *a) {
 }
 static double attention_bytes(const Attn *a) {                        /* q and out; k and v as far as they are seen */
     double rows = (double)(a->B * a->T), seen = attended(a) / (double)a->T * (a->T > 1 && a->causal ? 2 : 1);
-    return A(2 * rows * a->H * a->D + 2 * (seen < (double)(a->B * a->S) ? seen : (double)(a->B * a->S)) * a->K * a->D);
+    double heads = 2 * fmin(seen, (double)(a->B * a->S)) * a->K;
+    return A(2 * rows * a->H * a->D) + heads * (a->k_scale ? a->D + (double)sizeof(float) : A(a->D));
 }
-static void t_attention(act *out, float *lse, const act *q, const act *k, const act *v, const Attn *a) {
+static void t_cache_i8(int8_t *y, float *scale, const act *x, const Attn *a) {
+    double t = start(), n = (double)(a->B * a->T) * a->K;
+    timed.cache_i8(y, scale, x, a);
+    stop(P_CACHE, t, 0, A(n * a->D) + n * (a->D + (double)sizeof(float)));
+}
+static void t_attention(act *out, float *lse, const act *q, const void *k, const void *v, const Attn *a) {
     double t = start();
     timed.attention(out, lse, q, k, v, a);
     stop(P_ATTENTION, t, 4.0 * a->D * a->H * attended(a), attention_bytes(a));
@@ -205,7 +212,7 @@ void profile_begin(Precision precision) {
     op.matmul = t_matmul, op.matmul_dx = t_matmul_dx, op.matmul_dw = t_matmul_dw;
     op.embed = t_embed, op.embed_bwd = t_embed_bwd;
     op.rmsnorm = t_rmsnorm, op.rmsnorm_bwd = t_rmsnorm_bwd, op.layernorm = t_layernorm, op.layernorm_bwd = t_layernorm_bwd;
-    op.rope = t_rope, op.attention = t_attention, op.attention_bwd = t_attention_bwd;
+    op.rope = t_rope, op.cache_i8 = t_cache_i8, op.attention = t_attention, op.attention_bwd = t_attention_bwd;
     op.activation = t_activation, op.activation_bwd = t_activation_bwd, op.swiglu = t_swiglu, op.swiglu_bwd = t_swiglu_bwd;
     op.add = t_add, op.dropout = t_dropout, op.cross_entropy = t_cross_entropy;
     op.adamw = t_adamw, op.sum_squares = t_sum_squares, op.sample = t_sample;

@@ -7,6 +7,7 @@
  *
  * Read it in this order; the chapter doc/en/attention.md walks the same way.
  *   1. The plain loops: forward [attn.fwd], backward [attn.bwd], the matrix of weights to look at [attn.probs].
+ *      An int8 cache [attn.cache].
  *   2. The fast CPU path: one small matrix product [attn.tile], the softmax that never sees a whole row [attn.softmax],
  *      a block of queries forward [attn.block] and backward [attn.block_bwd], one query and a long cache [attn.decode].
  *   3. CUDA: a warp for a row [attn.warp], decoding [attn.split], tensor cores [attn.mma] and backward [attn.mma_bwd].
@@ -25,15 +26,42 @@
 #define LN2 0.6931471805599453f
 
 #ifndef __CUDACC__
+/* [attn.cache] Keys and values in int8: (D + 4) / 4D of the floats' bytes. One scale for all heads, or for all tokens of
+ * a head, would be cheaper still and worse: keys of one head have outliers that another's 127 steps would have to span,
+ * and a scale over tokens would change with the tokens to come, so that slots filled long ago had to be rounded anew.
+ * Keys are stored behind the rotation, which is then done once. A number is off by half a step, 1/255 of its head's
+ * largest, at most (Dettmers et al. 2022 round activations alike). The new tokens' own keys are read back from the cache
+ * as well: a token sees the same numbers, whether what it sees came with it in one pass or before. */
+static void cache_i8(int8_t *y, float *scale, const act *x, const Attn *a) {
+    size_t K = (size_t)a->K, D = (size_t)a->D, n = a->B * a->T * K;
+#pragma omp parallel for if (n * D > 65536)
+    for (size_t i = 0; i < n; i++) {
+        size_t b = i / K / a->T, t = i / K % a->T, slot = (a->pos ? (size_t)a->pos[b] : 0) + t,
+               to = (b * a->S + slot) * K + i % K;
+        scale[to] = input_to_i8(y + to * D, x + i * D, D, &(Mat){.input = INPUT_DYNAMIC});
+    }
+}
+/* A row of the cache, (B,S,K) counted in rows, as floats: in place, or made in `to` (D). */
+static const float *cache_floats(float *to, const void *x, const float *scale, size_t row, size_t D) {
+    if (!scale) return (const float *)x + row * D;
+    const int8_t *q = (const int8_t *)x + row * D;
+    float factor = scale[row];
+#pragma omp simd
+    for (size_t d = 0; d < D; d++) to[d] = (float)q[d] * factor;
+    return to;
+}
+
 #if VL == 1
 /* [attn.fwd] The softmax's maximum and sum are kept up to date slot by slot: when a larger score comes, what was summed
  * so far shrinks by exp(old maximum - new maximum). That is the whole trick which saves storing the scores. */
-static void attention(act *out, float *lse, const act *q, const act *k, const act *v, const Attn *a) {
+static void attention(act *out, float *lse, const act *q, const void *k, const void *v, const Attn *a) {
     size_t B = a->B, T = a->T, S = a->S, H = (size_t)a->H, K = (size_t)a->K, D = (size_t)a->D, group = H / K;
+    float *rows = scratch(SCRATCH_ATTN, (size_t)omp_get_max_threads() * 2 * D * sizeof *rows);    /* of an int8 cache */
 #pragma omp parallel for collapse(2) schedule(dynamic)
     for (size_t b = 0; b < B; b++)
         for (size_t h = 0; h < H; h++)
             for (size_t t = 0; t < T; t++) {
+                float *k_row = rows + (size_t)omp_get_thread_num() * 2 * D, *v_row = k_row + D;
                 const float *q_bth = q + ((b * T + t) * H + h) * D;
                 float *out_bth = out + ((b * T + t) * H + h) * D;
                 float max = -INFINITY, sum = 0.0f;
@@ -41,8 +69,9 @@ static void attention(act *out, float *lse, const act *q, const act *k, const ac
                 attn_range(a, b, t, &lo, &hi);
                 for (size_t d = 0; d < D; d++) out_bth[d] = 0.0f;
                 for (size_t s = lo; s < hi; s++) {
-                    const float *k_bs = k + ((b * S + s) * K + h / group) * D,
-                                *v_bs = v + ((b * S + s) * K + h / group) * D;
+                    size_t row = (b * S + s) * K + h / group;
+                    const float *k_bs = cache_floats(k_row, k, a->k_scale, row, D),
+                                *v_bs = cache_floats(v_row, v, a->v_scale, row, D);
                     float score = 0.0f;
                     for (size_t d = 0; d < D; d++) score += q_bth[d] * k_bs[d];
                     score *= a->scale;
@@ -400,17 +429,24 @@ INLINE void fetch_row(const float *x, size_t at, size_t D, bool to_write) {
 INLINE size_t next_rows(const Attn *a) { return QUERIES * (size_t)a->K * (size_t)a->D; }
 /* K and V of one kv head, slots [from, to), as the products read them: K along, V across. Slots outside [lo, hi) become
  * zeros: what lies in a cache's unused slot must not reach a sum, not even multiplied by 0. */
-static void pack_slots(float *keys, float *values, const act *k, const act *v, const Attn *a, size_t b, size_t kh,
-                       size_t lo, size_t hi, size_t from, size_t to, AttnShape z) {
-    size_t K = (size_t)a->K, D = (size_t)a->D;
+static void pack_slots(float *keys, float *values, const void *k, const void *v, const Attn *a, size_t b, size_t kh,
+                       size_t lo, size_t hi, size_t from, size_t to, float *rows, AttnShape z) {
+    size_t K = (size_t)a->K, D = (size_t)a->D;                /* rows (4,width): scratch */
     for (size_t s = from; s < to; s += 2) {
-        const float *k_bs = k + ((b * a->S + s) * K + kh) * D, *v_bs = v + ((b * a->S + s) * K + kh) * D;
-        size_t D0 = s >= lo && s < hi ? D : 0, D1 = s + 1 >= lo && s + 1 < hi ? D : 0;
-        for (size_t i = AHEAD; i < AHEAD + 2; i++)
-            fetch_row(k_bs, i * K * D, D, false), fetch_row(v_bs, i * K * D, D, false);
-        pack_along(keys + s * z.key_width, k_bs, D0, z.key_width, 1.0f, z.pairs);
-        pack_along(keys + (s + 1) * z.key_width, k_bs + K * D, D1, z.key_width, 1.0f, z.pairs);
-        pack_across(values + (z.pairs ? s / 2 : s) * z.width, v_bs, D0, v_bs + K * D, D1, z.width, z.pairs);
+        const float *k_rows[2], *v_rows[2];
+        size_t seen[2];                                       /* D, or 0 */
+        for (size_t i = 0; i < 2; i++) {
+            size_t row = (b * a->S + s + i) * K + kh;
+            seen[i] = s + i >= lo && s + i < hi ? D : 0;
+            k_rows[i] = seen[i] ? cache_floats(rows + i * z.width, k, a->k_scale, row, D) : rows;
+            v_rows[i] = seen[i] ? cache_floats(rows + (2 + i) * z.width, v, a->v_scale, row, D) : rows;
+            if (a->k_scale) continue;
+            fetch_row((const float *)k, (row + AHEAD * K) * D, D, false);
+            fetch_row((const float *)v, (row + AHEAD * K) * D, D, false);
+        }
+        pack_along(keys + s * z.key_width, k_rows[0], seen[0], z.key_width, 1.0f, z.pairs);
+        pack_along(keys + (s + 1) * z.key_width, k_rows[1], seen[1], z.key_width, 1.0f, z.pairs);
+        pack_across(values + (z.pairs ? s / 2 : s) * z.width, v_rows[0], seen[0], v_rows[1], seen[1], z.width, z.pairs);
     }
 }
 
@@ -494,25 +530,42 @@ static void attend(act *out, float *lse, const act *q, const float *keys, const 
  * heads that share them. The slots are cut into parts of DECODE_SLOTS, whatever the number of threads; each part is a
  * softmax of its own, and attention_decode joins the parts in order, by their maxima, as the blocks of a row are joined
  * above. */
+static const void *cache_from(const void *x, bool is_i8, size_t row, size_t D) {
+    return (const char *)x + row * D * (is_i8 ? 1 : sizeof(float));
+}
 #define DECODE_ROWS 8
 #define DECODE_SLOTS 256
 typedef struct { float *max, *sum, *acc; } DecodeResult;      /* (DECODE_ROWS), (DECODE_ROWS), (DECODE_ROWS,width) */
 static size_t decode_result_floats(AttnShape z) { return ROUND_UP(DECODE_ROWS * (z.width + 2), 16); }
 static DecodeResult decode_result_at(float *p) { return (DecodeResult){p, p + DECODE_ROWS, p + 2 * DECODE_ROWS}; }
 
+/* VL numbers of a cache, floats or int8, from number `at` on; of which the row has `left`. */
+INLINE lanes load_cells(const void *x, size_t at, size_t left, bool is_i8) {
+    if (!is_i8) return left >= VL ? LOAD((const float *)x + at) : load_part((const float *)x + at, left);
+    int8_t part[VL] = {0};
+    const int8_t *from = (const int8_t *)x + at;
+    if (left < VL) memcpy(part, from, left), from = part;
+#if VL == 16
+    return (lanes)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)from)));
+#elif VL == 8
+    return (lanes)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)from)));
+#else
+    return (lanes){(float)from[0], (float)from[1], (float)from[2], (float)from[3]};
+#endif
+}
 /* One row: scores (n) = q . k_s. VL slots at a time, so that their partial sums are added up by one transposition. */
-static void scores_of_row(float *scores, float *squares, const float *q, const float *k, size_t k_row, size_t n,
-                          size_t D) {
+INLINE void scores_of_row(float *scores, float *squares, const float *q, const void *k, size_t k_row, size_t n,
+                          size_t D, bool is_i8) {
     for (size_t s0 = 0; s0 < n; s0 += VL) {
         for (size_t i = 0; i < VL; i++) {
-            const float *k_s = k + MIN(s0 + i, n - 1) * k_row;
+            size_t k_s = MIN(s0 + i, n - 1) * k_row;
             lanes sum[2] = {{0}, {0}};
             size_t d = 0;
             for (; d + 2 * VL <= D; d += 2 * VL) {
-                sum[0] += LOAD(q + d) * LOAD(k_s + d);
-                sum[1] += LOAD(q + d + VL) * LOAD(k_s + d + VL);
+                sum[0] += LOAD(q + d) * load_cells(k, k_s + d, VL, is_i8);
+                sum[1] += LOAD(q + d + VL) * load_cells(k, k_s + d + VL, VL, is_i8);
             }
-            for (; d < D; d += VL) sum[0] += LOAD(q + d) * load_part(k_s + d, D - d);
+            for (; d < D; d += VL) sum[0] += LOAD(q + d) * load_cells(k, k_s + d, D - d, is_i8);
             STORE(squares + i * VL, sum[0] + sum[1]);
         }
         attn_transpose(squares + VL * VL, VL, squares, VL, VL, VL);
@@ -522,18 +575,18 @@ static void scores_of_row(float *scores, float *squares, const float *q, const f
     }
 }
 /* One row: acc (D) += p (n) @ v (n,D). Four registers of D stay while the slots run by. */
-static void values_of_row(float *acc, const float *p, const float *v, size_t v_row, size_t n, size_t D) {
+INLINE void values_of_row(float *acc, const float *p, const void *v, size_t v_row, size_t n, size_t D, bool is_i8) {
     size_t d = 0;
     for (; d + 4 * VL <= D; d += 4 * VL) {
         lanes y[4];
         for (int j = 0; j < 4; j++) y[j] = LOAD(acc + d + j * VL);
         for (size_t s = 0; s < n; s++)
-            for (int j = 0; j < 4; j++) y[j] += p[s] * LOAD(v + s * v_row + d + j * VL);
+            for (size_t j = 0; j < 4; j++) y[j] += p[s] * load_cells(v, s * v_row + d + j * VL, VL, is_i8);
         for (int j = 0; j < 4; j++) STORE(acc + d + j * VL, y[j]);
     }
     for (; d < D; d += VL) {
         lanes y = LOAD(acc + d);
-        for (size_t s = 0; s < n; s++) y += p[s] * load_part(v + s * v_row + d, D - d);
+        for (size_t s = 0; s < n; s++) y += p[s] * load_cells(v, s * v_row + d, D - d, is_i8);
         STORE(acc + d, y);
     }
 }
@@ -548,9 +601,21 @@ static void decode_begin(DecodeHead *head, const act *q, const Attn *a, size_t b
     }
     memset(head->y.acc, 0, DECODE_ROWS * z.width * sizeof *head->y.acc);
 }
-/* Slots [s0, s0 + n) of a kv head, n at most SLOTS. */
-static void decode_block(DecodeHead *head, float *work, const float *k_s0, const float *v_s0, size_t kv_row, size_t s0,
-                         size_t n, size_t D, AttnShape z) {
+/* n of a kv head's rows in the cache, from `row` on, K rows apart: where they lie, or as floats in `to` (n,width). */
+static const float *decode_floats(float *to, const void *x, const float *scale, size_t row, size_t K, size_t n,
+                                  size_t D, AttnShape z) {
+    for (size_t s = 0; s < n && scale; s++) cache_floats(to + s * z.width, x, scale, row + s * K, D);
+    return scale ? to : (const float *)x + row * D;
+}
+static void multiply_scales(float *x, const float *scale, size_t row, size_t K, size_t n) {
+    for (size_t s = 0; s < n; s++) x[s] *= scale[row + s * K];
+}
+/* Slots [s0, s0 + n) of a kv head, n at most SLOTS; the first is row `row` of the cache. int8 rows become floats in L1
+ * where three queries or more read them; for fewer they are widened in registers, and their scales multiply scores and
+ * weights: half the time of the former. Dot products of int8 would have to round q too, and could not serve V. */
+static void decode_block(DecodeHead *head, float *work, const void *k, const void *v, const Attn *a, size_t row,
+                         size_t s0, size_t n, AttnShape z) {
+    size_t K = (size_t)a->K, D = (size_t)a->D, kv_row = a->k_scale ? z.width : K * D;
     float *scores = work, *squares = scores + DECODE_ROWS * SLOTS, *padded = squares + 2 * VL * VL;
     float *kt = padded + SLOTS * z.width;
     const AttnRows *rows = &head->rows;
@@ -559,13 +624,19 @@ static void decode_block(DecodeHead *head, float *work, const float *k_s0, const
     bool tiles = rows->n > 2;                                 /* rows of a tile that are no query's repeat the last */
     bool as_stored = n == SLOTS && D == z.width;              /* else K and V are copied first, padded with zeros */
     if (tiles) {
-        for (size_t s = 0; s < SLOTS && !as_stored; s++)
+        const float *k_s0 = decode_floats(padded, k, a->k_scale, row, K, n, D, z);
+        for (size_t s = 0; s < SLOTS && !as_stored; s++)      /* k_s0 may be padded itself */
             pack_along(padded + s * z.width, k_s0 + s * kv_row, s < n ? D : 0, z.width, 1.0f, false);
         attn_transpose(kt, SLOTS, as_stored ? k_s0 : padded, as_stored ? kv_row : z.width, SLOTS, z.width);
         product_rows(scores, SLOTS, head->q, z.width, kt, SLOTS, tile_rows, SLOTS, D, NULL, false);
     } else
-        for (size_t r = 0; r < rows->n; r++)
-            scores_of_row(scores + r * SLOTS, squares, head->q + r * z.width, k_s0, kv_row, n, D);
+        for (size_t r = 0; r < rows->n; r++) {
+            float *scores_r = scores + r * SLOTS, *q_r = head->q + r * z.width;
+            const void *k_s0 = cache_from(k, a->k_scale, row, D);
+            if (a->k_scale) scores_of_row(scores_r, squares, q_r, k_s0, K * D, n, D, true);
+            else scores_of_row(scores_r, squares, q_r, k_s0, K * D, n, D, false);
+            if (a->k_scale) multiply_scales(scores_r, a->k_scale, row, K, n);
+        }
     for (size_t r = 0; r < rows->n; r++) {
         float *p = scores + r * SLOTS, max = y.max[r];
         if (n % VL || s0 < rows->all_lo || s0 + n > rows->all_hi)
@@ -585,13 +656,19 @@ static void decode_block(DecodeHead *head, float *work, const float *k_s0, const
         for (size_t d = 0; d < z.width; d++) y.acc[r * z.width + d] *= shrink;
     }
     if (tiles) {
+        const float *v_s0 = decode_floats(padded, v, a->v_scale, row, K, n, D, z);
         for (size_t s = 0; s < n && !as_stored; s++)
             pack_along(padded + s * z.width, v_s0 + s * kv_row, D, z.width, 1.0f, false);
         product_rows_add(y.acc, z.width, scores, SLOTS, as_stored ? v_s0 : padded, as_stored ? kv_row : z.width,
                          tile_rows, ROUND_UP(D, VL), n, NULL, false);
     } else
-        for (size_t r = 0; r < rows->n; r++)
-            values_of_row(y.acc + r * z.width, scores + r * SLOTS, v_s0, kv_row, n, D);
+        for (size_t r = 0; r < rows->n; r++) {
+            float *acc_r = y.acc + r * z.width, *p = scores + r * SLOTS;
+            const void *v_s0 = cache_from(v, a->v_scale, row, D);
+            if (a->v_scale) multiply_scales(p, a->v_scale, row, K, n);
+            if (a->v_scale) values_of_row(acc_r, p, v_s0, K * D, n, D, true);
+            else values_of_row(acc_r, p, v_s0, K * D, n, D, false);
+        }
 }
 static size_t decode_work_floats(size_t K, AttnShape z) {
     size_t heads = K * (sizeof(DecodeHead) / sizeof(float) + DECODE_ROWS * z.width);
@@ -599,9 +676,9 @@ static size_t decode_work_floats(size_t K, AttnShape z) {
 }
 /* Slots of one part, for kv heads [kh_from, kh_to): block by block, all heads in turn, because their keys share pages
  * and what the hardware fetches ahead for one head is the next head's. */
-static void decode_part(float *results, size_t floats, float *work, const act *q, const act *k, const act *v,
+static void decode_part(float *results, size_t floats, float *work, const act *q, const void *k, const void *v,
                         const Attn *a, size_t b, size_t kh_from, size_t kh_to, size_t part, AttnShape z) {
-    size_t D = (size_t)a->D, K = (size_t)a->K, lo = SIZE_MAX, hi = 0;
+    size_t K = (size_t)a->K, lo = SIZE_MAX, hi = 0;
     DecodeHead *heads = (DecodeHead *)work;
     float *packed_q = (float *)(heads + K), *scores = packed_q + K * DECODE_ROWS * z.width;
     memset(scores, 0, DECODE_ROWS * SLOTS * sizeof *scores);
@@ -612,12 +689,10 @@ static void decode_part(float *results, size_t floats, float *work, const act *q
     }
     lo = MAX(lo, part * DECODE_SLOTS), hi = MIN(hi, (part + 1) * DECODE_SLOTS);
     for (size_t s0 = lo; s0 < hi; s0 += SLOTS)
-        for (size_t kh = kh_from; kh < kh_to; kh++) {
-            size_t bs = ((b * a->S + s0) * K + kh) * D;
-            decode_block(&heads[kh], scores, k + bs, v + bs, K * D, s0, MIN((size_t)SLOTS, hi - s0), D, z);
-        }
+        for (size_t kh = kh_from; kh < kh_to; kh++)
+            decode_block(&heads[kh], scores, k, v, a, (b * a->S + s0) * K + kh, s0, MIN((size_t)SLOTS, hi - s0), z);
 }
-static void attention_decode(act *out, float *lse, const act *q, const act *k, const act *v, const Attn *a,
+static void attention_decode(act *out, float *lse, const act *q, const void *k, const void *v, const Attn *a,
                              AttnShape z) {
     size_t K = (size_t)a->K, D = (size_t)a->D, n_heads = a->B * K, threads = (size_t)omp_get_max_threads();
     size_t floats = decode_result_floats(z), work_floats = decode_work_floats(K, z), most = 0;
@@ -671,7 +746,7 @@ static bool few_queries(const Attn *a, const float *lse) {
 }
 /* Where K and V are packed: by the thread that uses them, when there are kv heads enough to go round; else by all
  * threads for all, and the blocks of queries are then shared out one by one. The numbers are the same either way. */
-static void attention(act *out, float *lse, const act *q, const act *k, const act *v, const Attn *a) {
+static void attention(act *out, float *lse, const act *q, const void *k, const void *v, const Attn *a) {
     AttnShape z = attn_shape(a);
     size_t K = (size_t)a->K, rows = a->T * (size_t)(a->H / a->K), n_heads = a->B * K,
            threads = (size_t)omp_get_max_threads();
@@ -684,8 +759,10 @@ static void attention(act *out, float *lse, const act *q, const act *k, const ac
                 if (a->prefix) one.prefix = a->prefix + b;
                 if (a->start) one.start = a->start + b * a->T + t;
                 if (a->len) one.len = a->len + b;
-                size_t at = (b * a->T + t) * (size_t)a->H * (size_t)a->D, cache_at = b * a->S * K * (size_t)a->D;
-                attention(out + at, NULL, q + at, k + cache_at, v + cache_at, &one);
+                size_t D = (size_t)a->D, at = (b * a->T + t) * (size_t)a->H * D, row = b * a->S * K;
+                bool is_i8 = a->k_scale;
+                if (is_i8) one.k_scale = a->k_scale + row, one.v_scale = a->v_scale + row;
+                attention(out + at, NULL, q + at, cache_from(k, is_i8, row, D), cache_from(v, is_i8, row, D), &one);
             }
         return;
     }
@@ -706,7 +783,7 @@ static void attention(act *out, float *lse, const act *q, const act *k, const ac
             float *keys = packs + thread * packed, *values = keys + z.slots * z.key_width;
             seen_by_any(a, i / K, &lo, &hi);
             pack_slots(keys, values, k, v, a, i / K, i % K, lo, hi, lo / PACK_SLOTS * PACK_SLOTS,
-                       ROUND_UP(hi, PACK_SLOTS), z);
+                       ROUND_UP(hi, PACK_SLOTS), work + thread * floats, z);
             for (size_t r0 = 0; r0 < rows; r0 += QUERIES)
                 attend(out, lse, q, keys, values, a, i / K, i % K, r0, work + thread * floats, z);
         }
@@ -723,7 +800,8 @@ static void attention(act *out, float *lse, const act *q, const act *k, const ac
                 size_t lo, hi;
                 seen_by_any(a, i / K, &lo, &hi);
                 pack_slots(keys, values, k, v, a, i / K, i % K, lo, hi, MAX(lo / PACK_SLOTS * PACK_SLOTS, part * PART),
-                           MIN(ROUND_UP(hi, PACK_SLOTS), (part + 1) * PART), z);
+                           MIN(ROUND_UP(hi, PACK_SLOTS), (part + 1) * PART),
+                           work + (size_t)omp_get_thread_num() * floats, z);
             }
 #pragma omp for schedule(dynamic)
         for (size_t j = 0; j < n_heads * n_blocks; j++) {     /* late rows, which see most, first: the ends meet */
@@ -956,9 +1034,15 @@ __device__ static inline RowPlace row_place(const Attn &a, size_t b, size_t kh, 
     size_t h = kh * group + g;
     return {t, ((b * a.T + t) * a.H + h) * a.D, (b * a.H + h) * a.T + t};
 }
-__device__ static inline const act *slot_row(const act *x, const Attn &a, size_t b, size_t kh, size_t s) {
+template <typename Cell>
+__device__ static inline const Cell *slot_row(const Cell *x, const Attn &a, size_t b, size_t kh, size_t s) {
     return x + ((b * a.S + s) * a.K + kh) * a.D;
 }
+/* What an int8 row's numbers are multiplied by. */
+__device__ static inline float slot_scale(const float *scale, const Attn &a, size_t b, size_t kh, size_t s) {
+    return scale ? scale[(b * a.S + s) * a.K + kh] : 1.0f;
+}
+__device__ static inline float to_f(int8_t x) { return (float)x; }
 __device__ static inline void zero_all(float *x, int n) {
 #pragma unroll
     for (int i = 0; i < n; i++) x[i] = 0;
@@ -1111,12 +1195,13 @@ __global__ static void attention_probs_rows(float *probs, const act *q, const ac
  * [attn.split] One query has no rows to share among blocks, so the slots are shared out: a block takes `part` slots of
  * one kv head for all R rows that read it, in three steps (scores, softmax, values), and leaves its maximum, sum and
  * weighted sum; attention_join adds the parts up in order (flash decoding, Dao et al. 2023). K and V are read once, 16
- * bytes a lane: `team` lanes, a power of two, hold one slot's row. The grid covers all S slots, because how many are
- * filled stands in device memory (and a captured graph must not change); a block behind the last one ends at once. */
+ * bytes a lane (of int8 4 or 8): `team` lanes, a power of two, hold one slot's row. The grid covers all S slots, because
+ * how many are filled stands in device memory (and a captured graph must not change); a block behind the last one ends
+ * at once. */
 static constexpr int SPLIT_ROWS = 8, SPLIT_MAX = 256;
-template <int R>
+template <int R, typename Cell>
 __global__ static void __launch_bounds__(ATTN_THREADS)
-    attention_split(float *parts, const act *q, const act *k, const act *v, const Attn a, int part, int team) {
+    attention_split(float *parts, const act *q, const Cell *k, const Cell *v, const Attn a, int part, int team) {
     constexpr int W = ACT_W;
     __shared__ float weights[R][SPLIT_MAX], partial[ATTN_WARPS][R][32 * W / 2];
     __shared__ size_t row_lo[R], row_hi[R];
@@ -1152,11 +1237,14 @@ __global__ static void __launch_bounds__(ATTN_THREADS)
         float dot[R];
         zero_all(dot, R);
         if (i < n && d < a.D) {
-            Pack<act, W> pack = load<W>(slot_row(k, a, b, kh, lo + i) + d);
+            Pack<Cell, W> pack = load<W>(slot_row(k, a, b, kh, lo + i) + d);
+            float factor = slot_scale(a.k_scale, a, b, kh, lo + i);
 #pragma unroll
-            for (int r = 0; r < R; r++)
+            for (int r = 0; r < R; r++) {
 #pragma unroll
                 for (int j = 0; j < W; j++) dot[r] += q_mine[r][j] * to_f(pack.v[j]);
+                dot[r] *= factor;
+            }
         }
         for (int o = team / 2; o; o >>= 1)
 #pragma unroll
@@ -1182,10 +1270,11 @@ __global__ static void __launch_bounds__(ATTN_THREADS)
 #pragma unroll 2
     for (int i = threadIdx.x / team; i < n; i += n_teams) {
         if (d >= a.D) continue;
-        Pack<act, W> pack = load<W>(slot_row(v, a, b, kh, lo + i) + d);
+        Pack<Cell, W> pack = load<W>(slot_row(v, a, b, kh, lo + i) + d);
+        float factor = slot_scale(a.v_scale, a, b, kh, lo + i);
 #pragma unroll
         for (int r = 0; r < R; r++) {
-            float p = r < rows ? weights[r][i] : 0.0f;
+            float p = r < rows ? weights[r][i] * factor : 0.0f;
 #pragma unroll
             for (int j = 0; j < W; j++) sum_v[r][j] += p * to_f(pack.v[j]);
         }
@@ -1682,20 +1771,74 @@ static void backward_mma(act *dq, act *dk, act *dv, const float *delta, const ac
         LAUNCHED();                                                                                                    \
     } while (0)
 
-static void attention(act *out, float *lse, const act *q, const act *k, const act *v, const Attn *a) {
+/* A warp for a head of a token. */
+__global__ static void cache_round(int8_t *y, float *scales, const act *x, const Attn a) {
+    size_t i = (size_t)blockIdx.x * ATTN_WARPS + (threadIdx.x >> 5);                       /* (b*T + t)*K + kh */
+    int lane = threadIdx.x & 31;
+    if (i >= a.B * a.T * a.K) return;
+    size_t b = i / a.K / a.T, t = i / a.K % a.T, slot = (a.pos ? a.pos[b] : 0) + t;
+    size_t to = (b * a.S + slot) * a.K + i % a.K;
+    float largest = 0, bad = 0;
+    for (int d = lane; d < a.D; d += 32) {
+        float v = fabsf(to_f(x[i * a.D + d]));
+        if (!(v < INFINITY)) bad = 1;
+        largest = fmaxf(largest, v);
+    }
+    largest = warp_max(largest), bad = warp_max(bad);
+    float scale = bad > 0 ? NAN : largest / 127.5f, divisor = scale > 0x1p-120f ? scale : INFINITY;
+    for (int d = lane; d < a.D; d += 32)
+        y[to * a.D + d] =
+            (int8_t)(bad > 0 ? 0.0f : rintf(fminf(fmaxf(to_f(x[i * a.D + d]) / divisor, -128.0f), 127.0f)));
+    if (!lane) scales[to] = scale;
+}
+static void cache_i8(int8_t *y, float *scale, const act *x, const Attn *a) {
+    size_t n = a->B * a->T * a->K;
+    if (!n) return;
+    cache_round<<<(unsigned)CEIL_DIV(n, (size_t)ATTN_WARPS), ATTN_THREADS, 0, stream>>>(y, scale, x, *a);
+    LAUNCHED();
+}
+__global__ static void cache_widen(act *y, const int8_t *q, const float *scale, size_t n, int D) {
+    size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) y[i] = from_f<act>(to_f(q[i]) * scale[i / D]);
+}
+
+template <typename Cell>
+static void split_rows(float *parts, const act *q, const void *k, const void *v, const Attn *a, dim3 grid, int part,
+                       int team) {
     size_t rows = a->T * (a->H / a->K);
-    bool wide = a->D % ACT_W == 0 && aligned16(out, q, k, v);
+    const Cell *keys = (const Cell *)k, *values = (const Cell *)v;
+    if (rows <= 1) attention_split<1><<<grid, ATTN_THREADS, 0, stream>>>(parts, q, keys, values, *a, part, team);
+    else if (rows <= 4) attention_split<4><<<grid, ATTN_THREADS, 0, stream>>>(parts, q, keys, values, *a, part, team);
+    else attention_split<8><<<grid, ATTN_THREADS, 0, stream>>>(parts, q, keys, values, *a, part, team);
+    LAUNCHED();
+}
+static void attention(act *out, float *lse, const act *q, const void *keys, const void *values, const Attn *a) {
+    size_t rows = a->T * (a->H / a->K);
+    bool wide = a->D % ACT_W == 0 && aligned16(out, q) && (a->k_scale || aligned16(keys, values));
     if (!a->B || !rows) return;
+    const act *k = (const act *)keys, *v = (const act *)values;
+    Attn widened;
+    if (a->k_scale && a->S && !(rows <= SPLIT_ROWS && wide && a->D / ACT_W <= 16)) {
+        /* many rows: one layer's cache is widened for the kernels below */
+        size_t n = a->B * a->S * a->K * a->D, n_padded = CEIL_DIV(n, (size_t)16) * 16;
+        act *wider = (act *)scratch(SCRATCH_QUANT, 2 * n_padded * sizeof(act));
+        unsigned blocks = (unsigned)CEIL_DIV(n, (size_t)256);
+        cache_widen<<<blocks, 256, 0, stream>>>(wider, (const int8_t *)keys, a->k_scale, n, a->D);
+        cache_widen<<<blocks, 256, 0, stream>>>(wider + n_padded, (const int8_t *)values, a->v_scale, n, a->D);
+        LAUNCHED();
+        k = wider, v = wider + n_padded;
+        wide = a->D % ACT_W == 0 && aligned16(out, q);
+        widened = *a, widened.k_scale = widened.v_scale = NULL;
+        a = &widened;
+    }
     if (rows <= SPLIT_ROWS && wide && a->D / ACT_W <= 16 && a->S) {
         int part = a->S <= 2048 ? 64 : SPLIT_MAX, n_parts = (int)CEIL_DIV(a->S, (size_t)part), team = 1;
         while (team * ACT_W < a->D) team *= 2;
         float *parts = (float *)scratch(SCRATCH_ATTN, a->B * a->K * n_parts * rows * (a->D + 2) * sizeof(float));
         dim3 grid(n_parts, a->K, (unsigned)a->B),
             join((unsigned)CEIL_DIV(rows, (size_t)ATTN_WARPS), a->K, (unsigned)a->B);
-        if (rows <= 1) attention_split<1><<<grid, ATTN_THREADS, 0, stream>>>(parts, q, k, v, *a, part, team);
-        else if (rows <= 4) attention_split<4><<<grid, ATTN_THREADS, 0, stream>>>(parts, q, k, v, *a, part, team);
-        else attention_split<8><<<grid, ATTN_THREADS, 0, stream>>>(parts, q, k, v, *a, part, team);
-        LAUNCHED();
+        if (a->k_scale) split_rows<int8_t>(parts, q, keys, values, a, grid, part, team);
+        else split_rows<act>(parts, q, k, v, a, grid, part, team);
         attention_join<<<join, ATTN_THREADS, 0, stream>>>(out, lse, parts, *a, n_parts);
         LAUNCHED();
         return;

@@ -5,7 +5,8 @@
  * with finite differences of the reference. Then, over some two hundred shapes and every kind of mask: outputs, lse,
  * gradients and weights against the reference; the same bits on 1, 2, 3, 8 threads; a prompt at once against token by
  * token; bf16 inputs where the flavour has them. Slots that no query sees hold NaN, and buffers end where the contract
- * says they end, so that the address sanitizer sees a step beyond. */
+ * says they end, so that the address sanitizer sees a step beyond. An int8 cache is held to the same cache widened
+ * beforehand, bit by bit, and its rounding to half a step. */
 #include "../common.h"
 #include "../kernels.h"
 #include "test.h"
@@ -412,7 +413,6 @@ static void test_decode(const Flavour *f) {
           most);
     free(name);
 }
-/* A flavour that has bf16 pairs must use them when told to, and must stop when told to. */
 /* Up to 8 tokens behind a cache get the bits that they get one by one: what speculative decoding relies on. */
 static void test_few_queries(const Flavour *f) {
     size_t differ = 0, n_checked = 0;
@@ -440,6 +440,109 @@ static void test_few_queries(const Flavour *f) {
     CHECK(!differ, "%s: 2 to 8 tokens behind a cache have the bits of one by one (%zu of %zu differ)", name, differ, n_checked);
     free(name);
 }
+/* An int8 cache: what is written, and that attention sees exactly that, in every case and on any number of threads. */
+typedef struct { int8_t *q; float *scale, *wide; } Rounded;
+static Rounded rounded(const Attn *of, const float *x, size_t n) {
+    Attn all = {.B = of->B, .T = of->S, .S = of->S, .K = of->K, .D = of->D};
+    size_t D = (size_t)of->D;
+    Rounded r = {xmalloc(n), stale(n / D), xmalloc(n * sizeof(float))};
+    op.cache_i8(r.q, r.scale, (const act *)x, &all);
+    for (size_t i = 0; i < n; i++) r.wide[i] = (float)r.q[i] * r.scale[i / D];
+    return r;
+}
+static void rounded_free(Rounded *r) { free(r->q), free(r->scale), free(r->wide); }
+static void test_int8(const Flavour *f) {
+    char *name = flavour_name(f);
+    ops_select("cpu", f->isa, f->precision);
+    size_t differ = 0, by_threads = 0, bad_rows = 0;
+    double worst_step = 0;
+    for (int i = 0; i < n_cases; i++) {
+        const Case *c = &cases[i];
+        Attn a = c->a;
+        size_t D = (size_t)a.D;
+        Rounded k = rounded(&a, c->k, c->n_k), v = rounded(&a, c->v, c->n_k);
+        for (size_t r = 0; r < c->n_k / D; r++) {
+            float largest = 0;
+            for (size_t d = 0; d < D; d++) largest = fmaxf(largest, fabsf(c->k[r * D + d]));
+            if (isnan(c->k[r * D])) {
+                bad_rows += !isnan(k.scale[r]);
+                continue;
+            }
+            bad_rows += fabsf(k.scale[r] * 127.5f - largest) > 1e-6f * largest;
+            for (size_t d = 0; d < D; d++)
+                worst_step = fmax(worst_step, fabs((double)(k.wide[r * D + d] - c->k[r * D + d]) / (double)k.scale[r]));
+        }
+        float *first = stale(c->n_q), *want = stale(c->n_q), *got = stale(c->n_q);
+        float *want_lse = stale(c->n_stat), *got_lse = stale(c->n_stat);
+        op.attention((act *)want, want_lse, (const act *)c->q, k.wide, v.wide, &a);
+        a.k_scale = k.scale, a.v_scale = v.scale;
+        for (int threads = 1; threads <= 3; threads++) {
+            omp_set_num_threads(threads);
+            op.attention((act *)got, got_lse, (const act *)c->q, k.q, v.q, &a);
+            if (threads == 1) memcpy(first, got, c->n_q * sizeof *got);
+            else by_threads += memcmp(first, got, c->n_q * sizeof *got) != 0;
+        }
+        /* One or two rows: the scale multiplies sums, not numbers. */
+        if (a.T * (size_t)(a.H / a.K) > 2) differ += memcmp(want, got, c->n_q * sizeof *got) != 0;
+        double *right = widen(want, c->n_q), *right_lse = widen(want_lse, c->n_stat);
+        compare("int8 out", c, got, right, c->n_q, 3e-6);
+        compare("int8 lse", c, got_lse, right_lse, c->n_stat, 3e-6);
+        free(right), free(right_lse), free(first);
+        omp_set_num_threads(2);
+        free(want), free(want_lse), free(got), free(got_lse);
+        rounded_free(&k), rounded_free(&v);
+    }
+    CHECK(!bad_rows && worst_step < 0.501, "%s: int8 rows have the scale largest / 127.5, NaN if they hold one; off by %.3f "
+          "steps at most", name, worst_step);
+    CHECK(!differ && !by_threads, "%s: attention over int8 has the bits of attention over q * scale from three rows on, and "
+          "the same on 1 to 3 threads (%zu, %zu of %d differ)", name, differ, by_threads, n_cases);
+    report(name, "int8, all rows");
+
+    /* Tokens one by one into the cache and together: the same bytes, no other slot touched; and 2 to 8 tokens behind a
+     * cache get the bits that they get alone. */
+    size_t other_bytes = 0, other_bits = 0;
+    for (int i = 0; i < 16; i++) {
+        size_t T = 2 + (size_t)below(7), D = (size_t[]){8, 33, 64, 128}[i % 4];
+        int group = (int[]){1, 4, 8, 12}[i / 4];
+        Case c = case_make(i % 4 == 3 ? WINDOW : CAUSAL, (int)D, T, 1 + (size_t)below(300), 5, 2, group, 2, 1);
+        for (size_t j = 0; j < c.n_k; j++) if (isnan(c.k[j])) c.k[j] = c.v[j] = 0.5f;
+        size_t row = 2 * D, q_row = (size_t)c.a.H * D, S = c.a.S;
+        Rounded k = rounded(&c.a, c.k, c.n_k), v = rounded(&c.a, c.v, c.n_k);
+        int8_t *at_once = xmalloc(c.n_k), *alone = xmalloc(c.n_k);
+        memcpy(at_once, k.q, c.n_k), memcpy(alone, k.q, c.n_k);
+        float *scale = xmalloc(c.n_k / D * sizeof *scale), *x = floats(2 * T * row, 3), *out = stale(2 * c.n_q);
+        float *one_out = out + c.n_q;
+        memcpy(scale, k.scale, c.n_k / D * sizeof *scale);
+        Attn a = c.a;
+        op.cache_i8(at_once, k.scale, (const act *)x, &a);
+        for (size_t b = 0; b < 2; b++) {
+            other_bytes += memcmp(at_once + b * S * row, k.q + b * S * row, (size_t)c.pos[b] * row) != 0;
+            size_t behind = (size_t)c.pos[b] + T, at = (b * S + behind) * row;
+            other_bytes += memcmp(at_once + at, k.q + at, (S - behind) * row) != 0;
+        }
+        a.k_scale = k.scale, a.v_scale = v.scale;
+        op.attention((act *)out, NULL, (const act *)c.q, at_once, v.q, &a);
+        for (size_t b = 0; b < 2; b++)
+            for (size_t t = 0; t < T; t++) {
+                int32_t pos = c.pos[b] + (int32_t)t;
+                Attn one = c.a;
+                one.B = one.T = 1, one.pos = &pos;
+                size_t rows = b * S * 2;
+                op.cache_i8(alone + b * S * row, scale + rows, (const act *)(x + (b * T + t) * row), &one);
+                one.k_scale = scale + rows, one.v_scale = v.scale + rows;
+                size_t at = (b * T + t) * q_row, cache_at = b * S * row;
+                op.attention((act *)(one_out + at), NULL, (const act *)(c.q + at), alone + cache_at, v.q + cache_at, &one);
+            }
+        other_bytes += memcmp(at_once, alone, c.n_k) != 0 || memcmp(scale, k.scale, c.n_k / D * sizeof *scale) != 0;
+        other_bits += memcmp(out, one_out, c.n_q * sizeof *out) != 0;
+        free(at_once), free(alone), free(scale), free(x), free(out);
+        rounded_free(&k), rounded_free(&v), case_free(&c);
+    }
+    CHECK(!other_bytes && !other_bits, "%s: int8 slots filled together or one by one are the same bytes, and few tokens "
+          "behind them get the bits of one by one (%zu, %zu of 16 differ)", name, other_bytes, other_bits);
+    free(name);
+}
+/* A flavour that has bf16 pairs must use them when told to, and must stop when told to. */
 static void test_precision(void) {
     for (int i = 0; i < n_flavours; i++) {
         if (flavours[i].precision != PREC_BF16) continue;
@@ -464,7 +567,10 @@ int main(int argc, char **argv) {                             /* test_attention 
     test_finite_differences();
     flavours_find(argc > 1 ? argv[1] : NULL);
     cases_make();
-    for (int i = 0; i < n_flavours; i++) test_flavour(&flavours[i]), test_decode(&flavours[i]), test_few_queries(&flavours[i]);
+    for (int i = 0; i < n_flavours; i++) {
+        test_flavour(&flavours[i]), test_decode(&flavours[i]);
+        test_few_queries(&flavours[i]), test_int8(&flavours[i]);
+    }
     test_precision();
     for (int i = 0; i < n_cases; i++) case_free(&cases[i]);
     return test_end();

@@ -410,6 +410,30 @@ static void test_attention(void) {
             if (mode == 6) BOTH a[d].causal = false;
             BOTH ops[d].attention(out.p[d], S == T ? lse.p[d] : NULL, q.p[d], kk.p[d], v.p[d], &a[d]);
             same(out, true, TOL(5e-6, 1.5e-2), TOL(1e-5, 1.5e-2), "out, case %zu mode %d", k, mode);
+            /* The CPU's int8 cache on both: a number at the border of two steps may round to either. */
+            size_t slots = B * S * K;
+            Two kk_scale = floats(slots, 0, 1), v_scale = floats(slots, 0, 1), kk_i8 = floats(slots * D / 4 + 1, 0, 1),
+                v_i8 = floats(slots * D / 4 + 1, 0, 1);
+            int8_t *host = xmalloc(slots * D), *gpu = xmalloc(slots * D);
+            for (int part = 0; part < 2; part++) {
+                Two x = part ? v : kk, scale = part ? v_scale : kk_scale, i8 = part ? v_i8 : kk_i8;
+                BOTH {
+                    Attn all = {.B = B, .T = S, .S = S, .K = (int)K, .D = (int)D};
+                    ops[d].cache_i8(i8.p[d], scale.p[d], x.p[d], &all);
+                }
+                ops[0].download(host, i8.p[0], slots * D), ops[1].download(gpu, i8.p[1], slots * D);
+                int apart = 0;
+                for (size_t i = 0; i < slots * D; i++) apart = abs(host[i] - gpu[i]) > apart ? abs(host[i] - gpu[i]) : apart;
+                if (apart > 1) CHECK(false, "int8 cache, case %zu: numbers %d steps apart", k, apart);
+                same(scale, false, 1e-6, 1e-6, "int8 scales, case %zu", k);
+                ops[1].upload(i8.p[1], host, slots * D);
+            }
+            free(host), free(gpu);
+            BOTH a[d].k_scale = kk_scale.p[d], a[d].v_scale = v_scale.p[d];
+            BOTH ops[d].attention(out.p[d], NULL, q.p[d], kk_i8.p[d], v_i8.p[d], &a[d]);
+            same(out, true, TOL(5e-6, 2.5e-2), TOL(1e-5, 2.5e-2), "out over int8, case %zu mode %d", k, mode);
+            BOTH a[d].k_scale = a[d].v_scale = NULL;
+            BOTH ops[d].attention(out.p[d], S == T ? lse.p[d] : NULL, q.p[d], kk.p[d], v.p[d], &a[d]);    /* for the backward */
             BOTH ops[d].attention_probs(probs.p[d], q.p[d], kk.p[d], &a[d], B - 1);
             same(probs, false, TOL(5e-6, 1.5e-2), TOL(2e-5, 2e-2), "probs, case %zu mode %d", k, mode);
             if (S == T) {

@@ -556,12 +556,12 @@ static char *ids_of(const Run *r) {                                /* the first 
     return ids ? strf("%.*s", (int)strcspn(ids, "]"), ids) : xstrdup("no ids");
 }
 /* Each must write what the plain run writes: greedy, where ties and near-ties decide, and sampled. */
-static void test_faster_ways(const char *dir, const char *draft_dir) {
+static void test_faster_ways(const char *dir, const char *draft_dir, const char *cache) {
     static const char *const kinds[] = {"0", "1"};
     const char *guide = "the river and the fox the river and the fox the river";
     size_t n_right = 0, n_guessed = 0;
     for (int k = 0; k < 2; k++) {
-        const char *base = args("--model|%s|--prompt|%s|--n|40|--ignore-eos|--json|--temperature|%s", dir, guide, kinds[k]);
+        const char *base = args("--model|%s|--prompt|%s|--n|40|--ignore-eos|--json|--temperature|%s|--kv-cache|%s", dir, guide, kinds[k], cache);
         Run plain = run_well(NULL, base);
         char *want = ids_of(&plain);
         static const int most[] = {1, 4, 7};
@@ -569,8 +569,8 @@ static void test_faster_ways(const char *dir, const char *draft_dir) {
             const char *draft = i < 3 ? "lookup" : i < 6 ? draft_dir : dir;
             Run r = run_well(NULL, args("%s|--draft|%s|--draft-tokens|%d|--threads|%d", base, draft, most[i % 3], 1 + i % 2));
             char *got = ids_of(&r);
-            CHECK(!strcmp(got, want), "--draft %s --draft-tokens %d, temperature %s: the plain run's ids",
-                  i < 3 ? "lookup" : i < 6 ? "another model" : "the model itself", most[i % 3], kinds[k]);
+            CHECK(!strcmp(got, want), "--draft %s --draft-tokens %d, temperature %s, --kv-cache %s: the plain run's ids",
+                  i < 3 ? "lookup" : i < 6 ? "another model" : "the model itself", most[i % 3], kinds[k], cache);
             const char *says = strstr(r.err.data, "; ");           /* "prompt ...; N of M guesses right; ..." */
             size_t right = 0, guessed = 0;
             if (says && sscanf(says, "; %zu of %zu guesses", &right, &guessed) == 2 && i >= 6)
@@ -586,11 +586,11 @@ static void test_faster_ways(const char *dir, const char *draft_dir) {
     CHECK(n_guessed > n_right, "wrong guesses were among them: %zu of %zu right", n_right, n_guessed);
 
     /* A prompt's cache: whole, shared in part, not at all. */
-    char *kept = at("prompt.cache");
+    char *kept = at(args("prompt.%s", cache));
     static const char *const prompts[] = {"The old fox went to the river.", "The old fox went to the river.",
                                           "The old fox went to the boat", "a b c"};
     for (int i = 0; i < 4; i++) {
-        const char *base = args("--model|%s|--prompt|%s|--n|12|--ignore-eos|--json", dir, prompts[i]);
+        const char *base = args("--model|%s|--prompt|%s|--n|12|--ignore-eos|--json|--kv-cache|%s", dir, prompts[i], cache);
         Run plain = run_well(NULL, base), r = run_well(NULL, args("%s|--prompt-cache|%s", base, kept));
         const char *says = strstr(r.err.data, "; ");
         size_t from_file = 99, n_prompt = 0;
@@ -598,10 +598,13 @@ static void test_faster_ways(const char *dir, const char *draft_dir) {
         sscanf(r.err.data, "prompt %zu", &n_prompt);
         size_t want = i == 0 || i == 3 ? 0 : i == 1 ? n_prompt - 1 : 1;
         bool right = i == 2 ? from_file > 1 && from_file < n_prompt - 1 : i == 3 ? from_file <= 1 : from_file == want;
-        CHECK(!strcmp(plain.out.data, r.out.data) && right, "--prompt-cache, prompt %d: the same line, %zu of %zu tokens from the file",
-              i, from_file, n_prompt);
+        CHECK(!strcmp(plain.out.data, r.out.data) && right, "--prompt-cache, prompt %d, --kv-cache %s: the same line, %zu of %zu tokens "
+              "from the file", i, cache, from_file, n_prompt);
         run_free(&plain), run_free(&r);
     }
+    bool is_i8 = !strcmp(cache, "int8");
+    BAD(1, is_i8 ? "keeps keys and values in I8, this run in F32" : "keeps keys and values in F32, this run in I8",
+        args("--model|%s|--prompt|x|--prompt-cache|%s|--quiet|--kv-cache|%s", dir, kept, is_i8 ? "auto" : "int8"));
     BAD(1, "made with another model", args("--model|%s|--prompt|x|--prompt-cache|%s|--quiet", draft_dir, kept));
     size_t n;
     char *bytes = file_read(kept, &n);
@@ -619,7 +622,7 @@ static void test_faster_ways(const char *dir, const char *draft_dir) {
         buf_fmt(&lines, "{\"prompt\": \"%.*s\"}\n%s", 1 + 7 * (i % 5), "The old fox went to the river and saw", i == 6 ? "\n" : "");
     file_write(file, lines.data, lines.len);
     for (int k = 0; k < 2; k++) {
-        const char *base = args("--model|%s|--batch|%s|--n|20|--temperature|%s", dir, file, kinds[k]);
+        const char *base = args("--model|%s|--batch|%s|--n|20|--temperature|%s|--kv-cache|%s", dir, file, kinds[k], cache);
         Run one = run_well(NULL, args("%s|--batch-size|1", base));
         size_t n_lines = 0, in_order = 0;
         for (const char *line = one.out.data, *end; (end = strchr(line, '\n')); line = end + 1, n_lines++)
@@ -632,7 +635,7 @@ static void test_faster_ways(const char *dir, const char *draft_dir) {
             run_free(&r);
         }
         /* The first prompt alone, where no random number has a say. */
-        Run alone = run_well(NULL, args("--model|%s|--prompt|T|--n|20|--temperature|0|--json", dir));
+        Run alone = run_well(NULL, args("--model|%s|--prompt|T|--n|20|--temperature|0|--json|--kv-cache|%s", dir, cache));
         char *want = ids_of(&alone), *got = ids_of(&one);
         if (!k) CHECK(!strcmp(want, got) && strlen(want) > 20, "and of --prompt");
         free(want), free(got);
@@ -660,6 +663,32 @@ static void test_faster_ways(const char *dir, const char *draft_dir) {
     BAD(1, "neither \"lookup\" nor a model", args("--model|%s|--prompt|x|--draft|/nowhere|--quiet", dir));
     buf_free(&lines);
     free(file), free(kept);
+}
+
+/* An int8 cache: what it takes, and what it costs. */
+static void test_small_cache(const char *dir) {
+    Config c = config_read(dir);
+    double bytes[2], kl, heads = 2.0 * c.L * c.K, slots = 0;
+    for (int i = 0; i < 2; i++) {
+        Run r = run_well(NULL, args("--model|%s|--bench|--n|8|--quiet|--kv-cache|%s", dir, i ? "int8" : "auto"));
+        cJSON *j = cJSON_Parse(r.out.data);
+        bytes[i] = json_number(j, "cache_bytes");
+        slots = json_number(j, "prefill_tokens");
+        cJSON_Delete(j);
+        run_free(&r);
+    }
+    CHECK(bytes[0] == heads * slots * 4 * c.D && bytes[1] == heads * slots * (c.D + 4), "--kv-cache int8: %.0f bytes instead of %.0f",
+          bytes[1], bytes[0]);
+    char *txt = at("cache.txt");
+    write_text(txt, args("%s\n%s\n%s", story[0], story[1], story[3]));
+    Run r = run_well(NULL, args("--model|%s|--eval|%s|--context|64|--json|--kv-cache|int8|--reference|%s", dir, txt, dir));
+    cJSON *j = cJSON_Parse(r.out.data);
+    kl = json_number(j, "kl");
+    CHECK(kl > 0 && kl < 2e-3, "--eval --kv-cache int8: a KL divergence of %.2g from the plain cache", kl);
+    cJSON_Delete(j);
+    run_free(&r);
+    BAD(2, "nothing is kept here", args("--model|%s|--prompt|x|--attention-out|%s|--kv-cache|int8", dir, txt));
+    free(txt);
 }
 
 /* ---- mistakes --------------------------------------------------------------------------------------------------- */
@@ -734,7 +763,10 @@ int main(int argc, char **argv) {
     test_logits_and_attention(llama_dir);
     test_logits_and_attention(gpt2_dir);
     test_compare_and_bench();
-    test_faster_ways(llama_dir, gpt2_dir);
+    test_faster_ways(llama_dir, gpt2_dir, "auto");
+    test_faster_ways(llama_dir, gpt2_dir, "int8");
+    test_small_cache(llama_dir);
+    test_small_cache(gpt2_dir);
     test_precision();
     test_mistakes();
     free(infer_path), free((char *)(uintptr_t)llama_dir), free((char *)(uintptr_t)gpt2_dir);

@@ -515,6 +515,60 @@ static void check_cache(const Case *k) {
     free_data(&d);
 }
 
+/* Keys and values in int8: five tokens behind a prompt in one pass have the bits of one by one, a row copied to another
+ * goes on as it does, training does not notice, and the logits are those of the plain cache but for the rounding. */
+static void check_small_cache(const Case *k) {
+    enum { B = 2, T = 11, PROMPT = 6, MORE = T - PROMPT };
+    Config c = small_config(k);
+    size_t V = (size_t)c.V;
+    Model *m = wide_model(&c, 5);
+    Data d = make_data(&c, 1, T, false, 11);
+    Batch b = batch_of(&d);
+    Acts *plain = acts_new(m, 1, T, T, false, false), *train = acts_new(m, 1, T, T, true, false);
+    forward(m, plain, &b), forward(m, train, &b);
+    float *want = logits_of(m, plain, T), *of_train = logits_of(m, train, T);
+    m->cfg.cache_i8 = true;
+    Acts *again = acts_new(m, 1, T, T, true, false), *at_once = acts_new(m, B, T, T, false, false), *alone = acts_new(m, 1, T, T, false, false);
+    forward(m, again, &b);
+    float *small = logits_of(m, again, T), *one = xmalloc(MORE * V * sizeof *one);
+    CHECK(!memcmp(small, of_train, T * V * sizeof *small), "%s: training does not notice an int8 cache", k->name);
+    free(small);
+    forward(m, at_once, &b);
+    small = logits_of(m, at_once, T);
+    double off = 0, size = 0;
+    for (size_t i = 0; i < T * V; i++) {
+        off += pow((double)small[i] - (double)want[i], 2);
+        size += pow((double)want[i], 2);
+    }
+    CHECK(off > 0 && off < 4e-4 * size, "%s: an int8 cache changes logits by %.2g of their size", k->name, sqrt(off / size));
+    free(small);
+    int32_t pos[B] = {0, PROMPT}, last[B];
+    Batch part = {.B = 1, .T = PROMPT, .tokens = d.tokens, .pos = pos};
+    forward(m, at_once, &part), forward(m, alone, &part);
+    pos[0] = PROMPT;
+    forward(m, at_once, &(Batch){.B = 1, .T = MORE, .tokens = d.tokens + PROMPT, .pos = pos});
+    small = logits_of(m, at_once, MORE);
+    for (int t = 0; t < MORE; t++) {
+        pos[0] = PROMPT + t;
+        forward(m, alone, &(Batch){.B = 1, .T = 1, .tokens = d.tokens + PROMPT + t, .pos = pos});
+        float *row = logits_of(m, alone, 1);
+        memcpy(one + (size_t)t * V, row, V * sizeof *row);
+        free(row);
+    }
+    CHECK(!memcmp(small, one, MORE * V * sizeof *one), "%s: int8 cache, %d tokens in a pass have the bits of one by one", k->name, MORE);
+    free(small);
+    acts_cache_copy(m, at_once, 1, 0, T - 1);
+    pos[0] = pos[1] = T - 1, last[0] = last[1] = d.tokens[T - 1];
+    forward(m, at_once, &(Batch){.B = B, .T = 1, .tokens = last, .pos = pos});
+    small = logits_of(m, at_once, B);
+    CHECK(!memcmp(small, small + V, V * sizeof *small) && !memcmp(small, one + (MORE - 1) * V, V * sizeof *small),
+          "%s: int8 cache, a copied row goes on with the same bits", k->name);
+    free(small), free(one), free(want), free(of_train);
+    acts_free(plain), acts_free(train), acts_free(again), acts_free(at_once), acts_free(alone);
+    model_free(m);
+    free_data(&d);
+}
+
 /* Block by block over two batches that take turns, the same bits as all blocks at once. */
 static void check_parts(const Case *k) {
     enum { B = 2, T = 9 };
@@ -1093,7 +1147,7 @@ int main(void) {
         if (cases[i].dropout == 0) check_parts(&cases[i]);
         Config c = small_config(&cases[i]);
         bool writes = c.head == HEAD_LM && cases[i].dropout == 0;
-        if (writes) check_cache(&cases[i]);
+        if (writes) check_cache(&cases[i]), check_small_cache(&cases[i]);
         if (writes && c.mask == MASK_CAUSAL) check_documents(&cases[i]);
         if (c.head == HEAD_CLASSIFY && cases[i].dropout == 0) check_class_padding(&cases[i]);
         if (cases[i].dropout == 0 && c.mask == MASK_BIDIRECTIONAL) check_padding(&cases[i]);
