@@ -334,18 +334,22 @@ static const char *template_told(const char *jinja) {                      /* NU
 }
 /* The forms as Jinja, for others' eyes: what apply_chat_template makes of it are the ids that chat_format gives. */
 static const struct { const char *name, *jinja; } written[] = {
-    {"chatml", "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' }}{% endfor %}"
+    {"chatml", "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' }}{% "
+               "endfor %}"
                "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"},
-    {"llama3", "{{ bos_token }}{% for m in messages %}{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|>\\n\\n' + "
+    {"llama3", "{{ bos_token }}{% for m in messages %}{{ '<|start_header_id|>' + m['role'] + "
+               "'<|end_header_id|>\\n\\n' + "
                "m['content'] | trim + '<|eot_id|>' }}{% endfor %}{% if add_generation_prompt %}"
                "{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}"},
     {"llama2", "{% if messages[0]['role'] == 'system' %}{% set turns = messages[1:] %}"
                "{% set system = '<<SYS>>\\n' + messages[0]['content'] + '\\n<</SYS>>\\n\\n' %}"
                "{% else %}{% set turns = messages %}{% set system = '' %}{% endif %}"
-               "{% for m in turns %}{% if m['role'] == 'user' %}{% set said = (system if loop.first else '') + m['content'] %}"
+               "{% for m in turns %}{% if m['role'] == 'user' %}{% set said = (system if loop.first else '') + "
+               "m['content'] %}"
                "{{ bos_token + '[INST] ' + said | trim + ' [/INST]' }}"
                "{% else %}{{ ' ' + m['content'] | trim + ' ' + eos_token }}{% endif %}{% endfor %}"},
-    {"alpaca", "{% for m in messages %}{% if m['role'] == 'user' %}{{ '### Instruction:\\n' + m['content'] + '\\n\\n' }}"
+    {"alpaca", "{% for m in messages %}{% if m['role'] == 'user' %}{{ '### Instruction:\\n' + m['content'] + '\\n\\n' "
+               "}}"
                "{% elif m['role'] == 'assistant' %}{{ '### Response:\\n' + m['content'] + eos_token }}"
                "{% else %}{{ m['content'] + '\\n\\n' }}{% endif %}{% endfor %}"
                "{% if add_generation_prompt %}{{ '### Response:\\n' }}{% endif %}"},

@@ -174,7 +174,8 @@ double memory_now(void) { return 1024 * file_number("/proc/self/status", "VmRSS:
 double memory_peak(void) { return 1024 * file_number("/proc/self/status", "VmHWM:"); }
 double memory_free(void) {
     double here = 1024 * file_number("/proc/meminfo", "MemAvailable:");
-    double limit = file_number("/sys/fs/cgroup/memory.max", ""), used = file_number("/sys/fs/cgroup/memory.current", "");
+    double limit = file_number("/sys/fs/cgroup/memory.max", ""),
+        used = file_number("/sys/fs/cgroup/memory.current", "");
     double cache = file_number("/sys/fs/cgroup/memory.stat", "\nfile ");
     if (isfinite(limit) && isfinite(used)) {
         double rest = limit - used + (isfinite(cache) ? cache : 0);

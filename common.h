@@ -79,10 +79,13 @@ extern CommonOpts common;
 #define COMMON_OPTS                                                                                                    \
     SECTION("Common"),                                                                                                 \
     {"device", OPT_STR, &common.device, "where to compute", 0, 0, "cpu|cuda", NULL, false},                            \
-    {"threads", OPT_INT, &common.threads, "CPU threads (0: OMP_NUM_THREADS, else all cores)", 0, 4096, NULL, NULL, false}, \
-    {"isa", OPT_STR, &common.isa, "CPU instruction set: a lower one than found, for tests", 0, 0, "auto|plain|avx2|avx512|avx512bf16|neon", NULL, false}, \
+    {"threads", OPT_INT, &common.threads, "CPU threads (0: OMP_NUM_THREADS, else all cores)", 0, 4096, NULL, NULL,     \
+        false},                                                                                                        \
+    {"isa", OPT_STR, &common.isa, "CPU instruction set: a lower one than found, for tests", 0, 0,                      \
+        "auto|plain|avx2|avx512|avx512bf16|neon", NULL, false},                                                        \
     {"seed", OPT_INT, &common.seed, "same seed, same result, on any number of threads", 0, 9e15, NULL, NULL, false},   \
-    {"profile", OPT_FLAG, &common.profile, "at the end, where the time went: a table by operation", 0, 0, NULL, NULL, false}, \
+    {"profile", OPT_FLAG, &common.profile, "at the end, where the time went: a table by operation", 0, 0, NULL, NULL,  \
+        false},                                                                                                        \
     {"quiet", OPT_FLAG, &common.quiet, "no progress on stderr", 0, 0, NULL, NULL, false}
 /* Parses argv into table (n entries); prints help and exits 0 on --help; usage errors exit 2. First is the index of
  * argv to start at (2 for a stage with sub-commands); about is printed above the options. */
@@ -157,7 +160,8 @@ void catch_signals(void);
  * ("step", "eval", "sample", "save", "end") and "step". report_write draws it as one self-contained page. */
 void log_open(const char *dir, int64_t keep_through_step); /* keeps earlier lines with step <= keep_through_step, so
                                                               that a resumed run has one log; -1 starts afresh */
-void log_line(const char *event, int64_t step, const char *json_fields_fmt, ...) PRINTF_LIKE(3, 4); /* "\"loss\":%.5g,…" */
+/* "\"loss\":%.5g,…" */
+void log_line(const char *event, int64_t step, const char *json_fields_fmt, ...) PRINTF_LIKE(3, 4);
 void log_close(void);
 void json_escape(Buf *out, const char *s, size_t n); /* the inside of a JSON string; invalid UTF-8 becomes U+FFFD */
 void report_write(const char *dir);             /* report.c: dir/log.jsonl -> dir/report.html */

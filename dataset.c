@@ -15,7 +15,7 @@
 #include <sys/stat.h>
 
 /* ================================================================================================================= *
- * [data.docs]                                                                                                         */
+ * [data.docs] */
 typedef enum { SRC_TXT, SRC_JSONL, SRC_JSON, SRC_BIN, SRC_CORPUS } SourceKind;
 typedef struct {
     SourceKind kind;
@@ -128,7 +128,8 @@ static const char *json_text(const cJSON *o, const char *key) {
 }
 /* One JSON document as plain text. */
 static void json_document(const cJSON *o, const char *where, Buf *out) {
-    const char *text = json_text(o, "text"), *instruction = json_text(o, "instruction"), *question = json_text(o, "question");
+    const char *text = json_text(o, "text"), *instruction = json_text(o, "instruction"),
+        *question = json_text(o, "question");
     const cJSON *messages = cJSON_GetObjectItemCaseSensitive(o, "messages"), *m;
     if (text) buf_str(out, text);
     else if (cJSON_IsArray(messages)) {
@@ -143,7 +144,8 @@ static void json_document(const cJSON *o, const char *where, Buf *out) {
                 input ? input : "", input && *input ? "\n" : "", json_text(o, "output"));
     } else if (question && json_text(o, "answer"))
         buf_fmt(out, "Question: %s\nAnswer: %s\n", question, json_text(o, "answer"));
-    else die("%s: holds neither \"text\", nor \"messages\", nor \"instruction\" and \"output\", nor \"question\" and \"answer\"", where);
+    else die("%s: holds neither \"text\", nor \"messages\", nor \"instruction\" and \"output\", nor \"question\" and "
+             "\"answer\"", where);
 }
 
 static void source_open(Docs *d, const Source *s) {
@@ -282,7 +284,7 @@ void docs_close(Docs *d) {
 
 /* ================================================================================================================= *
  * [data.tokens] llm.c's shards: 256 int32 of header (magic, version, number of tokens), then the ids: uint16 under the
- * first magic, uint32 under the second (its Llama-3 data).                                                            */
+ * first magic, uint32 under the second (its Llama-3 data). */
 enum { SHARD_HEADER = 256 * 4, MAGIC_U16 = 20240520, MAGIC_U32 = 20240801 };
 
 static TokenPart shard_open(const char *path) {
@@ -299,7 +301,8 @@ static TokenPart shard_open(const char *path) {
 }
 static int32_t part_at(const TokenPart *p, size_t i) {
     const uint8_t *v = p->map.data + SHARD_HEADER + i * (size_t)p->width;
-    return p->width == 2 ? v[0] | v[1] << 8 : (int32_t)((uint32_t)v[0] | (uint32_t)v[1] << 8 | (uint32_t)v[2] << 16 | (uint32_t)v[3] << 24);
+    return p->width == 2 ? v[0] | v[1] << 8
+        : (int32_t)((uint32_t)v[0] | (uint32_t)v[1] << 8 | (uint32_t)v[2] << 16 | (uint32_t)v[3] << 24);
 }
 int32_t tokens_at(const Tokens *d, size_t i) {
     i += d->first;
@@ -330,7 +333,9 @@ static size_t piece_end(const char *s, size_t n, size_t want) {
     return n;
 }
 /* What stands behind each document: the end-of-text token, or BERT's [SEP]. */
-static int32_t end_of_document(const Tokenizer *t) { return tokenizer_eos(t) >= 0 ? tokenizer_eos(t) : tokenizer_id(t, "[SEP]"); }
+static int32_t end_of_document(const Tokenizer *t) {
+    return tokenizer_eos(t) >= 0 ? tokenizer_eos(t) : tokenizer_id(t, "[SEP]");
+}
 static void cache_write(const char *path, Docs *docs, const Tokenizer *t) {
     int eos = end_of_document(t), width = tokenizer_vocab(t) <= 65536 ? 2 : 4;
     OutFile out = out_open(path);
@@ -350,14 +355,16 @@ static void cache_write(const char *path, Docs *docs, const Tokenizer *t) {
             if (at >= n && eos >= 0) ids_add(&ids, eos);
             packed = xrealloc(packed, ids.n * (size_t)width);
             for (size_t i = 0; i < ids.n; i++)
-                for (int b = 0; b < width; b++) packed[i * (size_t)width + (size_t)b] = (uint8_t)((uint32_t)ids.v[i] >> (8 * b));
+                for (int b = 0; b < width; b++)
+                    packed[i * (size_t)width + (size_t)b] = (uint8_t)((uint32_t)ids.v[i] >> (8 * b));
             out_write(&out, packed, ids.n * (size_t)width);
             n_tokens += ids.n;
             ids.n = 0;
         }
         progress_at(&bar, done, "%s tokens", human_count((double)n_tokens));
     }
-    if (n_tokens > INT32_MAX) die("%s: %zu tokens are more than one shard holds; give the data in several runs", path, n_tokens);
+    if (n_tokens > INT32_MAX)
+        die("%s: %zu tokens are more than one shard holds; give the data in several runs", path, n_tokens);
     header[2] = (int32_t)n_tokens;
     if (fseek(out.f, 0, SEEK_SET)) die("%s: %s", path, strerror(errno));
     out_write(&out, header, sizeof header);
@@ -415,7 +422,7 @@ void tokens_close(Tokens *d) {
 
 /* ================================================================================================================= *
  * [data.windows] A permutation of [0, n) that can be entered anywhere: four Feistel rounds on the smallest even number
- * of bits that holds n; a result >= n is sent round again (cycle walking; Black and Rogaway 2002).                    */
+ * of bits that holds n; a result >= n is sent round again (cycle walking; Black and Rogaway 2002). */
 uint64_t permute(uint64_t i, uint64_t n, uint64_t key) {
     int half = 1;
     while (half < 31 && (1ull << (2 * half)) < n) half++;
@@ -439,7 +446,8 @@ static void document_starts(const int32_t *tokens, size_t T, int32_t eos, int32_
         start[t] = at;
     }
 }
-void tokens_window(const Tokens *d, uint64_t seed, uint64_t sample, size_t T, int32_t *tokens, int32_t *targets, int32_t *start) {
+void tokens_window(const Tokens *d, uint64_t seed, uint64_t sample, size_t T, int32_t *tokens, int32_t *targets,
+    int32_t *start) {
     uint64_t n_windows = (d->n - 1) / T;
     if (n_windows < 1) die("the data has %zu tokens, fewer than one window of %zu needs", d->n, T + 1);
     if (n_windows > 1) n_windows--;                                   /* room for the shift */

@@ -11,8 +11,10 @@
  * Deterministic: document i of (seed, split) is a function of these three alone, so any size can be had and any part
  * made again. Training and validation never share a combination (see data/corpus.c). */
 typedef enum { CORPUS_TRAIN, CORPUS_VALID } CorpusSplit;
-typedef enum { CORPUS_ALL, CORPUS_STORY_EN, CORPUS_STORY_ZH, CORPUS_FACTS, CORPUS_MATH, CORPUS_POT, CORPUS_KINDS } CorpusKind;
-void corpus_document(uint64_t seed, CorpusSplit split, CorpusKind kind, uint64_t i, Buf *out); /* appends one document */
+typedef enum { CORPUS_ALL, CORPUS_STORY_EN, CORPUS_STORY_ZH, CORPUS_FACTS, CORPUS_MATH, CORPUS_POT,
+    CORPUS_KINDS } CorpusKind;
+/* appends one document */
+void corpus_document(uint64_t seed, CorpusSplit split, CorpusKind kind, uint64_t i, Buf *out);
 
 bool ends_with(const char *s, const char *end);  /* a data argument's kind is its suffix */
 
@@ -41,13 +43,16 @@ Tokens *tokens_open(const char **paths, int n, double from, double to, const Tok
 int32_t tokens_at(const Tokens *d, size_t i);
 void tokens_close(Tokens *d);
 
-/* Training window `sample` of T tokens: windows lie T apart, in an order that is a pseudo-random permutation of each epoch
- * and can be entered anywhere, so a resumed run needs no state but the number of the next sample. Each epoch shifts the
- * windows' borders. tokens, targets (T). start (T), or NULL: for each query the slot of its document's separator, so that
- * documents packed into one window do not see each other; the window then begins with a document where it can. */
-void tokens_window(const Tokens *d, uint64_t seed, uint64_t sample, size_t T, int32_t *tokens, int32_t *targets, int32_t *start);
+/* Training window `sample` of T tokens: windows lie T apart, in an order that is a pseudo-random permutation of each
+ * epoch and can be entered anywhere, so a resumed run needs no state but the number of the next sample. Each epoch
+ * shifts the windows' borders. tokens, targets (T). start (T), or NULL: for each query the slot of its document's
+ * separator, so that documents packed into one window do not see each other; the window then begins with a document
+ * where it can. */
+void tokens_window(const Tokens *d, uint64_t seed, uint64_t sample, size_t T, int32_t *tokens, int32_t *targets,
+    int32_t *start);
 /* The validation window at token *at, which moves on: returns how many targets it counts (the others are -1), 0 at the
- * end. Each target is counted once; with start, in a window that holds its document's beginning, unless T is too short. */
+ * end. Each target is counted once; with start, in a window that holds its document's beginning, unless T is too
+ * short. */
 size_t tokens_eval_window(const Tokens *d, size_t *at, size_t T, int32_t *tokens, int32_t *targets, int32_t *start);
 /* The permutation: where i of [0, n) goes, for this key. */
 uint64_t permute(uint64_t i, uint64_t n, uint64_t key);

@@ -63,7 +63,8 @@ void stream_free(Stream *s) { ids_free(&s->ids); }
 
 /* ================================================================================================================= *
  * [evaluate.compare] KL(p || q) = sum p (log p - log q) says how many nats are lost by believing q where p is right:
- * unlike perplexity it counts every token, not only the one that came, so it needs far less text to see a difference. */
+ * unlike perplexity it counts every token, not only the one that came, so it needs far less text to see a
+ * difference. */
 typedef struct { double nats, reference_nats, kl; bool agree; } Row;
 static void log_softmax(float *x, size_t V, size_t *largest) {
     size_t best = 0;
@@ -85,7 +86,8 @@ static Row compare_row(float *model, float *reference, size_t V, int32_t target)
     return r;
 }
 /* The rows of a batch that both models have gone through. */
-static void compare_batch(Evaluation *e, Model *m, Acts *a, Model *reference, Acts *r, const int32_t *targets, size_t N) {
+static void compare_batch(Evaluation *e, Model *m, Acts *a, Model *reference, Acts *r, const int32_t *targets,
+    size_t N) {
     size_t V = (size_t)m->cfg.V, chunk = a->chunk < r->chunk ? a->chunk : r->chunk;
     float *x = xmalloc(size_mul(chunk * V, sizeof *x)), *y = xmalloc(size_mul(chunk * V, sizeof *y));
     Row *row = xmalloc(chunk * sizeof *row);
@@ -120,7 +122,8 @@ Evaluation evaluate(Model *m, Model *reference, const Stream *s, size_t T, size_
     B = B > BATCH_ROWS ? BATCH_ROWS : B < 1 ? 1 : B;
     B = min_size(B, n_windows);
 
-    Acts *a = acts_new(m, B, width, width, false, false), *r = reference ? acts_new(reference, B, width, width, false, false) : NULL;
+    Acts *a = acts_new(m, B, width, width, false, false);
+    Acts *r = reference ? acts_new(reference, B, width, width, false, false) : NULL;
     int32_t *tokens = xmalloc(B * width * 4), *targets = xmalloc(B * width * 4), *slot = xmalloc(B * width * 4);
     Evaluation e = {0};
     double begin_s = now_s();

@@ -1,8 +1,8 @@
 /* kernels.cu - every operation of tea: formula, CPU loop and CUDA kernel, adjacent.
  *
- * One file, two compilers, each sees its half. gcc -x c compiles the CPU half once per instruction set, nvcc compiles the
- * GPU half once per activation type; each compilation is a flavour and exports one table, ops_FLAVOUR. Read kernels.h for
- * the contracts, then the subjects in this order:                                                                       */
+ * One file, two compilers, each sees its half. gcc -x c compiles the CPU half once per instruction set, nvcc compiles
+ * the GPU half once per activation type; each compilation is a flavour and exports one table, ops_FLAVOUR. Read
+ * kernels.h for the contracts, then the subjects in this order: */
 #include "kernels/base.cuh"       /* types, number formats, scalar formulas */
 #include "kernels/memory.cuh"     /* [op.mem]  memory, transfers, conversions */
 #include "kernels/matmul.cuh"     /* [op.matmul] linear layers, [op.peak] the machine's limits */

@@ -3,7 +3,8 @@
  * LETTERS, used everywhere with this meaning:
  *     B batch rows    T tokens of a row in this call    N = B*T tokens in all    S cache slots of a row
  *     C width of the residual stream    H query heads    K key/value heads    D width of one head
- *     F feed-forward width    V vocabulary    L layers    O outputs of a linear layer    G quantisation group    R LoRA rank
+ *     F feed-forward width    V vocabulary    L layers    O outputs of a linear layer    G quantisation group    R LoRA
+ *     rank
  * Every contract gives shapes as stored, row-major, the last index adjacent:  y (N,O) = x (N,C) @ w (O,C)^T.
  *
  * HOW IT IS BUILT. kernels.cu holds each op twice, adjacent: a CPU loop and a CUDA kernel. It is compiled once per
@@ -33,8 +34,8 @@ typedef struct act act;        /* ... to everybody else it is opaque */
 typedef enum { DT_F32, DT_F16, DT_BF16, DT_I8, DT_U8, DT_I32, DT_I64, DT_BOOL, DT_COUNT,
                DT_I4 = DT_COUNT } DType;   /* two values a byte: in a Mat, never in a file's header */
 
-/* How a quantised matrix wants its inputs: as they are; rounded to int8 with one scale per token (absmax / 127); or with
- * one scale for all, measured beforehand. */
+/* How a quantised matrix wants its inputs: as they are; rounded to int8 with one scale per token (absmax / 127); or
+ * with one scale for all, measured beforehand. */
 typedef enum { INPUT_FLOAT, INPUT_DYNAMIC, INPUT_STATIC } InputQuant;
 
 /* A weight matrix as stored: out = x @ w^T. Only matmul and embed look inside. data is F32, F16 or BF16, used in place
@@ -174,7 +175,7 @@ HOST_DEVICE static inline void attn_range(const Attn *a, size_t b, size_t t, siz
 /* ================================================ the ops ======================================================== */
 
 /* ---- memory [op.mem] -------------------------------------------------------------------------------------------- */
-OP(void *, mem_alloc, (size_t bytes))                                 /* zeroed, 64-byte aligned; dies when there is none */
+OP(void *, mem_alloc, (size_t bytes))                             /* zeroed, 64-byte aligned; dies when there is none */
 OP(void, mem_free, (void *p))
 OP(void, upload, (void *dst, const void *host, size_t bytes))         /* host -> device, done on return */
 OP(void, download, (void *host, const void *src, size_t bytes))       /* device -> host, waits for all ops before */
@@ -183,12 +184,13 @@ OP(void, zero, (void *dst, size_t bytes))
 OP(void, sync, (void))                                                /* waits for all ops */
 OP(void, act_to_host, (float *host, const act *x, size_t n))          /* download and widen to float */
 OP(void, act_from_host, (act *y, const float *host, size_t n))
-OP(void, mat_from_f32, (const Mat *dst, const float *src))            /* dst.data (F32, F16, BF16) = rounded src, both on the device */
-OP(void, mat_to_f32, (float *dst, const Mat *src))                    /* widen a whole matrix, inputs in order; both on the device */
+/* dst.data (F32, F16, BF16) = rounded src, both on the device */
+OP(void, mat_from_f32, (const Mat *dst, const float *src))
+OP(void, mat_to_f32, (float *dst, const Mat *src))       /* widen a whole matrix, inputs in order; both on the device */
 
 /* ---- limits of this machine, measured [op.peak] ----------------------------------------------------------------- */
-OP(double, peak_flops, (Precision p))                                 /* FLOP/s of the matmul units, all threads; about 50 ms */
-OP(double, peak_read, (void))                                         /* bytes/s of sequential reads from memory; about 100 ms */
+OP(double, peak_flops, (Precision p))                         /* FLOP/s of the matmul units, all threads; about 50 ms */
+OP(double, peak_read, (void))                                /* bytes/s of sequential reads from memory; about 100 ms */
 
 /* ---- linear layers [op.matmul] ---------------------------------------------------------------------------------- *
  * set_precision: how matmul and attention round their inputs from now on (the CPU flavours; a CUDA flavour has one). */
@@ -198,27 +200,33 @@ OP(void, set_precision, (Precision p))
 OP(void, matmul, (const Linear *lin, int n, const act *x, const act *residual, size_t N))
 /* dx (N,C) = sum over i of dy_i (N,O_i) @ w_i (O_i,C), added to what dx holds when accumulate. */
 OP(void, matmul_dx, (act *dx, const Linear *lin, int n, size_t N, bool accumulate))
-/* dw_i (O_i,C) += dy_i (N,O_i)^T @ x (N,C);  dbias_i (O_i) += sum over N of dy_i. NULL gradients are left out, as they are
- * for a quantised w_i. */
+/* dw_i (O_i,C) += dy_i (N,O_i)^T @ x (N,C);  dbias_i (O_i) += sum over N of dy_i. NULL gradients are left out, as they
+ * are for a quantised w_i. */
 OP(void, matmul_dw, (const Linear *lin, int n, const act *x, size_t N))
 
 /* ---- embedding [op.embed] --------------------------------------------------------------------------------------- */
 /* y (N,C) = table[ids[i]], added to what y holds when add. */
 OP(void, embed, (act *y, const int32_t *ids, const Mat *table, size_t N, bool add))
-/* dtable (rows,C) += dy (N,C) scattered by ids. order (N): 0..N-1 sorted by (ids[i], i), so that sums have one order. */
+/* dtable (rows,C) += dy (N,C) scattered by ids. order (N): 0..N-1 sorted by (ids[i], i), so that sums have one
+ * order. */
 OP(void, embed_bwd, (float *dtable, const int32_t *ids, const int32_t *order, const act *dy, size_t N, size_t C))
 
 /* ---- norms [op.norm] -------------------------------------------------------------------------------------------- */
-/* y = x * rstd * w, rstd (N) = 1/sqrt(mean(x^2) + eps) over each row of C. (Zhang and Sennrich 2019.) rstd may be NULL. */
+/* y = x * rstd * w, rstd (N) = 1/sqrt(mean(x^2) + eps) over each row of C. (Zhang and Sennrich 2019.) rstd may be
+ * NULL. */
 OP(void, rmsnorm, (act *y, float *rstd, const act *x, const float *w, size_t N, size_t C, float eps))
 /* dx = (accumulate ? dx : 0) + gradient; dw (C) += (NULL: frozen). dx may be dy itself when not accumulating. */
-OP(void, rmsnorm_bwd, (act *dx, float *dw, const act *dy, const act *x, const float *w, const float *rstd, size_t N, size_t C, bool accumulate))
+OP(void, rmsnorm_bwd, (act *dx, float *dw, const act *dy, const act *x, const float *w, const float *rstd, size_t N,
+    size_t C, bool accumulate))
 /* y = (x - mean) * rstd * w + b. (Ba et al. 2016.) mean, rstd (N) may be NULL; y may be x. */
-OP(void, layernorm, (act *y, float *mean, float *rstd, const act *x, const float *w, const float *b, size_t N, size_t C, float eps))
-OP(void, layernorm_bwd, (act *dx, float *dw, float *db, const act *dy, const act *x, const float *w, const float *mean, const float *rstd, size_t N, size_t C, bool accumulate))
+OP(void, layernorm, (act *y, float *mean, float *rstd, const act *x, const float *w, const float *b, size_t N,
+    size_t C, float eps))
+OP(void, layernorm_bwd, (act *dx, float *dw, float *db, const act *dy, const act *x, const float *w,
+    const float *mean, const float *rstd, size_t N, size_t C, bool accumulate))
 
 /* ---- positions [op.rope] ---------------------------------------------------------------------------------------- */
-/* y = x rotated (Su et al. 2021), see struct Rope. y may be x where both have the same place (slot NULL, y_row T*heads*D). */
+/* y = x rotated (Su et al. 2021), see struct Rope. y may be x where both have the same place (slot NULL, y_row
+ * T*heads*D). */
 OP(void, rope, (act *y, const act *x, const Rope *r))
 
 /* ---- attention [op.attention] ----------------------------------------------------------------------------------- */
@@ -226,11 +234,12 @@ OP(void, rope, (act *y, const act *x, const Rope *r))
  * int8; lse (B,H,T): log of the softmax's sum, kept for the backward (NULL in decoding). No T x T matrix is stored (Dao
  * et al. 2022). A query with an empty range gives zeros and lse = -inf. */
 OP(void, attention, (act *out, float *lse, const act *q, const void *k, const void *v, const Attn *a))
-/* x (B,T,K,D) rounded into slots pos[b]+t of an int8 cache: y (B,S,K,D), scale (B,S,K). A head of a token has a scale of
- * its own, largest / 127.5: symmetric, to nearest. What is not finite makes that whole head NaN. */
+/* x (B,T,K,D) rounded into slots pos[b]+t of an int8 cache: y (B,S,K,D), scale (B,S,K). A head of a token has a scale
+ * of its own, largest / 127.5: symmetric, to nearest. What is not finite makes that whole head NaN. */
 OP(void, cache_i8, (int8_t *y, float *scale, const act *x, const Attn *a))
 /* dq (B,T,H,D), dk and dv (B,S,K,D), written, not added. delta (B,H,T) is scratch. pos is NULL or all zero here. */
-OP(void, attention_bwd, (act *dq, act *dk, act *dv, float *delta, const act *dout, const act *out, const float *lse, const act *q, const act *k, const act *v, const Attn *a))
+OP(void, attention_bwd, (act *dq, act *dk, act *dv, float *delta, const act *dout, const act *out, const float *lse,
+    const act *q, const act *k, const act *v, const Attn *a))
 /* probs (H,T,S) in float on the device: row b's attention, to look at. k is no int8. */
 OP(void, attention_probs, (float *probs, const act *q, const act *k, const Attn *a, size_t b))
 
@@ -239,24 +248,26 @@ OP(void, attention_probs, (float *probs, const act *q, const act *k, const Attn 
 OP(void, activation, (act *y, const act *x, size_t n, ActivationKind kind))
 OP(void, activation_bwd, (act *dx, const act *dy, const act *x, size_t n, ActivationKind kind))
 OP(void, swiglu, (act *y, const act *gate, const act *up, size_t n))  /* y = silu(gate) * up; Shazeer 2020 */
-OP(void, swiglu_bwd, (act *dgate, act *dup, const act *dy, const act *gate, const act *up, size_t n))  /* dup may be dy */
-OP(void, add, (act *y, const act *a, float alpha, const act *b, size_t n))           /* y = alpha * a + b; y may be a or b */
+/* dup may be dy */
+OP(void, swiglu_bwd, (act *dgate, act *dup, const act *dy, const act *gate, const act *up, size_t n))
+OP(void, add, (act *y, const act *a, float alpha, const act *b, size_t n))      /* y = alpha * a + b; y may be a or b */
 /* y = x * keep / (1 - p), keep drawn from rng_mix(seed, i): the same call on a gradient is the backward. y may be x. */
 OP(void, dropout, (act *y, const act *x, size_t n, float p, uint64_t seed))
 
 /* ---- loss [op.loss] --------------------------------------------------------------------------------------------- */
-/* loss (N) = -log softmax(logits)[target], 0 where target < 0; then logits (N,V) becomes (softmax - onehot) * scale (0 where
- * target < 0), unless scale = 0: then logits stay. */
+/* loss (N) = -log softmax(logits)[target], 0 where target < 0; then logits (N,V) becomes (softmax - onehot) * scale (0
+ * where target < 0), unless scale = 0: then logits stay. */
 OP(void, cross_entropy, (float *loss, act *logits, const int32_t *target, size_t N, size_t V, float scale))
 
 /* ---- optimiser [op.adamw] --------------------------------------------------------------------------------------- */
-/* One step on n values in one pass; the gradient is zeroed behind it. copy (dtype F32 with data NULL: none) receives the
- * new values rounded, for matmuls in bf16. */
+/* One step on n values in one pass; the gradient is zeroed behind it. copy (dtype F32 with data NULL: none) receives
+ * the new values rounded, for matmuls in bf16. */
 OP(void, adamw, (float *p, const Mat *copy, float *grad, float *m, float *v, size_t n, const AdamW *h))
-OP(void, sum_squares, (double *out, const float *x, size_t n))        /* out (1, on the device) = sum of x^2, in double */
+OP(void, sum_squares, (double *out, const float *x, size_t n))      /* out (1, on the device) = sum of x^2, in double */
 
 /* ---- sampling [op.sample] --------------------------------------------------------------------------------------- */
 /* token (1) drawn from logits (V) with the uniform number u in [0,1); history (n_history): ids that the repetition
  * penalty meets. scratch (V) float. All on the device. Thresholds are found by bisection, so nothing is sorted. */
-OP(void, sample, (int32_t *token, float *scratch, const act *logits, size_t V, const int32_t *history, size_t n_history, const Sampler *s, float u))
+OP(void, sample, (int32_t *token, float *scratch, const act *logits, size_t V, const int32_t *history,
+    size_t n_history, const Sampler *s, float u))
 #endif

@@ -50,7 +50,7 @@ typedef struct Config {
     bool residual_from_norm;       /* the residual is the norm's output, not its input (ChatGLM-6B) ... */
     float residual_scale;          /* ... and counts this much: sqrt(56); else 1 */
     HeadKind head;
-    bool pooler;                   /* dense + tanh on the first token (BERT); decoders classify by the last token's state */
+    bool pooler;               /* dense + tanh on the first token (BERT); decoders classify by the last token's state */
     bool tied;                     /* the head is the token embedding */
     float init_std;
     /* tokens; -1: none */
@@ -75,13 +75,13 @@ typedef struct Param {
     Kind kind;
     size_t rows, cols, n;          /* a vector is (n, 1) */
     bool frozen;                   /* set before model_train_begin: no gradient, no moments, no step */
-    bool beside;                   /* trains whole, beside adapters of the others: a classifier's head (PEFT's modules_to_save) */
+    bool beside;         /* trains whole, beside adapters of the others: a classifier's head (PEFT's modules_to_save) */
     Mat w;                         /* what the ops read: F32 master, a bf16 copy of it, or the mmapped file */
     float *master, *grad, *m, *v;  /* training only: all in one arena each, on the device */
 } Param;
 
-/* A low-rank adapter of one of the Hub's modules (Hu et al. 2021): y += scale (x A^T) B^T, A (R,C), B (O,R). B is in parts
- * where the module is: query_key_value has a q, a k and a v. */
+/* A low-rank adapter of one of the Hub's modules (Hu et al. 2021): y += scale (x A^T) B^T, A (R,C), B (O,R). B is in
+ * parts where the module is: query_key_value has a q, a k and a v. */
 enum { PARTS_MAX = 4 };
 typedef struct Lora {
     char *module;                  /* "model.layers.0.self_attn.q_proj": the tensor's name without ".weight" */
@@ -95,7 +95,7 @@ typedef struct LoraOpts {
     int r;
     double alpha;
     bool rslora;                   /* scale alpha / sqrt(r) instead of alpha / r (Kalajdzievski 2023) */
-    StrList targets;               /* ends of module names, "q_proj" or "attn.c_proj"; "all-linear": every linear layer */
+    StrList targets;             /* ends of module names, "q_proj" or "attn.c_proj"; "all-linear": every linear layer */
 } LoraOpts;
 
 typedef struct Model {
@@ -104,7 +104,8 @@ typedef struct Model {
     int n_params;
     Param *(*at)[R_COUNT];         /* at[1 + layer][role], layer -1 for the global ones; NULL: this model has none */
     size_t n_weights;              /* values in all parameters */
-    float *master, *grad, *m, *v;  /* the arenas, (n_weights) each; grad, m, v only after model_train_begin: (n_trained) */
+    /* the arenas, (n_weights) each; grad, m, v only after model_train_begin: (n_trained) */
+    float *master, *grad, *m, *v;
     size_t n_trained;              /* n_weights, or the values in the adapters */
     Lora *lora;
     int n_lora;
@@ -121,31 +122,33 @@ typedef struct Model {
 } Model;
 
 /* ---- making, loading, saving [model.io] ------------------------------------------------------------------------- */
-Config config_read(const char *path);                              /* a config.json, or the directory of one; dies on what it does not know */
+Config config_read(const char *path);        /* a config.json, or the directory of one; dies on what it does not know */
 Config config_family_default(const char *model_type);              /* parts of the family, sizes zero */
 bool config_supported(const char *model_type);                     /* is there a row of parts for it? */
 void config_check(const Config *c);                                /* dies on impossible sizes */
 const char *config_model_type(const Config *c);
 size_t config_weights(const Config *c);                            /* values in all parameters, a tied head once */
-double config_flops_per_token(const Config *c, size_t T);          /* forward and backward: 6 per matmul weight + 6 L H D T (causal) */
+/* forward and backward: 6 per matmul weight + 6 L H D T (causal) */
+double config_flops_per_token(const Config *c, size_t T);
 
 Model *model_new(const Config *c, uint64_t seed);                  /* random weights, f32 masters */
 /* From a model directory. train: f32 masters of our own; else weights stay in the mmap where the device allows it. */
 Model *model_load(const char *dir, bool train);
-/* A BERT, or a decoder, that learns to tell these classes apart; train as above: false where only an adapter and the head
- * will learn. Where dir is no classifier of the same names, the head begins anew (m->new_head), and with it BERT's pooler
- * if the files have none. Dies for families that the Hub has no such models of (ChatGLM). */
+/* A BERT, or a decoder, that learns to tell these classes apart; train as above: false where only an adapter and the
+ * head will learn. Where dir is no classifier of the same names, the head begins anew (m->new_head), and with it BERT's
+ * pooler if the files have none. Dies for families that the Hub has no such models of (ChatGLM). */
 Model *model_load_classifier(const char *dir, StrList labels, uint64_t seed, bool train);
 /* To run: a model with the adapter in a directory, a classifier's where the adapter has a head. */
 Model *model_load_adapted(const char *dir, const char *adapter);
 /* config.json, generation_config.json and model.safetensors into dir (which exists), rounded to dtype. */
 void model_save(Model *m, const char *dir, DType dtype);
-/* As the quantised directory that m was loaded from, byte for byte, but for parameters that have masters: those take the
- * nearest of their groups' steps, scales and zero points as they are; where they are not quantised, their tensor's dtype. */
+/* As the quantised directory that m was loaded from, byte for byte, but for parameters that have masters: those take
+ * the nearest of their groups' steps, scales and zero points as they are; where they are not quantised, their tensor's
+ * dtype. */
 void model_save_quantised(const Model *m, const char *dir);
 /* One field of the tensor that the Hub calls name (with the family's prefix or without), in the Hub's shape and order,
- * f32 on the host: a new array of *n values; NULL when the model has no such tensor. For tests and reports: it lists all
- * tensors at each call. Gradients and moments exist after model_train_begin. */
+ * f32 on the host: a new array of *n values; NULL when the model has no such tensor. For tests and reports: it lists
+ * all tensors at each call. Gradients and moments exist after model_train_begin. */
 typedef enum { FIELD_WEIGHT, FIELD_GRAD, FIELD_M, FIELD_V } Field;
 float *model_hub_read(const Model *m, const char *name, Field field, size_t *n);
 /* The way back, into a model that trains; dies when there is no such tensor. */
@@ -182,7 +185,8 @@ char *hub_name(const Config *c, Role role, int layer);
 const Tensor *hub_file(const Model *m, const HubTensor *h);        /* the tensor in the files that m was loaded from */
 
 /* ---- adapters, in PEFT's layout [model.lora] -------------------------------------------------------------------- */
-/* Reads DIR/adapter_config.json and adapter_model.safetensors onto a loaded model, once. Dies on what it does not know. */
+/* Reads DIR/adapter_config.json and adapter_model.safetensors onto a loaded model, once. Dies on what it does not
+ * know. */
 void model_lora_load(Model *m, const char *dir);
 /* The values of adapters that m has, and of what trains beside them, from a directory of model_lora_save. */
 void model_lora_reload(Model *m, const char *dir);
@@ -232,7 +236,8 @@ typedef struct Acts {
     float *loss;                   /* (N) */
     int32_t *next, *history;       /* sampling: (1), (S) */
     float *sample_scratch;         /* (V) */
-    int32_t *tokens, *targets, *types, *position, *block, *order, *pos, *start, *len, *prefix, *rows; /* on the device */
+    /* on the device */
+    int32_t *tokens, *targets, *types, *position, *block, *order, *pos, *start, *len, *prefix, *rows;
     act *dx, *dn, *dq, *dk, *dv, *dh, *dgate;     /* backward: (N,C), (N,max(C,HD)), …, (N,F) */
     float *delta;
     act *lora_x, *dlora;           /* (N, the widest input) x after dropout; (N,R) */
@@ -242,7 +247,8 @@ typedef struct Acts {
     size_t T_now;                  /* tokens a row of the last forward */
     uint64_t drop_seed;            /* mixed into every dropout site; set by the trainer each step */
     Noise noise;                   /* all 0 in evaluation and inference */
-    int32_t *prefix_len, *mask_at; /* (B) on the host, prefix masks: where the rows' prefixes end, which slot they fill */
+    /* (B) on the host, prefix masks: where the rows' prefixes end, which slot they fill */
+    int32_t *prefix_len, *mask_at;
     int32_t *end;                  /* (B) on the host: tokens in each row of the last forward, padding left out */
 } Acts;
 
@@ -303,7 +309,7 @@ int32_t model_sample(Acts *a, const act *logits, size_t n_ids, const Sampler *s,
                      size_t n_history, uint64_t stream, uint64_t step);
 
 /* ---- the optimiser's step [model.step] -------------------------------------------------------------------------- */
-double model_grad_norm(Model *m);                                  /* L2 norm over all gradients; waits for the device */
+double model_grad_norm(Model *m);                                 /* L2 norm over all gradients; waits for the device */
 typedef struct { double lr, beta1, beta2, eps, weight_decay, clip; } OptimOpts;
 /* AdamW on every parameter, matrices and embeddings decayed, gradients zeroed; t counts from 1. Clips to norm
  * h->clip (0: no) given the norm measured before. */

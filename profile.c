@@ -13,12 +13,14 @@
 
 typedef enum {
     P_MATMUL, P_MATMUL_FEW, P_MATMUL_DX, P_MATMUL_DW, P_EMBED, P_EMBED_BWD, P_RMSNORM, P_RMSNORM_BWD, P_LAYERNORM,
-    P_LAYERNORM_BWD, P_ROPE, P_CACHE, P_ATTENTION, P_ATTENTION_BWD, P_ACTIVATION, P_ACTIVATION_BWD, P_SWIGLU, P_SWIGLU_BWD,
+    P_LAYERNORM_BWD, P_ROPE, P_CACHE, P_ATTENTION, P_ATTENTION_BWD, P_ACTIVATION, P_ACTIVATION_BWD, P_SWIGLU,
+        P_SWIGLU_BWD,
     P_ADD, P_DROPOUT, P_CROSS_ENTROPY, P_ADAMW, P_SUM_SQUARES, P_SAMPLE, P_TRANSFER, P_COUNT
 } Line;
 static const char *const names[P_COUNT] = {
     "matmul", "matmul, few rows", "matmul dX", "matmul dW", "embed", "embed backward", "rmsnorm", "rmsnorm backward",
-    "layernorm", "layernorm backward", "rope", "cache in int8", "attention", "attention backward", "activation", "activation backward",
+    "layernorm", "layernorm backward", "rope", "cache in int8", "attention", "attention backward", "activation",
+        "activation backward",
     "swiglu", "swiglu backward", "add", "dropout", "cross entropy", "adamw", "sum of squares", "sample",
     "upload, download, copy"};
 typedef struct { double s, flops, bytes; uint64_t calls; } Tally;
@@ -55,7 +57,8 @@ enum { FEW_ROWS = 8 };                                                /* a decod
 static void t_matmul(const Linear *lin, int n, const act *x, const act *residual, size_t N) {
     double t = start(), O = outputs(lin, n), C = (double)lin[0].w.cols, rows = (double)N;
     timed.matmul(lin, n, x, residual, N);
-    stop(N <= FEW_ROWS ? P_MATMUL_FEW : P_MATMUL, t, 2 * rows * C * O, weight_bytes(lin, n) + A(rows * (C + O * (residual ? 2 : 1))));
+    stop(N <= FEW_ROWS ? P_MATMUL_FEW : P_MATMUL, t, 2 * rows * C * O,
+        weight_bytes(lin, n) + A(rows * (C + O * (residual ? 2 : 1))));
 }
 static void t_matmul_dx(act *dx, const Linear *lin, int n, size_t N, bool accumulate) {
     double t = start(), O = outputs(lin, n), C = (double)lin[0].w.cols, rows = (double)N;
@@ -83,17 +86,20 @@ static void t_rmsnorm(act *y, float *rstd, const act *x, const float *w, size_t 
     timed.rmsnorm(y, rstd, x, w, N, C, eps);
     stop(P_RMSNORM, t, 0, A(2 * (double)N * (double)C));
 }
-static void t_rmsnorm_bwd(act *dx, float *dw, const act *dy, const act *x, const float *w, const float *rstd, size_t N, size_t C, bool accumulate) {
+static void t_rmsnorm_bwd(act *dx, float *dw, const act *dy, const act *x, const float *w, const float *rstd,
+    size_t N, size_t C, bool accumulate) {
     double t = start();
     timed.rmsnorm_bwd(dx, dw, dy, x, w, rstd, N, C, accumulate);
     stop(P_RMSNORM_BWD, t, 0, A((accumulate ? 4 : 3) * (double)N * (double)C));
 }
-static void t_layernorm(act *y, float *mean, float *rstd, const act *x, const float *w, const float *b, size_t N, size_t C, float eps) {
+static void t_layernorm(act *y, float *mean, float *rstd, const act *x, const float *w, const float *b, size_t N,
+    size_t C, float eps) {
     double t = start();
     timed.layernorm(y, mean, rstd, x, w, b, N, C, eps);
     stop(P_LAYERNORM, t, 0, A(2 * (double)N * (double)C));
 }
-static void t_layernorm_bwd(act *dx, float *dw, float *db, const act *dy, const act *x, const float *w, const float *mean, const float *rstd, size_t N, size_t C, bool accumulate) {
+static void t_layernorm_bwd(act *dx, float *dw, float *db, const act *dy, const act *x, const float *w,
+    const float *mean, const float *rstd, size_t N, size_t C, bool accumulate) {
     double t = start();
     timed.layernorm_bwd(dx, dw, db, dy, x, w, mean, rstd, N, C, accumulate);
     stop(P_LAYERNORM_BWD, t, 0, A((accumulate ? 4 : 3) * (double)N * (double)C));
@@ -106,7 +112,8 @@ static void t_rope(act *y, const act *x, const Rope *r) {
 /* Pairs of a query and a slot that it sees. On a GPU the ranges lie there, and causal rows are taken to be whole. */
 static double attended(const Attn *a) {
     double pairs = 0;
-    if (!timed.host_memory) return (double)(a->B * a->T) * (a->causal ? (double)a->S - (double)(a->T - 1) / 2 : (double)a->S);
+    if (!timed.host_memory)
+        return (double)(a->B * a->T) * (a->causal ? (double)a->S - (double)(a->T - 1) / 2 : (double)a->S);
     for (size_t b = 0; b < a->B; b++)
         for (size_t t = 0; t < a->T; t++) {
             size_t lo, hi;
@@ -130,7 +137,8 @@ static void t_attention(act *out, float *lse, const act *q, const void *k, const
     timed.attention(out, lse, q, k, v, a);
     stop(P_ATTENTION, t, 4.0 * a->D * a->H * attended(a), attention_bytes(a));
 }
-static void t_attention_bwd(act *dq, act *dk, act *dv, float *delta, const act *dout, const act *out, const float *lse, const act *q, const act *k, const act *v, const Attn *a) {
+static void t_attention_bwd(act *dq, act *dk, act *dv, float *delta, const act *dout, const act *out,
+    const float *lse, const act *q, const act *k, const act *v, const Attn *a) {
     double t = start();
     timed.attention_bwd(dq, dk, dv, delta, dout, out, lse, q, k, v, a);
     stop(P_ATTENTION_BWD, t, 10.0 * a->D * a->H * attended(a), 2 * attention_bytes(a));
@@ -180,7 +188,8 @@ static void t_sum_squares(double *out, const float *x, size_t n) {
     timed.sum_squares(out, x, n);
     stop(P_SUM_SQUARES, t, 0, 4 * (double)n);
 }
-static void t_sample(int32_t *token, float *scratch, const act *logits, size_t V, const int32_t *history, size_t n_history, const Sampler *s, float u) {
+static void t_sample(int32_t *token, float *scratch, const act *logits, size_t V, const int32_t *history,
+    size_t n_history, const Sampler *s, float u) {
     double t = start();
     timed.sample(token, scratch, logits, V, history, n_history, s, u);
     stop(P_SAMPLE, t, 0, A((double)V));
@@ -211,9 +220,11 @@ void profile_begin(Precision precision) {
     timed = op;
     op.matmul = t_matmul, op.matmul_dx = t_matmul_dx, op.matmul_dw = t_matmul_dw;
     op.embed = t_embed, op.embed_bwd = t_embed_bwd;
-    op.rmsnorm = t_rmsnorm, op.rmsnorm_bwd = t_rmsnorm_bwd, op.layernorm = t_layernorm, op.layernorm_bwd = t_layernorm_bwd;
+    op.rmsnorm = t_rmsnorm, op.rmsnorm_bwd = t_rmsnorm_bwd;
+    op.layernorm = t_layernorm, op.layernorm_bwd = t_layernorm_bwd;
     op.rope = t_rope, op.cache_i8 = t_cache_i8, op.attention = t_attention, op.attention_bwd = t_attention_bwd;
-    op.activation = t_activation, op.activation_bwd = t_activation_bwd, op.swiglu = t_swiglu, op.swiglu_bwd = t_swiglu_bwd;
+    op.activation = t_activation, op.activation_bwd = t_activation_bwd;
+    op.swiglu = t_swiglu, op.swiglu_bwd = t_swiglu_bwd;
     op.add = t_add, op.dropout = t_dropout, op.cross_entropy = t_cross_entropy;
     op.adamw = t_adamw, op.sum_squares = t_sum_squares, op.sample = t_sample;
     op.upload = t_upload, op.download = t_download, op.copy = t_copy;
@@ -238,17 +249,21 @@ void profile_end(int64_t step) {
         double arithmetic = t->flops / t->s / peak_flops, memory = t->bytes / t->s / peak_read;
         bool by_arithmetic = arithmetic > memory;
         double share = by_arithmetic ? arithmetic : memory;
-        fprintf(stderr, "%-24s %9llu %10.1f %6.1f%%", names[order[i]], (unsigned long long)t->calls, t->s * 1e3, 100 * t->s / total_s);
+        fprintf(stderr, "%-24s %9llu %10.1f %6.1f%%", names[order[i]], (unsigned long long)t->calls, t->s * 1e3,
+            100 * t->s / total_s);
         if (t->flops > 0) fprintf(stderr, " %10.1f", t->flops / t->s / 1e9);
         else fprintf(stderr, " %10s", "");
-        fprintf(stderr, " %9.1f %5.0f%% %s\n", t->bytes / t->s / 1e9, 100 * share, by_arithmetic ? "of arithmetic" : "of memory");
-        buf_fmt(&rows, "%s{\"op\":\"%s\",\"calls\":%llu,\"s\":%.6g,\"time_share\":%.4f,\"gflops\":%.6g,\"gb_per_s\":%.6g,\"limit\":\"%s\","
-                "\"limit_share\":%.4f}", rows.len ? "," : "", names[order[i]], (unsigned long long)t->calls, t->s, t->s / total_s,
+        fprintf(stderr, " %9.1f %5.0f%% %s\n", t->bytes / t->s / 1e9, 100 * share,
+            by_arithmetic ? "of arithmetic" : "of memory");
+        buf_fmt(&rows, "%s{\"op\":\"%s\",\"calls\":%llu,\"s\":%.6g,\"time_share\":%.4f,\"gflops\":%.6g,\"gb_per_s\":%.6g,"
+                "\"limit\":\"%s\",\"limit_share\":%.4f}", rows.len ? "," : "", names[order[i]],
+                (unsigned long long)t->calls, t->s, t->s / total_s,
                 t->flops / t->s / 1e9, t->bytes / t->s / 1e9, by_arithmetic ? "arithmetic" : "memory", share);
     }
     fprintf(stderr, "%-24s %9s %10.1f %6.1f%%\n%-24s %9s %10.1f          limits %7.1f %9.1f\n", "between the ops", "",
-            (total_s - ops_s) * 1e3, 100 * (total_s - ops_s) / total_s, "all", "", total_s * 1e3, peak_flops / 1e9, peak_read / 1e9);
-    log_line("profile", step, "\"seconds\":%.6g,\"between_s\":%.6g,\"peak_gflops\":%.6g,\"peak_gb_per_s\":%.6g,\"ops\":[%s]",
-             total_s, total_s - ops_s, peak_flops / 1e9, peak_read / 1e9, rows.data ? rows.data : "");
+            (total_s - ops_s) * 1e3, 100 * (total_s - ops_s) / total_s, "all", "", total_s * 1e3, peak_flops / 1e9,
+            peak_read / 1e9);
+    log_line("profile", step, "\"seconds\":%.6g,\"between_s\":%.6g,\"peak_gflops\":%.6g,\"peak_gb_per_s\":%.6g,"
+             "\"ops\":[%s]", total_s, total_s - ops_s, peak_flops / 1e9, peak_read / 1e9, rows.data ? rows.data : "");
     buf_free(&rows);
 }

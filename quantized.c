@@ -79,14 +79,16 @@ static InputQuant input_read(const char *path, const cJSON *j) {
         die("%s: quantization_config: input_activations must be symmetric int of 8 bits", path);
     if (is_dynamic && !strcmp(strategy, "token")) return INPUT_DYNAMIC;
     if (!is_dynamic && !cJSON_IsString(dynamic) && !strcmp(strategy, "tensor")) return INPUT_STATIC;
-    die("%s: quantization_config: input_activations of strategy \"%s\", %s (dynamic by token and static by tensor are known)",
+    die("%s: quantization_config: input_activations of strategy \"%s\", %s (dynamic by token and static by tensor are "
+        "known)",
         path, strategy, is_dynamic ? "dynamic" : "static");
 }
 static Scheme scheme_read(const char *path, const cJSON *j) {
     Scheme s = {0};
     const cJSON *w = item(j, "weights"), *targets = item(j, "targets");
     if (!cJSON_IsObject(w)) die("%s: quantization_config: a group without \"weights\"", path);
-    if (item(j, "output_activations")) die("%s: quantization_config: quantised output_activations are not supported", path);
+    if (item(j, "output_activations"))
+        die("%s: quantization_config: quantised output_activations are not supported", path);
     const char *type = text_of(w, "type", "int"), *strategy = text_of(w, "strategy", "");
     if (strcmp(type, "int")) die("%s: quantization_config: weights of type \"%s\" (int is supported)", path, type);
     s.bits = bits_of(path, w, "num_bits");
@@ -96,7 +98,8 @@ static Scheme scheme_read(const char *path, const cJSON *j) {
     if (!strcmp(strategy, "tensor")) s.per_tensor = true, s.group = 0;
     else if (!strcmp(strategy, "channel")) s.group = 0;
     else if (strcmp(strategy, "group") || !s.group)
-        die("%s: quantization_config: weights of strategy \"%s\" and group size %zu (tensor, channel and group are known)",
+        die("%s: quantization_config: weights of strategy \"%s\" and group size %zu (tensor, channel and group are "
+            "known)",
             path, strategy, s.group);
     s.input = input_read(path, item(j, "input_activations"));
     int n = cJSON_IsArray(targets) ? cJSON_GetArraySize(targets) : 0;
@@ -120,17 +123,22 @@ QuantConfig *quant_config(const char *path, const char *text) {
     q->path = xstrdup(path);
     const char *method = text_of(j, "quant_method", "");
     if (!strcmp(method, "compressed-tensors")) {
-        static const char *const formats[] = {"pack-quantized", "int-quantized", "naive-quantized", "mixed-precision", "dense", ""};
+        static const char *const formats[] = {"pack-quantized", "int-quantized", "naive-quantized", "mixed-precision",
+            "dense", ""};
         const char *format = text_of(j, "format", ""), *sparse = text_of(item(j, "sparsity_config"), "format", "dense");
         bool known = false;
         for (size_t i = 0; i < sizeof formats / sizeof *formats; i++) known |= !strcmp(format, formats[i]);
-        if (!known) die("%s: quantization_config: format \"%s\" (pack-quantized and int-quantized are supported)", path, format);
-        if (strcmp(sparse, "dense")) die("%s: quantization_config: sparse weights (\"%s\") are not supported", path, sparse);
+        if (!known)
+            die("%s: quantization_config: format \"%s\" (pack-quantized and int-quantized are supported)", path,
+                format);
+        if (strcmp(sparse, "dense"))
+            die("%s: quantization_config: sparse weights (\"%s\") are not supported", path, sparse);
         const cJSON *groups = item(j, "config_groups");
         if (!cJSON_IsObject(groups)) die("%s: quantization_config has no \"config_groups\"", path);
         q->schemes = xcalloc((size_t)cJSON_GetArraySize(groups), sizeof *q->schemes);
         for (const cJSON *g = groups->child; g; g = g->next) q->schemes[q->n_schemes++] = scheme_read(path, g);
-        if (item(j, "kv_cache_scheme")) warn("%s: the quantised KV cache that it asks for is kept in full precision", path);
+        if (item(j, "kv_cache_scheme"))
+            warn("%s: the quantised KV cache that it asks for is kept in full precision", path);
     } else if (!strcmp(method, "gptq") || !strcmp(method, "awq")) {
         q->layout = *method == 'g' ? LAYOUT_GPTQ : LAYOUT_AWQ;
         const char *version = text_of(j, q->layout == LAYOUT_GPTQ ? "checkpoint_format" : "version", "gptq");
@@ -138,9 +146,11 @@ QuantConfig *quant_config(const char *path, const char *text) {
         if (q->layout == LAYOUT_AWQ && strcmp(version, "gemm") && strcmp(version, "GEMM") && item(j, "version"))
             die("%s: quantization_config: AWQ of version \"%s\" (gemm is supported)", path, version);
         q->schemes = xcalloc(1, sizeof *q->schemes);
-        q->schemes[q->n_schemes++] = (Scheme){.bits = bits_of(path, j, item(j, "bits") ? "bits" : "w_bit"), .group = group_of(path, j)};
+        q->schemes[q->n_schemes++] = (Scheme){.bits = bits_of(path, j, item(j, "bits") ? "bits" : "w_bit"),
+            .group = group_of(path, j)};
         if (q->layout == LAYOUT_AWQ && q->schemes->bits != 4) die("%s: quantization_config: AWQ of 8 bits", path);
-    } else die("%s: quantization_config: quant_method \"%s\" (compressed-tensors, gptq and awq are supported)", path, method);
+    } else die("%s: quantization_config: quant_method \"%s\" (compressed-tensors, gptq and awq are supported)", path,
+        method);
     cJSON_Delete(json);
     return q;
 }
@@ -155,7 +165,8 @@ void quant_config_free(QuantConfig *q) {
     free(q);
 }
 
-/* The scheme whose targets fit a module best: its name, a regular expression ("re:"), the class of all linear layers. */
+/* The scheme whose targets fit a module best: its name, a regular expression ("re:"), the class of all linear
+ * layers. */
 static const Scheme *scheme_for(const QuantConfig *q, const char *module) {
     const Scheme *best = NULL;
     int best_rank = 0;
@@ -164,12 +175,15 @@ static const Scheme *scheme_for(const QuantConfig *q, const char *module) {
         int rank = !s->n_targets;
         for (int t = 0; t < s->n_targets; t++) {
             const char *target = s->targets[t];
-            int r = !strcmp(target, "Linear") || !strcmp(target, "Conv1D") || !strcmp(target, "Embedding") ? 1 : !strcmp(target, module) ? 3 : 0;
+            int r = !strcmp(target, "Linear") || !strcmp(target, "Conv1D") ||
+                !strcmp(target, "Embedding") ? 1 : !strcmp(target, module) ? 3 : 0;
             if (!strncmp(target, "re:", 3)) {
                 regex_t re;
                 regmatch_t m;
-                if (regcomp(&re, target + 3, REG_EXTENDED)) die("%s: quantization_config: target \"%s\" is no regular expression that we know", q->path, target);
-                if (!regexec(&re, module, 1, &m, 0) && m.rm_so == 0) r = 2;       /* Python's match: from the start on */
+                if (regcomp(&re, target + 3, REG_EXTENDED))
+                    die("%s: quantization_config: target \"%s\" is no regular expression that we know", q->path,
+                        target);
+                if (!regexec(&re, module, 1, &m, 0) && m.rm_so == 0) r = 2;      /* Python's match: from the start on */
                 regfree(&re);
             }
             if (r > rank) rank = r;
@@ -181,7 +195,8 @@ static const Scheme *scheme_for(const QuantConfig *q, const char *module) {
 
 /* ---- tensors -> matrices --------------------------------------------------------------------- [quant.load] ---- */
 static const char *const parts[] = {"weight", "weight_packed", "weight_scale", "weight_shape", "weight_zero_point",
-                                    "weight_g_idx", "input_scale", "input_zero_point", "qweight", "qzeros", "scales", "g_idx"};
+                                    "weight_g_idx", "input_scale", "input_zero_point", "qweight", "qzeros", "scales",
+                                        "g_idx"};
 static const Tensor *part_find(const Tensors *files, const char *module, const char *part) {
     char *name = strf("%s.%s", module, part);
     const Tensor *t = tensors_find(files, name);
@@ -200,16 +215,24 @@ void quant_used(const Tensors *files, const char *module, bool *used) {
     }
 }
 
-typedef struct Source { const QuantConfig *q; const Tensors *files; const char *module; const Scheme *scheme; size_t O, C; } Source;
+typedef struct Source {
+    const QuantConfig *q;
+    const Tensors *files;
+    const char *module;
+    const Scheme *scheme;
+    size_t O, C;
+} Source;
 static const Tensor *find(const Source *s, const char *part) { return part_find(s->files, s->module, part); }
 /* It must be there, of this type, of rows x cols (cols 0: a list of rows). */
 static const Tensor *need(const Source *s, const char *part, DType dtype, size_t rows, size_t cols) {
     const Tensor *t = find(s, part);
     if (!t) die("%s: %s is quantised, but %s.%s is missing", s->files->path, s->module, s->module, part);
-    if (t->dtype != dtype) die("%s: tensor %s is %s, not %s", t->file, t->name, dtype_name(t->dtype), dtype_name(dtype));
+    if (t->dtype != dtype)
+        die("%s: tensor %s is %s, not %s", t->file, t->name, dtype_name(t->dtype), dtype_name(dtype));
     if (t->n_dims != (cols ? 2 : 1) || t->shape[0] != rows || (cols && t->shape[1] != cols)) {
         char *want = cols ? strf("[%zu,%zu]", rows, cols) : strf("[%zu]", rows);
-        die("%s: tensor %s is not of shape %s, as %d bits in groups of %zu make it", t->file, t->name, want, s->scheme->bits, s->scheme->group);
+        die("%s: tensor %s is not of shape %s, as %d bits in groups of %zu make it", t->file, t->name, want,
+            s->scheme->bits, s->scheme->group);
     }
     return t;
 }
@@ -223,8 +246,10 @@ static size_t groups_of(size_t C, size_t G) { return G && G < C ? (C + G - 1) / 
 
 /* Scales (rows, cols) as stored; none may be 0 or infinite. */
 static void check_scales(const Tensor *t) {
-    if (t->dtype > DT_BF16) die("%s: tensor %s is %s; scales must be F32, F16 or BF16", t->file, t->name, dtype_name(t->dtype));
-    uint32_t exponent = t->dtype == DT_F16 ? 0x7c00 : t->dtype == DT_BF16 ? 0x7f80 : 0x7f800000, rest = t->dtype == DT_F32 ? 0x7fffffff : 0x7fff;
+    if (t->dtype > DT_BF16)
+        die("%s: tensor %s is %s; scales must be F32, F16 or BF16", t->file, t->name, dtype_name(t->dtype));
+    uint32_t exponent = t->dtype == DT_F16 ? 0x7c00 : t->dtype == DT_BF16 ? 0x7f80 : 0x7f800000,
+        rest = t->dtype == DT_F32 ? 0x7fffffff : 0x7fff;
     size_t size = dtype_size(t->dtype), bad = SIZE_MAX;
 #pragma omp parallel for schedule(static) reduction(min : bad)
     for (size_t i = 0; i < t->n; i++) {
@@ -242,11 +267,12 @@ static void scales_place(QuantTensor *out, const Tensor *t, size_t O, size_t n_g
     char *to = out->own[1] = xmalloc(size_mul(O, n_groups * size));
     for (size_t o = 0; o < O; o++)
         for (size_t g = 0; g < n_groups; g++)
-            memcpy(to + (o * n_groups + g) * size, (const char *)t->data + (t->n == 1 ? 0 : transpose ? g * O + o : o * n_groups + g) * size, size);
+            memcpy(to + (o * n_groups + g) * size, (const char *)t->data +
+                (t->n == 1 ? 0 : transpose ? g * O + o : o * n_groups + g) * size, size);
     out->m.scale = to;
 }
-/* Columns sorted by group: order[i] is the input that comes i-th, NULL when they are in order already. Each group must be
- * full. */
+/* Columns sorted by group: order[i] is the input that comes i-th, NULL when they are in order already. Each group must
+ * be full. */
 static int32_t *order_of(const Tensor *t, size_t C, size_t G) {
     size_t n_groups = groups_of(C, G), *next = xcalloc(n_groups, sizeof *next);
     int32_t *order = xmalloc(size_mul(C, sizeof *order));
@@ -254,7 +280,8 @@ static int32_t *order_of(const Tensor *t, size_t C, size_t G) {
     for (size_t c = 0; c < C; c++) {
         size_t g = word(t, c), at = g < n_groups ? g * G + next[g]++ : C;
         if (g >= n_groups || next[g] > (G < C ? G : C) || at >= C)
-            die("%s: tensor %s: input %zu has group %d of %zu, or its group is overfull", t->file, t->name, c, (int)word(t, c), n_groups);
+            die("%s: tensor %s: input %zu has group %d of %zu, or its group is overfull", t->file, t->name, c,
+                (int)word(t, c), n_groups);
         order[at] = (int32_t)c;
         sorted &= at == c;
     }
@@ -304,7 +331,8 @@ static int zero_at(const Zeros *z, size_t o, size_t g) {
     const size_t per = 32 / (size_t)z->bits;
     const uint32_t mask = z->bits == 4 ? 15 : 255;
     if (z->t->dtype == DT_I8) return ((const int8_t *)z->t->data)[o * z->n_groups + g];
-    uint32_t w = z->layout == LAYOUT_COMPRESSED ? word(z->t, o / per * z->n_groups + g) : word(z->t, g * ((z->O + per - 1) / per) + o / per);
+    uint32_t w = z->layout == LAYOUT_COMPRESSED ? word(z->t, o / per * z->n_groups + g) : word(z->t,
+        g * ((z->O + per - 1) / per) + o / per);
     int shift = z->layout == LAYOUT_AWQ ? awq_shift[o % 8] : (int)(o % per) * z->bits;
     return (int)(w >> shift & mask) + z->plus - (1 << (z->bits - 1));
 }
@@ -314,7 +342,9 @@ static void zeros_place(QuantTensor *out, const Zeros *from) {
     for (size_t o = 0; o < from->O; o++)
         for (size_t g = 0; g < from->n_groups; g++) {
             int z = zero_at(from, o, g);
-            if (z > 127) die("%s: tensor %s: the zero point of output %zu, group %zu is 256", from->t->file, from->t->name, o, g);
+            if (z > 127)
+                die("%s: tensor %s: the zero point of output %zu, group %zu is 256", from->t->file, from->t->name, o,
+                    g);
             zero[o * from->n_groups + g] = (int8_t)z;
             any |= z != 0;
         }
@@ -326,16 +356,20 @@ static void compressed_read(const Source *s, QuantTensor *out) {
     Mat *m = &out->m;
     const size_t O = s->O, C = s->C, n_groups = groups_of(C, s->scheme->group), per = 32 / (size_t)s->scheme->bits;
     const int bits = s->scheme->bits;
-    const Tensor *packed = find(s, "weight_packed"), *index = find(s, "weight_g_idx"), *zeros = find(s, "weight_zero_point");
+    const Tensor *packed = find(s, "weight_packed"), *index = find(s, "weight_g_idx"),
+        *zeros = find(s, "weight_zero_point");
     if (packed) {
         packed = need(s, "weight_packed", DT_I32, O, (C + per - 1) / per);
         const Tensor *shape = find(s, "weight_shape");
-        if (shape && (shape->n != 2 || (shape->dtype != DT_I64 && shape->dtype != DT_I32))) die("%s: tensor %s is not two whole numbers", shape->file, shape->name);
+        if (shape && (shape->n != 2 || (shape->dtype != DT_I64 && shape->dtype != DT_I32)))
+            die("%s: tensor %s is not two whole numbers", shape->file, shape->name);
         for (size_t i = 0; shape && i < 2; i++) {
             int64_t got = 0;
             if (shape->dtype == DT_I64) memcpy(&got, (const char *)shape->data + 8 * i, 8);
             else got = (int32_t)word(shape, i);
-            if (got != (int64_t)(i ? C : O)) die("%s: tensor %s says %lld, where %s has %zu", shape->file, shape->name, (long long)got, s->module, i ? C : O);
+            if (got != (int64_t)(i ? C : O))
+                die("%s: tensor %s says %lld, where %s has %zu", shape->file, shape->name, (long long)got, s->module,
+                    i ? C : O);
         }
     }
     const Tensor *data = packed ? packed : need(s, "weight", DT_I8, O, C);
@@ -344,7 +378,8 @@ static void compressed_read(const Source *s, QuantTensor *out) {
     if (!scale) die("%s: %s is quantised, but %s.weight_scale is missing", s->files->path, s->module, s->module);
     size_t want = s->scheme->per_tensor ? 1 : O * n_groups;
     if (scale->n != want || scale->n_dims > 2 || (scale->n_dims == 2 && !s->scheme->per_tensor && scale->shape[0] != O))
-        die("%s: tensor %s has %zu scales, where %zu outputs of %zu groups need %zu", scale->file, scale->name, scale->n, O, n_groups, want);
+        die("%s: tensor %s has %zu scales, where %zu outputs of %zu groups need %zu", scale->file, scale->name,
+            scale->n, O, n_groups, want);
     check_scales(scale);
     if (index && n_groups > 1) {
         index = need(s, "weight_g_idx", DT_I32, C, 0);
@@ -354,17 +389,20 @@ static void compressed_read(const Source *s, QuantTensor *out) {
     if (in_place) m->data = (void *)(uintptr_t)data->data;
     else repack(out, data, packed ? PACK_ROWS : PACK_NONE, bits, O, C);
     scales_place(out, scale, O, n_groups, false);
-    if (!s->scheme->symmetric && !zeros) die("%s: %s is asymmetric, but %s.weight_zero_point is missing", s->files->path, s->module, s->module);
+    if (!s->scheme->symmetric && !zeros)
+        die("%s: %s is asymmetric, but %s.weight_zero_point is missing", s->files->path, s->module, s->module);
     if (!s->scheme->symmetric) {
         if (zeros->dtype == DT_I32) zeros = need(s, "weight_zero_point", DT_I32, (O + per - 1) / per, n_groups);
         else if (zeros->dtype != DT_I8 || zeros->n != want)
             die("%s: tensor %s: zero points must be packed I32, or I8 and as many as scales", zeros->file, zeros->name);
-        if (s->scheme->per_tensor) die("%s: tensor %s: zero points with one scale for the whole tensor", zeros->file, zeros->name);
+        if (s->scheme->per_tensor)
+            die("%s: tensor %s: zero points with one scale for the whole tensor", zeros->file, zeros->name);
         zeros_place(out, &(Zeros){zeros, LAYOUT_COMPRESSED, bits, 0, O, n_groups});
     }
     if (s->scheme->input != INPUT_STATIC) return;
     const Tensor *input = find(s, "input_scale");
-    if (!input || input->n != 1) die("%s: %s has static inputs, but no %s.input_scale of one number", s->files->path, s->module, s->module);
+    if (!input || input->n != 1)
+        die("%s: %s has static inputs, but no %s.input_scale of one number", s->files->path, s->module, s->module);
     check_scales(input);
     tensor_to_f32(input, &m->input_scale);
     if (!(m->input_scale > 0)) die("%s: tensor %s is not positive", input->file, input->name);
@@ -375,13 +413,16 @@ static void columns_read(const Source *s, QuantTensor *out) {     /* GPTQ, AWQ *
     const int bits = s->scheme->bits;
     const bool awq = s->q->layout == LAYOUT_AWQ;
     if (awq ? O % per : C % per)
-        die("%s: %s.qweight: %zu %s are no multiple of %zu", s->files->path, s->module, awq ? O : C, awq ? "outputs" : "inputs", per);
+        die("%s: %s.qweight: %zu %s are no multiple of %zu", s->files->path, s->module, awq ? O : C,
+            awq ? "outputs" : "inputs", per);
     const Tensor *data = awq ? need(s, "qweight", DT_I32, C, O / per) : need(s, "qweight", DT_I32, C / per, O);
-    const Tensor *zeros = need(s, "qzeros", DT_I32, n_groups, (O + per - 1) / per), *scale = find(s, "scales"), *index = find(s, "g_idx");
+    const Tensor *zeros = need(s, "qzeros", DT_I32, n_groups, (O + per - 1) / per), *scale = find(s, "scales"),
+        *index = find(s, "g_idx");
     if (!scale || scale->n_dims != 2 || scale->shape[0] != n_groups || scale->shape[1] != O)
         die("%s: %s.scales is missing or not of %zu groups x %zu outputs", s->files->path, s->module, n_groups, O);
     check_scales(scale);
-    if (index && n_groups > 1 && !awq) m->order = out->own[3] = order_of(need(s, "g_idx", DT_I32, C, 0), C, s->scheme->group);
+    if (index && n_groups > 1 && !awq)
+        m->order = out->own[3] = order_of(need(s, "g_idx", DT_I32, C, 0), C, s->scheme->group);
     repack(out, data, awq ? PACK_OUTPUTS : PACK_INPUTS, bits, O, C);
     scales_place(out, scale, O, n_groups, true);
     zeros_place(out, &(Zeros){zeros, s->q->layout, bits, s->q->zeros_less_one, O, n_groups});

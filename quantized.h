@@ -26,7 +26,8 @@ typedef struct QuantTensor {
 const Tensor *quant_find(const Tensors *files, const char *module);
 /* The matrix of a module that has: rows outputs x cols inputs. */
 QuantTensor quant_tensor(const QuantConfig *q, const Tensors *files, const char *module, size_t rows, size_t cols);
-/* The way back: the bytes of the tensor that quant_find gives, a new array, with w (rows, cols) in place of what it holds.
+/* The way back: the bytes of the tensor that quant_find gives, a new array, with w (rows, cols) in place of what it
+ * holds.
  * Each weight becomes the nearest of its group's steps; scales, zero points and the order of inputs stay. */
 void *quant_replace(const QuantConfig *q, const Tensors *files, const char *module, size_t rows, size_t cols,
                     const float *w);

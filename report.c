@@ -601,7 +601,8 @@ static void add_profile(Buf *b, const cJSON *profile) {
         if (cJSON_IsNumber(share) && share->valuedouble > longest) longest = share->valuedouble;
     }
     if (!(longest > 0)) return;
-    buf_str(b, "<h2>Where the time went</h2><p class=\"note\">Each bar is an operation's share of the time; the dark part is how "
+    buf_str(b, "<h2>Where the time went</h2><p class=\"note\">Each bar is an operation's share of the time; the dark "
+               "part is how "
                "much of the limit that binds it (arithmetic or memory) was reached.</p><div class=\"wide\"><table>");
     cJSON_ArrayForEach(op, ops) {
         const cJSON *share = cJSON_GetObjectItemCaseSensitive(op, "time_share");
@@ -611,7 +612,8 @@ static void add_profile(Buf *b, const cJSON *profile) {
         double part = reached->valuedouble < 1 ? reached->valuedouble : 1;
         buf_str(b, "<tr><td>");
         add_escaped(b, name);
-        buf_fmt(b, "</td><td>%.1f%%</td><td><span class=\"bar\" style=\"width:%.1fpx\"><span style=\"width:%.1f%%\"></span></span>"
+        buf_fmt(b, "</td><td>%.1f%%</td><td><span class=\"bar\" style=\"width:%.1fpx\"><span "
+                   "style=\"width:%.1f%%\"></span></span>"
                    "</td><td>%.0f%% of ", 100 * share->valuedouble, 360 * share->valuedouble / longest, 100 * part,
                 100 * reached->valuedouble);
         add_escaped(b, limit ? limit : "its limit");
@@ -646,8 +648,10 @@ static void add_modules(Buf *b, Run *r) {
         series_add(&mean, l, m), series_add(&worst, l, w);
         cJSON_Delete(m), cJSON_Delete(w);
     }
-    buf_str(b, "<h2>Error by layer</h2><p class=\"note\">How far a matrix's output on the calibration text (without one: the matrix "
-               "itself) is from what it was, in percent of its size. The line is a layer's mean, dots are its worst matrix.</p>");
+    buf_str(b, "<h2>Error by layer</h2><p class=\"note\">How far a matrix's output on the calibration text (without "
+               "one: the matrix "
+               "itself) is from what it was, in percent of its size. The line is a layer's mean, dots are its worst "
+               "matrix.</p>");
     if (mean.n) {
         buf_str(b, "<div class=\"grid3\"><div class=\"card\"><h3>");
         add_words(b, mean.key);
@@ -658,7 +662,8 @@ static void add_modules(Buf *b, Run *r) {
     qsort(r->modules, (size_t)r->n_modules, sizeof *r->modules, worst_first);
     double longest = number_field(r->modules[0], "error");
     int n = r->n_modules < ROWS_MAX ? r->n_modules : ROWS_MAX;
-    buf_fmt(b, "<div class=\"wide\"><table><tr><th>the worst %d of %d</th><th>bits</th><th>error</th><th></th><th>inputs in 8 bits</th>"
+    buf_fmt(b, "<div class=\"wide\"><table><tr><th>the worst %d of "
+               "%d</th><th>bits</th><th>error</th><th></th><th>inputs in 8 bits</th>"
                "<th>in 4</th></tr>", n, r->n_modules);
     for (int i = 0; i < n; i++) {
         const cJSON *e = r->modules[i];
@@ -667,7 +672,8 @@ static void add_modules(Buf *b, Run *r) {
         if (!name || !isfinite(error)) continue;
         buf_str(b, "<tr><td>");
         add_escaped(b, name);
-        buf_fmt(b, "</td><td>%.0f</td><td>%.3f%%</td><td><span class=\"bar\" style=\"width:%.1fpx\"><span style=\"width:100%%\"></span></span></td>",
+        buf_fmt(b, "</td><td>%.0f</td><td>%.3f%%</td><td><span class=\"bar\" style=\"width:%.1fpx\"><span "
+                   "style=\"width:100%%\"></span></span></td>",
                 number_field(e, "bits"), 100 * error, longest > 0 ? 240 * error / longest : 0);
         if (isfinite(in8) && isfinite(in4)) buf_fmt(b, "<td>%.2f%%</td><td>%.1f%%</td></tr>", 100 * in8, 100 * in4);
         else buf_str(b, "<td></td><td></td></tr>");

@@ -157,7 +157,8 @@ static void show_plain(const Tokenizer *t, Worker *w, const uint8_t *s, size_t n
         if (in_colour) buf_str(&row, "\033[0m");
     }
     printf("  words   %s   %zu, split before any merging\n", row.data ? row.data : "", n_pieces);
-    for (size_t i = 0; i < n_pieces; i++) show_word(t, w, ++words_shown, s + piece[i].from, piece[i].to - piece[i].from);
+    for (size_t i = 0; i < n_pieces; i++)
+        show_word(t, w, ++words_shown, s + piece[i].from, piece[i].to - piece[i].from);
     free(piece);
     buf_free(&row);
 }

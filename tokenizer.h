@@ -53,8 +53,8 @@ void tokenizer_decode(const Tokenizer *t, const int32_t *ids, size_t n, bool ski
 /* The same as text that is valid UTF-8, with U+FFFD where the library that the tokenizer comes from writes it. */
 void tokenizer_decode_text(const Tokenizer *t, const int32_t *ids, size_t n, bool skip_special, Buf *out);
 /* Streaming: bytes of an unfinished UTF-8 character stay in the state; what is appended to out is always whole
- * characters, invalid sequences become U+FFFD. Finish with id = -1 (flushes what is left). A state of {0} begins a text,
- * whose first blank some tokenizers drop. */
+ * characters, invalid sequences become U+FFFD. Finish with id = -1 (flushes what is left). A state of {0} begins a
+ * text, whose first blank some tokenizers drop. */
 typedef struct { uint8_t pending[4]; int n; bool started, blank_due; int stripped; } Utf8Stream;
 void tokenizer_decode_stream(const Tokenizer *t, Utf8Stream *s, int32_t id, Buf *out);
 /* The state behind ids that somebody else has shown, a prompt's: what follows them goes on, with its blank. */
@@ -66,7 +66,11 @@ Utf8Stream tokenizer_stream_after(const Tokenizer *t, const int32_t *ids, size_t
  * that trainer (min_frequency as given; ties by the smaller pair of ids). Memory is bounded by the vocabulary of
  * words, counts are 64-bit. The result is written into dir with tokenizer_config.json. specials[0] becomes both
  * eos_token and, when bos, bos_token. */
-typedef struct { const char *(*next)(void *state, size_t *n); void *state; double total_bytes; /* for the bar */ } TextSource;
+typedef struct {
+    const char *(*next)(void *state, size_t *n);
+    void *state;
+    double total_bytes;            /* for the bar */
+} TextSource;
 void tokenizer_train(TextSource src, const char *split, int vocab, int64_t min_frequency, const char **specials,
                      int n_specials, const char *dir);
 /* Trains WordPiece likewise: [PAD] [UNK] [CLS] [SEP] [MASK] and specials first, then the characters (the limit_alphabet

@@ -5,10 +5,10 @@
  *     ./train --steps 60 --out tiny                       the same as the first, in a minute or less
  *     ./train --resume last                               go on where it stopped, bit for bit
  *
- * THE LESSON. Text is cut into tokens (tokenizer.c) and packed into windows of T tokens (dataset.c). For each window the
- * network (model.c) gives, at every position, a distribution over the next token; the loss is -log of what it gave to the
- * one that came. Its gradient says how to change each weight; AdamW changes them by about lr. That is all: the loop is
- * train_loop below.
+ * THE LESSON. Text is cut into tokens (tokenizer.c) and packed into windows of T tokens (dataset.c). For each window
+ * the network (model.c) gives, at every position, a distribution over the next token; the loss is -log of what it gave
+ * to the one that came. Its gradient says how to change each weight; AdamW changes them by about lr. That is all: the
+ * loop is train_loop below.
  *
  * MAP
  *   [train.options]   every choice, one line each
@@ -19,7 +19,8 @@
  *   [train.bench]     the same step on random tokens, timed
  * Learning rates, checkpoints and going on are trainer.c's, which fine-tuning shares.
  *
- * Refused here: conversations and instructions (finetune.c), and anything that would make two runs of one command differ. */
+ * Refused here: conversations and instructions (finetune.c), and anything that would make two runs of one command
+ * differ. */
 #include "dataset.h"
 #include "profile.h"
 #include "trainer.h"
@@ -29,7 +30,7 @@
 #include <string.h>
 
 /* ================================================================================================================= *
- * [train.options]                                                                                                     */
+ * [train.options] */
 static struct {
     const char *arch, *config, *init, *tokenizer, *split, *out, *resume, *schedule, *precision;
     StrList data, valid_data, prompt;
@@ -41,12 +42,13 @@ static struct {
     .arch = "llama", .split = "gpt2", .out = "out", .schedule = "cosine", .precision = "bf16",
     .layers = 3, .width = 192, .heads = 6, .batch = 4, .seq = 256, .accum = 1, .steps = 4400, .warmup = 200,
     .eval_steps = 400, .eval_tokens = 32768, .sample_steps = 1000, .sample_tokens = 200, .save_steps = 1000, .keep = 2,
-    .valid_fraction = 0.1, .lr = 4e-3, .min_lr = 0.05, .decay_part = 0.25, .weight_decay = 0.1, .beta1 = 0.9, .beta2 = 0.99,
-    .eps = 1e-8, .clip = 1.0, .mask_rate = 0.15,
+    .valid_fraction = 0.1, .lr = 4e-3, .min_lr = 0.05, .decay_part = 0.25, .weight_decay = 0.1, .beta1 = 0.9,
+    .beta2 = 0.99, .eps = 1e-8, .clip = 1.0, .mask_rate = 0.15,
 };
 static Opt table[] = {
     SECTION("Model"),
-    ONE_OF("arch", arch, "family: llama (RMSNorm, rotary, SwiGLU), gpt2, chatglm (as ChatGLM3-6B), bert (masked tokens)",
+    ONE_OF("arch", arch, "family: llama (RMSNorm, rotary, SwiGLU), gpt2, chatglm (as ChatGLM3-6B), bert (masked "
+                         "tokens)",
            "llama|gpt2|chatglm|bert"),
     TEXT("config", config, "a config.json (or its directory) that gives family and sizes instead"),
     TEXT("init", init, "a model directory whose weights to start from (continued pre-training)"),
@@ -86,7 +88,8 @@ static Opt table[] = {
     REAL("clip", clip, "largest norm of the gradient (0: any)", 0, 1e9),
     REAL("dropout", dropout, "part of the activations dropped on their way into the stream", 0, 0.95),
     ONE_OF("precision", precision, "inputs of products; sums, weights and moments stay f32", "f32|bf16"),
-    FLAG("recompute", recompute, "keep only each layer's input, compute the rest again: less memory, a third more work"),
+    FLAG("recompute", recompute, "keep only each layer's input, compute the rest again: less memory, a third more "
+                                 "work"),
     SECTION("Looking and saving"),
     TEXT("out", out, "directory of the run: the model, log.jsonl, report.html, checkpoint-STEP"),
     INT("eval-steps", eval_steps, "validate every so many steps (0: only at the end)", 0, 1000000000),
@@ -106,7 +109,8 @@ enum { N_OPTS = sizeof table / sizeof *table };
 static const char about[] = "train: pre-training of a LLaMA-style, GPT-2, ChatGLM3 or BERT model.\n"
                             "  ./train [--arch A] [--data FILE...] [--out DIR]\n";
 
-static const char *const stay[] = {"resume", "overwrite", "bench", "device", "threads", "isa", "quiet", "profile", NULL};
+static const char *const stay[] = {"resume", "overwrite", "bench", "device", "threads", "isa", "quiet", "profile",
+    NULL};
 
 static const char *builtin_data[] = {"corpus:16M"}, *builtin_valid[] = {"corpus-valid:400k"};
 static const char *builtin_prompts[] = {"Once upon a time", "从前", "Question:"};
@@ -123,7 +127,8 @@ static Config config_from_options(int vocab) {
     if (o.config) {
         Config c = config_read(o.config);
         if (vocab > c.V) die("%s: vocab_size %d is smaller than the tokenizer's %d", o.config, c.V, vocab);
-        if (o.seq > c.max_pos) die("--seq %lld is longer than the %d positions of %s", (long long)o.seq, c.max_pos, o.config);
+        if (o.seq > c.max_pos)
+            die("--seq %lld is longer than the %d positions of %s", (long long)o.seq, c.max_pos, o.config);
         return c;
     }
     Config c = config_family_default(o.arch);
@@ -171,7 +176,7 @@ static void mask_tokens(const MaskRule *rule, uint64_t stream, size_t T, int32_t
 }
 
 /* ================================================================================================================= *
- * The run                                                                                                             */
+ * The run */
 typedef struct {
     Model *m;
     Acts *acts, *gen;
@@ -206,7 +211,8 @@ static Eval evaluate(Run *r, size_t max_tokens) {
             int32_t *tokens = r->tokens + n_rows * T, *targets = r->targets + n_rows * T;
             uint64_t window = at;
             more = tokens_eval_window(r->valid, &at, T, tokens, targets, doc_start(r, n_rows * T)) > 0;
-            if (more && masked(r)) mask_tokens(&r->rule, rng_mix(0xE7A1, window), T, tokens, targets);  /* the same each time */
+            /* the same each time */
+            if (more && masked(r)) mask_tokens(&r->rule, rng_mix(0xE7A1, window), T, tokens, targets);
         }
         if (!more) n_rows--;
         if (!n_rows) break;
@@ -249,7 +255,8 @@ static void sample_text(Run *r, const char *prompt, Buf *out) {
         pos += (int32_t)b.T;
         fed = ids.n;
         act *logits = model_logits(r->m, r->gen, b.T - 1, 1);
-        int32_t id = model_sample(r->gen, logits, (size_t)tokenizer_vocab(r->tok), &s, ids.v, ids.n, (uint64_t)common.seed, (uint64_t)i);
+        int32_t id = model_sample(r->gen, logits, (size_t)tokenizer_vocab(r->tok), &s, ids.v, ids.n,
+            (uint64_t)common.seed, (uint64_t)i);
         if (id == eos) break;
         ids_add(&ids, id);
         tokenizer_decode_stream(r->tok, &utf8, id, out);
@@ -285,7 +292,8 @@ static void show_samples(Run *r, bool aloud) {
         json_escape(&text_json, text.data ? text.data : "", text.len);
         log_line("sample", r->t.step, "\"prompt\":\"%s\",\"text\":\"%s\"", prompt_json.data ? prompt_json.data : "",
                  text_json.data ? text_json.data : "");
-        if (aloud) printf(masked(r) ? "\n> %s\n  %s\n" : "\n> %s%s\n", prompts.v[i], text.data ? text.data : ""), fflush(stdout);
+        if (aloud) printf(masked(r) ? "\n> %s\n  %s\n" : "\n> %s%s\n", prompts.v[i], text.data ? text.data : ""),
+            fflush(stdout);
         buf_free(&text);
         buf_free(&prompt_json);
         buf_free(&text_json);
@@ -293,20 +301,25 @@ static void show_samples(Run *r, bool aloud) {
 }
 
 /* ================================================================================================================= *
- * [train.save]                                                                                                        */
+ * [train.save] */
 static void write_model_card(Run *r, const char *dir, double val_loss) {
     Buf b = {0};
-    buf_fmt(&b, "---\nlibrary_name: transformers\npipeline_tag: %s\n---\n# A %s model trained with tea\n\n", masked(r) ? "fill-mask" : "text-generation",
+    buf_fmt(&b, "---\nlibrary_name: transformers\npipeline_tag: %s\n---\n# A %s model trained with tea\n\n",
+        masked(r) ? "fill-mask" : "text-generation",
             config_model_type(&r->m->cfg));
     buf_fmt(&b, "%s parameters, %d layers of width %d, vocabulary %d, trained for %lld steps of %lld tokens.\n\n",
-            human_count((double)config_weights(&r->m->cfg)), r->m->cfg.L, r->m->cfg.C, r->m->cfg.V, (long long)r->t.step,
+            human_count((double)config_weights(&r->m->cfg)), r->m->cfg.L, r->m->cfg.C, r->m->cfg.V,
+                (long long)r->t.step,
             (long long)(o.batch * o.seq * o.accum));
     buf_str(&b, "- Data: ");
     for (int i = 0; i < o.data.n; i++) buf_fmt(&b, "%s%s", i ? ", " : "", o.data.v[i]);
     buf_str(&b, "\n");
-    if (isfinite(val_loss)) buf_fmt(&b, "- Validation loss: %.4f nats per %stoken\n", val_loss, masked(r) ? "masked " : "");
-    buf_str(&b, "- Limits: it knows text of the kind it was trained on; what it states is not checked by anyone. It holds what\n"
-                "  its data held, personal data and prejudice included: look at the data before you publish the model.\n");
+    if (isfinite(val_loss))
+        buf_fmt(&b, "- Validation loss: %.4f nats per %stoken\n", val_loss, masked(r) ? "masked " : "");
+    buf_str(&b, "- Limits: it knows text of the kind it was trained on; what it states is not checked by anyone. It "
+                "holds what\n"
+                "  its data held, personal data and prejudice included: look at the data before you publish the "
+                "model.\n");
     char *path = path_join(dir, "README.md");
     file_write(path, b.data, b.len);
     free(path);
@@ -320,16 +333,18 @@ static void write_model(void *run, const char *dir, double val_loss) {
 }
 
 /* ================================================================================================================= *
- * [train.loop]                                                                                                        */
+ * [train.loop] */
 /* One optimiser step: accum forward and backward passes, one division by the number of all their targets, clipping,
- * AdamW. Returns the mean loss; *norm gets the gradient's. A loss or norm that is not finite leaves the weights alone. */
+ * AdamW. Returns the mean loss; *norm gets the gradient's. A loss or norm that is not finite leaves the weights
+ * alone. */
 static double train_step(Run *r, double lr, double *norm) {
     size_t T = (size_t)o.seq, N = (size_t)o.batch * T, n_target = 0;
     for (int64_t i = 0; i < o.accum * o.batch; i++) {
         uint64_t sample = (uint64_t)r->t.step * (uint64_t)(o.accum * o.batch) + (uint64_t)i;
         size_t at = (size_t)i * T;
         tokens_window(r->data, (uint64_t)common.seed, sample, T, r->tokens + at, r->targets + at, doc_start(r, at));
-        if (masked(r)) mask_tokens(&r->rule, rng_mix((uint64_t)common.seed ^ 0x3A5C, sample), T, r->tokens + at, r->targets + at);
+        if (masked(r))
+            mask_tokens(&r->rule, rng_mix((uint64_t)common.seed ^ 0x3A5C, sample), T, r->tokens + at, r->targets + at);
     }
     for (size_t i = 0; i < N * (size_t)o.accum; i++) n_target += r->targets[i] >= 0;
     double sum = 0;
@@ -337,11 +352,12 @@ static double train_step(Run *r, double lr, double *norm) {
         size_t at = (size_t)k * N;
         Batch b = {.B = (size_t)o.batch, .T = T, .tokens = r->tokens + at, .targets = r->targets + at,
                    .start = doc_start(r, at)};
-        r->acts->drop_seed = rng_mix((uint64_t)common.seed ^ 0xD40F, (uint64_t)r->t.step * (uint64_t)o.accum + (uint64_t)k);
+        r->acts->drop_seed = rng_mix((uint64_t)common.seed ^ 0xD40F, (uint64_t)r->t.step * (uint64_t)o.accum +
+            (uint64_t)k);
         forward(r->m, r->acts, &b);
         sum += model_loss(r->m, r->acts, &b, n_target ? 1.0f / (float)n_target : 1);
     }
-    double loss = n_target ? sum / (double)n_target : 0;              /* a short masked window may have chosen nothing */
+    double loss = n_target ? sum / (double)n_target : 0;             /* a short masked window may have chosen nothing */
     *norm = model_grad_norm(r->m);
     if (!isfinite(loss) || !isfinite(*norm)) return NAN;
     OptimOpts h = {lr, o.beta1, o.beta2, o.eps, o.weight_decay, o.clip};
@@ -353,7 +369,8 @@ static double train_step(Run *r, double lr, double *norm) {
 static Eval eval_and_log(Run *r, size_t max_tokens) {
     if (!r->valid) return (Eval){.loss = NAN, .bits_per_byte = NAN};
     Eval e = evaluate(r, max_tokens);
-    log_line("eval", r->t.step, "\"val_loss\":%.6f,\"perplexity\":%.6g,\"bits_per_byte\":%.6f,\"n_tok\":%zu", e.loss, exp(e.loss),
+    log_line("eval", r->t.step, "\"val_loss\":%.6f,\"perplexity\":%.6g,\"bits_per_byte\":%.6f,\"n_tok\":%zu", e.loss,
+        exp(e.loss),
              e.bits_per_byte, e.n_tok);
     return e;
 }
@@ -373,12 +390,14 @@ static void train_loop(Run *r) {
         if (isnan(loss) || trainer_exploded(&r->t, loss)) {
             log_line("end", r->t.step, "\"reason\":\"%s\"", isnan(loss) ? "loss not finite" : "loss exploded");
             report_write(o.out);
-            die("step %lld: the loss %s (learning rate %g, gradient norm %g): stopped; %s", (long long)r->t.step + isnan(loss),
+            die("step %lld: the loss %s (learning rate %g, gradient norm %g): stopped; %s",
+                (long long)r->t.step + isnan(loss),
                 isnan(loss) ? "is not finite" : "has exploded", lr, norm, trainer_last_good(&r->t));
         }
         smooth_s = smooth_s == 0 ? seconds : 0.9 * smooth_s + 0.1 * seconds;
         double tok_s = (double)step_tokens / smooth_s;
-        log_line("step", r->t.step, "\"loss\":%.8g,\"lr\":%.6g,\"grad_norm\":%.6g,\"tok_s\":%.1f,\"peak_share\":%.4f", loss, lr, norm,
+        log_line("step", r->t.step, "\"loss\":%.8g,\"lr\":%.6g,\"grad_norm\":%.6g,\"tok_s\":%.1f,\"peak_share\":%.4f",
+            loss, lr, norm,
                  (double)step_tokens / seconds, tok_s * flops / r->peak);
         bool last = r->t.step == o.steps, save = o.save_steps && r->t.step % o.save_steps == 0;
         bool eval = !last && r->valid && ((o.eval_steps && r->t.step % o.eval_steps == 0) || save);
@@ -386,7 +405,8 @@ static void train_loop(Run *r) {
         if (!last && o.sample_steps && r->t.step % o.sample_steps == 0) show_samples(r, false);
         char valid_text[64] = "";
         if (isfinite(e.loss)) snprintf(valid_text, sizeof valid_text, "  valid %.3f", e.loss);
-        progress_at(&bar, (double)r->t.step, "loss %.3f%s  %s tok/s  %.0f%% of peak", r->t.loss_smooth, valid_text, human_count(tok_s),
+        progress_at(&bar, (double)r->t.step, "loss %.3f%s  %s tok/s  %.0f%% of peak", r->t.loss_smooth, valid_text,
+            human_count(tok_s),
                     100 * tok_s * flops / r->peak);
         if (save && !last) trainer_save(&r->t, r->m, eval ? e.loss : NAN), saved_at = r->t.step;
         if (eval) report_write(o.out);
@@ -406,20 +426,25 @@ static void train_loop(Run *r) {
     }
     write_model(r, o.out, e.loss);
     if (finished) show_samples(r, true);
-    log_line("end", r->t.step, "\"reason\":\"%s\",\"val_loss\":%.6f,\"bits_per_byte\":%.6f,\"peak_bytes\":%.0f", finished ? "finished" : "stopped",
+    log_line("end", r->t.step, "\"reason\":\"%s\",\"val_loss\":%.6f,\"bits_per_byte\":%.6f,\"peak_bytes\":%.0f",
+        finished ? "finished" : "stopped",
              e.loss, e.bits_per_byte, memory_peak());
     report_write(o.out);
     if (finished && isfinite(e.loss)) {
-        printf("\nvalidation: loss %.4f nats per %stoken, perplexity %.2f", e.loss, masked(r) ? "masked " : "", exp(e.loss));
+        printf("\nvalidation: loss %.4f nats per %stoken, perplexity %.2f", e.loss, masked(r) ? "masked " : "",
+            exp(e.loss));
         if (isfinite(e.bits_per_byte)) printf(", %.4f bits per byte", e.bits_per_byte);
         printf(" (%s tokens)\n", human_count((double)e.n_tok));
     }
-    if (finished) printf("model in %s, curves in %s/report.html; try ./infer --model %s %s \"…\"\n", o.out, o.out, o.out, masked(r) ? "--fill-mask" : "--prompt");
-    else printf("stopped at step %lld and saved; go on with ./train --resume last --out %s\n", (long long)r->t.step, o.out);
+    if (finished)
+        printf("model in %s, curves in %s/report.html; try ./infer --model %s %s \"…\"\n", o.out, o.out, o.out,
+            masked(r) ? "--fill-mask" : "--prompt");
+    else printf("stopped at step %lld and saved; go on with ./train --resume last --out %s\n", (long long)r->t.step,
+        o.out);
 }
 
 /* ================================================================================================================= *
- * Getting ready                                                                                                       */
+ * Getting ready */
 static void prepare_tokenizer(Run *r, const char *resume_dir) {
     bool all_shards = o.data.n > 0;
     for (int i = 0; i < o.data.n; i++) all_shards &= ends_with(o.data.v[i], ".bin");
@@ -434,7 +459,8 @@ static void prepare_tokenizer(Run *r, const char *resume_dir) {
         double bytes = docs_bytes(docs);
         if (!o.vocab) o.vocab = bytes < 4e6 ? 1024 : bytes < 8e6 ? 2048 : 4096;
         TextSource text = {docs_next, docs, bytes};
-        if (!strcmp(o.arch, "bert")) tokenizer_train_wordpiece(text, (int)o.vocab, 2, o.vocab / 2, !o.cased, true, NULL, 0, o.out);
+        if (!strcmp(o.arch, "bert"))
+            tokenizer_train_wordpiece(text, (int)o.vocab, 2, o.vocab / 2, !o.cased, true, NULL, 0, o.out);
         else tokenizer_train(text, o.split, (int)o.vocab, 2, specials, 1, o.out);
         docs_close(docs);
         r->tokenizer_dir = xstrdup(o.out);
@@ -452,7 +478,7 @@ static void prepare_masking(Run *r) {
     uint8_t *special = xcalloc((size_t)r->m->cfg.V, 1), *continues = xcalloc((size_t)r->m->cfg.V, 1);
     for (int id = 0; id < V; id++) {
         special[id] = tokenizer_is_special(r->tok, id);
-        size_t n;                                                     /* a token that begins a word has a blank before it */
+        size_t n;                                                 /* a token that begins a word has a blank before it */
         continues[id] = !special[id] && tokenizer_token(r->tok, id, &n)[0] != ' ';
     }
     r->rule = (MaskRule){need_id(r, "[MASK]"), need_id(r, "[CLS]"), V, special, continues};
@@ -466,7 +492,8 @@ static void prepare_data(Run *r) {
         die("--data has %zu tokens, fewer than one window of --seq %lld needs", r->data->n, (long long)o.seq);
     if (own_valid) r->valid = tokens_open(o.valid_data.v, o.valid_data.n, 0, 1, r->tok, cache);
     else if (o.valid_fraction > 0) r->valid = tokens_open(o.data.v, o.data.n, cut, 1, r->tok, cache);
-    if (r->valid && r->valid->n < 2) warn("the held-out part has no text: no validation"), tokens_close(r->valid), r->valid = NULL;
+    if (r->valid && r->valid->n < 2)
+        warn("the held-out part has no text: no validation"), tokens_close(r->valid), r->valid = NULL;
     free(cache);
     if (masked(r)) prepare_masking(r);
     if (!r->tok) return;
@@ -482,19 +509,22 @@ static void prepare_data(Run *r) {
 /* Of the mapped token files only the pages that windows lie on are read: all of them when the run is long. */
 static double mapped_bytes(const Tokens *d, double windows) {
     double all = 0, page = 4096, used = 0;
-    for (int i = 0; i < d->n_parts; i++) all += (double)d->part[i].map.bytes, used = windows * ((double)d->part[i].width * (double)o.seq + page);
+    for (int i = 0; i < d->n_parts; i++)
+        all += (double)d->part[i].map.bytes, used = windows * ((double)d->part[i].width * (double)o.seq + page);
     return used < all ? used : all;
 }
 static double plan_memory(const Run *r) {
     const Config *c = &r->m->cfg;
-    double n = (double)r->m->n_weights, batch = (double)(o.batch * o.seq * o.accum), windows = (double)(o.batch * o.accum) * (double)o.steps;
+    double n = (double)r->m->n_weights, batch = (double)(o.batch * o.seq * o.accum),
+        windows = (double)(o.batch * o.accum) * (double)o.steps;
     size_t S = sample_slots(r), V = (size_t)c->V;
     const MemoryPart part[] = {
         {"weights, gradients and moments", 16 * n},
         {"activations", (double)acts_bytes(c, (size_t)o.batch, (size_t)o.seq, (size_t)o.seq, true, o.recompute)},
         {"samples", S ? (double)acts_bytes(c, 1, PROMPT_MAX, S, false, false) : 0},
         {"the best weights", o.load_best ? 4 * n : 0},
-        {"data", 12 * batch + (double)(r->id_bytes ? V : 0) + (r->data ? mapped_bytes(r->data, windows) : 0) + (r->valid ? mapped_bytes(r->valid, INFINITY) : 0)},
+        {"data", 12 * batch + (double)(r->id_bytes ? V : 0) + (r->data ? mapped_bytes(r->data, windows) : 0) +
+            (r->valid ? mapped_bytes(r->valid, INFINITY) : 0)},
         {"the program", r->before_model},
     };
     return memory_plan(part, sizeof part / sizeof *part, op.host_memory, "a smaller --batch or --seq, or --recompute");
@@ -504,7 +534,8 @@ static void print_start(Run *r) {
     if (common.quiet) return;
     fprintf(stderr, "model    %s, %s parameters: %d layers, width %d, %d heads, feed-forward %d, vocabulary %d\n",
             config_model_type(c), human_count((double)config_weights(c)), c->L, c->C, c->H, c->F, c->V);
-    fprintf(stderr, "data     %s tokens to train on, %s held out; a step reads %s (%.2f epochs in all)\n", human_count((double)r->data->n),
+    fprintf(stderr, "data     %s tokens to train on, %s held out; a step reads %s (%.2f epochs in all)\n",
+        human_count((double)r->data->n),
             human_count(r->valid ? (double)r->valid->n : 0), human_count((double)(o.batch * o.seq * o.accum)),
             (double)(o.batch * o.seq * o.accum) * (double)o.steps / (double)r->data->n);
     fprintf(stderr, "machine  %s, products in %s, peak %.0f GFLOP/s measured\n", op.name, o.precision, r->peak / 1e9);
@@ -518,8 +549,12 @@ static void alloc_batch(Run *r) {
     r->start = xmalloc(N * (size_t)o.accum * 4);
 }
 
-/* [train.bench] Steps on random tokens: no data, nothing written. The median of the timed steps, after two to warm up. */
-static int by_value(const void *a, const void *b) { return (*(const double *)a > *(const double *)b) - (*(const double *)a < *(const double *)b); }
+/* [train.bench] Steps on random tokens: no data, nothing written. The median of the timed steps, after two to warm
+ * up. */
+static int by_value(const void *a, const void *b) {
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
 static void bench(Run *r) {
     Config c = config_from_options(o.vocab ? (int)o.vocab : o.config ? 0 : 4096);
     if (c.head == HEAD_NONE) die("%s: a model without a head has no loss to train", o.config);
@@ -538,9 +573,10 @@ static void bench(Run *r) {
                 Rng g = {(uint64_t)common.seed, ((uint64_t)(i + 2) * (uint64_t)o.accum + (uint64_t)k) * N + j};
                 r->tokens[j] = (int32_t)rng_below(&g, (uint64_t)c.V);
             }
-            for (size_t j = 0; j < N; j++) {                          /* next tokens; masked ones; or the rows' classes */
+            for (size_t j = 0; j < N; j++) {                        /* next tokens; masked ones; or the rows' classes */
                 bool counted = !masked(r) || (double)(j % 100) < 100 * o.mask_rate;
-                r->targets[j] = c.head == HEAD_CLASSIFY ? (int32_t)(j % (size_t)c.n_classes) : counted ? r->tokens[(j + 1) % N] : -1;
+                r->targets[j] = c.head == HEAD_CLASSIFY ? (int32_t)(j % (size_t)c.n_classes) : counted
+                    ? r->tokens[(j + 1) % N] : -1;
             }
             Batch b = {.B = (size_t)o.batch, .T = (size_t)o.seq, .tokens = r->tokens, .targets = r->targets};
             forward(r->m, r->acts, &b);
@@ -557,9 +593,9 @@ static void bench(Run *r) {
     qsort(seconds, (size_t)o.bench, sizeof *seconds, by_value);
     double s = seconds[o.bench / 2], tok_s = (double)N * (double)o.accum / s;
     double flops = tok_s * config_flops_per_token(&c, (size_t)o.seq);
-    printf("{\"tok_s\":%.1f,\"step_ms\":%.3f,\"gflops\":%.1f,\"peak_gflops\":%.1f,\"peak_share\":%.4f,\"parameters\":%zu,\"bytes\":%.0f,"
-           "\"peak_bytes\":%.0f,\"precision\":\"%s\",\"kernels\":\"%s\"}\n", tok_s, s * 1e3, flops / 1e9, r->peak / 1e9, flops / r->peak, config_weights(&c),
-           memory, memory_peak(), o.precision, op.name);
+    printf("{\"tok_s\":%.1f,\"step_ms\":%.3f,\"gflops\":%.1f,\"peak_gflops\":%.1f,\"peak_share\":%.4f,\"parameters\":%zu,"
+           "\"bytes\":%.0f,\"peak_bytes\":%.0f,\"precision\":\"%s\",\"kernels\":\"%s\"}\n", tok_s, s * 1e3, flops / 1e9,
+           r->peak / 1e9, flops / r->peak, config_weights(&c), memory, memory_peak(), o.precision, op.name);
     if (fflush(stdout)) die("stdout: %s", strerror(errno));
 }
 
@@ -595,7 +631,8 @@ int main(int argc, char **argv) {
         r.m = model_new(&c, (uint64_t)common.seed);
     }
     if (vocab > r.m->cfg.V) die("the tokenizer has %d tokens, the model only %d", vocab, r.m->cfg.V);
-    if (o.seq > r.m->cfg.max_pos) die("--seq %lld is longer than the model's %d positions", (long long)o.seq, r.m->cfg.max_pos);
+    if (o.seq > r.m->cfg.max_pos)
+        die("--seq %lld is longer than the model's %d positions", (long long)o.seq, r.m->cfg.max_pos);
     prepare_data(&r);
     print_start(&r);
     double memory = plan_memory(&r);
@@ -603,7 +640,8 @@ int main(int argc, char **argv) {
     alloc_batch(&r);
     if (resume_dir) trainer_moments(&r.t, r.m, resume_dir, from_step);
     if (r.t.step > o.steps || (r.t.step == o.steps && trainer_has_finished(&r.t, r.t.step)))
-        die("%s is at step %lld already: nothing to do up to --steps %lld", resume_dir, (long long)r.t.step, (long long)o.steps);
+        die("%s is at step %lld already: nothing to do up to --steps %lld", resume_dir, (long long)r.t.step,
+            (long long)o.steps);
 
     log_open(o.out, resume_dir ? r.t.step : -1);
     cJSON *settings = options_to_json(&r.t.options);

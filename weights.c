@@ -304,7 +304,8 @@ void tensors_populate(const Tensors *w) {
     for (int i = 0; i < w->n_files; i++) bytes += w->files[i].bytes;
     if (bytes > memory / 4 * 3) return;
     for (int i = 0; i < w->n_files; i++)        /* what cannot be read now says so when it is used */
-        if (w->files[i].bytes) (void)madvise((void *)(uintptr_t)w->files[i].data, w->files[i].bytes, MADV_POPULATE_READ);
+        if (w->files[i].bytes)
+            (void)madvise((void *)(uintptr_t)w->files[i].data, w->files[i].bytes, MADV_POPULATE_READ);
 #else
     (void)w;
 #endif

@@ -3,9 +3,9 @@
  *     build/gcc/bench_limits [--threads N] [--isa NAME] [--state] [--samples N]
  *
  * Prints one JSON line a sample: the time that a cache line takes from one core to another, the bandwidth of reads, and
- * (without --state) multiply-adds of operands in registers, f32, bf16 and int8. Virtual machines are moved between cores that
- * share a cache and cores that do not: hand-over and bandwidth then change together, some five and two times over,
- * within minutes. So every row of a benchmark is told together with the state that it ran in. */
+ * (without --state) multiply-adds of operands in registers, f32, bf16 and int8. Virtual machines are moved between
+ * cores that share a cache and cores that do not: hand-over and bandwidth then change together, some five and two times
+ * over, within minutes. So every row of a benchmark is told together with the state that it ran in. */
 #include "../common.h"
 #include "../kernels.h"
 #include <math.h>
@@ -23,8 +23,8 @@ static void *partner(void *unused) {
     }
     return unused;
 }
-/* Nanoseconds of one hand-over: a flag goes there and back; the fastest of several batches, as another program on one of
- * the cores stops both. On one core the two would wait for the scheduler: 0. */
+/* Nanoseconds of one hand-over: a flag goes there and back; the fastest of several batches, as another program on one
+ * of the cores stops both. On one core the two would wait for the scheduler: 0. */
 static double handover_ns(void) {
     pthread_t other;
     cpu_set_t cpus;
@@ -54,7 +54,8 @@ int main(int argc, char **argv) {
     options_parse(argc, argv, 1, "The machine's limits.", options, sizeof options / sizeof *options);
     ops_select(common.device, common.isa, PREC_F32);
     for (int64_t i = 0; i < samples; i++) {
-        printf("{\"kernels\":\"%s\",\"handover_ns\":%.1f,\"read_gb_s\":%.2f", op.name, handover_ns(), op.peak_read() * 1e-9);
+        printf("{\"kernels\":\"%s\",\"handover_ns\":%.1f,\"read_gb_s\":%.2f", op.name, handover_ns(),
+            op.peak_read() * 1e-9);
         if (!state)
             printf(",\"f32_gflops\":%.1f,\"bf16_gflops\":%.1f,\"int8_gops\":%.1f", op.peak_flops(PREC_F32) * 1e-9,
                    op.peak_flops(PREC_BF16) * 1e-9, op.peak_flops(PREC_I8) * 1e-9);

@@ -2,7 +2,8 @@
  *
  *     bench/quant [--quick] [--threads N] [--isa NAME]
  *
- * Decoding one to eight rows: GB/s of all that is read (weights, scales, zero points) and the share of sequential reads.
+ * Decoding one to eight rows: GB/s of all that is read (weights, scales, zero points) and the share of sequential
+ * reads.
  * Prefill: with int8 inputs against the int8 limit, with float inputs against the bf16 limit, repacking and the inputs'
  * rounding included. Limits are measured again beside every row, each number is the best of several. One JSON object a
  * line on stdout, a table on stderr. */
@@ -31,7 +32,8 @@ static Mat quantised(const Kind *k, size_t O, size_t C) {
     uint16_t *scale = xmalloc(n * sizeof *scale);
     int8_t *zero = xmalloc(n);
     for (size_t i = 0; i <= bytes / 8; i++) data[i] = rng_mix(3, i);
-    for (size_t i = 0; i < n; i++) scale[i] = (uint16_t)(0x1400 + rng_mix(4, i) % 1024), zero[i] = (int8_t)(rng_mix(5, i) % 16) - 8;
+    for (size_t i = 0; i < n; i++)
+        scale[i] = (uint16_t)(0x1400 + rng_mix(4, i) % 1024), zero[i] = (int8_t)(rng_mix(5, i) % 16) - 8;
     m.data = op.mem_alloc(bytes);
     op.upload(m.data, data, bytes);
     void *p = op.mem_alloc(n * 2);
@@ -83,7 +85,8 @@ static void bench_decoding(bool quick) {
                 if (g > best) best = g;
             }
             printf("{\"bench\":\"quant_decode\",\"flavour\":\"%s\",\"weights\":\"%s\",\"rows\":%zu,\"O\":%zu,\"C\":%zu,"
-                   "\"gb_s\":%.2f,\"limit_gb_s\":%.2f,\"share\":%.3f}\n", op.name, kinds[k].name, N, O, C, best, limit, best / limit);
+                   "\"gb_s\":%.2f,\"limit_gb_s\":%.2f,\"share\":%.3f}\n", op.name, kinds[k].name, N, O, C, best,
+                   limit, best / limit);
             fprintf(stderr, "%-22s %5zu %9.1f (%3.0f%%)\n", kinds[k].name, N, best, best / limit * 100);
             fflush(stdout);
             op.mem_free(x), op.mem_free(y);
@@ -92,7 +95,8 @@ static void bench_decoding(bool quick) {
     }
 }
 static void bench_prefill(bool quick) {
-    static const struct { size_t O, C; } shapes[] = {{768, 768}, {3072, 768}, {768, 3072}, {2048, 2048}, {5632, 2048}, {2048, 5632}};
+    static const struct { size_t O, C; } shapes[] = {{768, 768}, {3072, 768}, {768, 3072}, {2048, 2048}, {5632, 2048},
+        {2048, 5632}};
     static const size_t rows[] = {128, 512, 2048};
     fprintf(stderr, "\n%-22s %6s %6s %6s %16s\n", "weights", "O", "C", "rows", "GOP/s");
     for (int k = 0; k < N_KINDS; k++)
@@ -110,9 +114,11 @@ static void bench_prefill(bool quick) {
                     if (l > limit) limit = l;
                     if (g > best) best = g;
                 }
-                printf("{\"bench\":\"quant_prefill\",\"flavour\":\"%s\",\"weights\":\"%s\",\"rows\":%zu,\"O\":%zu,\"C\":%zu,"
-                       "\"gops\":%.1f,\"limit_gops\":%.1f,\"share\":%.3f}\n", op.name, kinds[k].name, N, O, C, best, limit, best / limit);
-                fprintf(stderr, "%-22s %6zu %6zu %6zu %9.0f (%3.0f%%)\n", kinds[k].name, O, C, N, best, best / limit * 100);
+                printf("{\"bench\":\"quant_prefill\",\"flavour\":\"%s\",\"weights\":\"%s\",\"rows\":%zu,\"O\":%zu,"
+                       "\"C\":%zu,\"gops\":%.1f,\"limit_gops\":%.1f,\"share\":%.3f}\n", op.name, kinds[k].name, N, O, C,
+                       best, limit, best / limit);
+                fprintf(stderr, "%-22s %6zu %6zu %6zu %9.0f (%3.0f%%)\n", kinds[k].name, O, C, N, best,
+                    best / limit * 100);
                 fflush(stdout);
                 op.mem_free(x), op.mem_free(y);
                 quantised_free(&m);
@@ -125,7 +131,8 @@ int main(int argc, char **argv) {
         {"quick", OPT_FLAG, &quick, "fewer shapes, under a minute", 0, 0, NULL, NULL, false},
         COMMON_OPTS,
     };
-    options_parse(argc, argv, 1, "quant: quantised weights against this machine's limits", table, sizeof table / sizeof *table);
+    options_parse(argc, argv, 1, "quant: quantised weights against this machine's limits", table,
+        sizeof table / sizeof *table);
 #ifdef _OPENMP
     if (common.threads) omp_set_num_threads((int)common.threads);
 #endif

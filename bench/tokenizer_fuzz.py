@@ -73,7 +73,9 @@ class HuggingFace:
         else:
             config = json.loads((directory / "tokenizer_config.json").read_text())
             lower = config.get("do_lower_case", True)
-            self.t = BertWordPieceTokenizer(str(directory / "vocab.txt"), lowercase=lower)._tokenizer
+            with open(directory / "vocab.txt", encoding="utf-8") as f:     # as transformers reads it: U+2028 is a token
+                vocab = {line.rstrip("\n"): i for i, line in enumerate(f)}
+            self.t = BertWordPieceTokenizer(vocab, lowercase=lower)._tokenizer
         self.n_ids = self.t.get_vocab_size()
         self.specials = [a.content for a in self.t.get_added_tokens_decoder().values()]
         self.pieces = [self.t.decode([i]) for i in range(self.n_ids)]

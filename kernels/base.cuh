@@ -240,5 +240,6 @@ static void *scratch(int slot, size_t bytes);
  * called inside a parallel region: one buffer serves all threads, which take slices of it. */
 static void *scratch(int slot, size_t bytes);
 #endif
-enum { SCRATCH_A, SCRATCH_B, SCRATCH_C, SCRATCH_NORM, SCRATCH_ATTN, SCRATCH_LOSS, SCRATCH_SUM, SCRATCH_SAMPLE, SCRATCH_QUANT,
+enum { SCRATCH_A, SCRATCH_B, SCRATCH_C, SCRATCH_NORM, SCRATCH_ATTN, SCRATCH_LOSS, SCRATCH_SUM, SCRATCH_SAMPLE,
+    SCRATCH_QUANT,
       SCRATCH_SLOTS };

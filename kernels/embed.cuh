@@ -81,7 +81,8 @@ static void embed_bwd(float *dtable, const int32_t *ids, const int32_t *order, c
 }
 #else
 template <int W>
-static __global__ void embed_bwd_kernel(float *dtable, const int32_t *ids, const int32_t *order, const act *dy, size_t N,
+static __global__ void embed_bwd_kernel(float *dtable, const int32_t *ids, const int32_t *order, const act *dy,
+    size_t N,
                                  size_t C) {
     size_t i = blockIdx.x;
     int32_t id = ids[order[i]];

@@ -244,7 +244,8 @@ static void gemm_pack_quantised(const Operand *o, size_t lane, size_t n_groups, 
                                 const Place *places, Unit unit) {
     enum { K_STEP = 64, K_ROWS = 8 };                         /* a piece: VL lanes of 64 k; CHUNK lanes of 8 k */
     float piece[MAX(VL * K_STEP, CHUNK * K_ROWS)];
-    const size_t step = o->k_adjacent ? K_STEP : K_ROWS, per = unit == UNIT_PAIR ? 2 : 1, at_once = o->k_adjacent ? 1 : n_groups;
+    const size_t step = o->k_adjacent ? K_STEP : K_ROWS, per = unit == UNIT_PAIR ? 2 : 1,
+        at_once = o->k_adjacent ? 1 : n_groups;
     for (size_t g = 0; g < n_groups; g += at_once)
         for (size_t k = 0; k < n_k; k += step) {
             size_t lane_g = lane + g * VL, n_lanes = MIN(o->lanes - lane_g, at_once * VL), n = MIN(step, n_k - k);
@@ -254,8 +255,10 @@ static void gemm_pack_quantised(const Operand *o, size_t lane, size_t n_groups, 
                 to[i] = places[g + i];
                 to[i].at += k / per * to[i].step;
             }
-            if (o->k_adjacent) for (size_t i = 0; i < n_lanes; i++) quant_read(piece + i * n, o->quantised, lane_g + i, k0 + k, n);
-            else for (size_t i = 0; i < n; i++) quant_read(piece + i * n_lanes, o->quantised, k0 + k + i, lane_g, n_lanes);
+            if (o->k_adjacent) for (size_t i = 0; i < n_lanes; i++)
+                quant_read(piece + i * n, o->quantised, lane_g + i, k0 + k, n);
+            else for (size_t i = 0; i < n; i++) quant_read(piece + i * n_lanes, o->quantised, k0 + k + i, lane_g,
+                n_lanes);
             gemm_pack(&wide, 0, at_once, 0, n, to, unit);
         }
 }
@@ -357,7 +360,7 @@ ALWAYS_INLINE size_t panel_width(size_t groups_left) {
  * multiplies. Packing that waits for memory costs 1 to 2 clocks a number instead of 0.2 to 0.5. */
 typedef struct Ahead { const char *row; size_t row_bytes, lines, line, rows; } Ahead;
 static Ahead ahead_of(const Operand *o, size_t lane, size_t n_lanes, size_t k, size_t n_k) {
-    if (o->quantised) return (Ahead){0};                      /* a quarter of the bytes: the hardware's prefetching will do */
+    if (o->quantised) return (Ahead){0};                /* a quarter of the bytes: the hardware's prefetching will do */
     size_t size = dtype_bytes(o->dtype), row = o->k_adjacent ? lane : k, column = o->k_adjacent ? k : lane;
     size_t rows = o->k_adjacent ? n_lanes : n_k, lines = CEIL_DIV((o->k_adjacent ? n_k : n_lanes) * size, 64);
     return (Ahead){(const char *)o->data + (row * o->ld + column) * size, o->ld * size, lines, 0, rows};

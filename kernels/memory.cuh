@@ -280,7 +280,8 @@ static void mat_from_f32(const Mat *dst, const float *src) {
     else if (dst->dtype == DT_F16) convert((__half *)dst->data, src, n);
     else convert((__nv_bfloat16 *)dst->data, src, n);
 }
-/* w = (q - zero) * scale of a quantised matrix, eight columns a thread; with reorder each goes to the input it belongs to. */
+/* w = (q - zero) * scale of a quantised matrix, eight columns a thread; with reorder each goes to the input it belongs
+ * to. */
 __device__ static inline float mat_scale(const Mat *w, size_t i) {
     if (w->scale_dtype == DT_F32) return ((const float *)w->scale)[i];
     if (w->scale_dtype == DT_F16) return to_f(((const __half *)w->scale)[i]);
@@ -298,7 +299,8 @@ template <typename To> __device__ static inline void quant_read8(To *y, const Ma
 }
 template <typename To> static __global__ void quant_kernel(To *y, Mat w, bool reorder) {
     size_t eights = CEIL_DIV(w.cols, 8);
-    for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < w.rows * eights; i += (size_t)gridDim.x * blockDim.x) {
+    const size_t n_threads = (size_t)gridDim.x * blockDim.x;
+    for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < w.rows * eights; i += n_threads) {
         size_t o = i / eights, c = i % eights * 8;
         int n = (int)MIN(w.cols - c, (size_t)8);
         To v[8];
@@ -307,7 +309,8 @@ template <typename To> static __global__ void quant_kernel(To *y, Mat w, bool re
     }
 }
 template <typename To> static void quant_convert(To *y, const Mat *w, bool reorder) {
-    quant_kernel<<<(unsigned)MIN(CEIL_DIV(w->rows * CEIL_DIV(w->cols, 8), 256), (size_t)16384), 256, 0, stream>>>(y, *w, reorder);
+    quant_kernel<<<(unsigned)MIN(CEIL_DIV(w->rows * CEIL_DIV(w->cols, 8), 256), (size_t)16384), 256, 0,
+        stream>>>(y, *w, reorder);
     LAUNCHED();
 }
 static void mat_to_f32(float *dst, const Mat *src) {

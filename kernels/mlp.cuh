@@ -49,7 +49,7 @@ template <int IN, int OUT, typename F> static void map(MapArgs<IN, OUT> a, size_
     }
 #endif
 
-/* ---- activations: gelu_tanh, gelu_erf and tanh_fast in base.cuh --------------------------------------------------- */
+/* ---- activations: gelu_tanh, gelu_erf and tanh_fast in base.cuh -------------------------------------------------- */
 #ifndef __CUDACC__
 static void activation(act *y, const act *x, size_t n, ActivationKind kind) {
     if (kind == GELU_TANH) EACH(i, n) y[i] = gelu_tanh(x[i]);

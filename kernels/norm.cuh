@@ -120,7 +120,8 @@ static void rmsnorm(act *y, float *rstd, const act *x, const float *w, size_t N,
 }
 
 template <int W>
-static __global__ void rmsnorm_bwd_kernel(act *dx, float *part, const act *dy, const act *x, const float *w, const float *rstd,
+static __global__ void rmsnorm_bwd_kernel(act *dx, float *part, const act *dy, const act *x, const float *w,
+    const float *rstd,
                                    size_t N, size_t C, bool accumulate) {
     extern __shared__ float4 shared[];
     float *dw = (float *)shared;                              /* (C) this block's sums */

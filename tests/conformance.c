@@ -256,7 +256,8 @@ static void check_tensors(const Golden *g, const Model *m, const char *prefix, F
         const Tensor *t = &g->tensors->v[i];
         if (strncmp(t->name, prefix, n_prefix)) continue;
         size_t n, n_skip = 0;
-        float *got = m->n_lora ? model_lora_read(m, t->name + n_prefix, field, &n) : model_hub_read(m, t->name + n_prefix, field, &n);
+        float *got = m->n_lora ? model_lora_read(m, t->name + n_prefix, field, &n) : model_hub_read(m,
+            t->name + n_prefix, field, &n);
         if (!got) check(false, "%s: the model has no such tensor", t->name);
         else if (n != t->n) check(false, "%s: we have %zu values, the golden %zu", t->name, n, t->n);
         else {
@@ -451,9 +452,11 @@ static void check_lora(const char *dir, const Golden *g, const Batch *b, const T
         model_train_begin(m);
         Acts *a = acts_new(m, b->B, b->T, b->T, true, false);
         forward(m, a, b);
-        float *logits = classes ? host_acts(model_classify(m, a, b->B), b->B * (size_t)m->cfg.n_classes) : all_logits(m, a, n);
+        float *logits = classes ? host_acts(model_classify(m, a, b->B), b->B * (size_t)m->cfg.n_classes)
+            : all_logits(m, a, n);
         check_logits("logits with the adapter", g, "lora.logits", logits,
-                     classes ? b->B * (size_t)m->cfg.n_classes : n * (size_t)m->cfg.V, classes ? tol->encoder : tol->logits);
+                     classes ? b->B * (size_t)m->cfg.n_classes : n * (size_t)m->cfg.V,
+                         classes ? tol->encoder : tol->logits);
         free(logits);
         OptimOpts h = golden_optimiser(g);
         const cJSON *losses = golden_find(g, "lora.losses_before_steps_1_2_3");
@@ -464,7 +467,8 @@ static void check_lora(const char *dir, const Golden *g, const Batch *b, const T
             check_number(what, mean_loss(m, a, b, true), cJSON_IsNumber(want) ? want->valuedouble : NAN, tol->loss);
             model_adamw(m, &h, t + 1, model_grad_norm(m));
         }
-        check_number("loss after LoRA step 3", mean_loss(m, a, b, false), golden_number(g, "lora.loss_after_step_3", NAN), tol->loss);
+        check_number("loss after LoRA step 3", mean_loss(m, a, b, false),
+            golden_number(g, "lora.loss_after_step_3", NAN), tol->loss);
         check_tensors(g, m, "lora.step3.", FIELD_WEIGHT, tol->step, false);
         acts_free(a);
         model_free(m);
@@ -577,7 +581,8 @@ static void check_decoder(const char *dir, const Golden *g, const Tolerance *tol
 }
 
 /* ================================================================================================================= *
- * [conf.encoder] BERT: rows of two texts, padded on the right; hidden states, pooled states, masked tokens or classes. */
+ * [conf.encoder] BERT: rows of two texts, padded on the right; hidden states, pooled states, masked tokens or
+ * classes. */
 typedef struct { Batch b; int32_t *types, *len, *labels; } EncoderBatch;
 static EncoderBatch encoder_batch(const Golden *g, const Config *c) {
     size_t B, T, B2, T2;

@@ -3,7 +3,8 @@
  * A folder of goldens has tokenizer_goldens/chat.jsonl, one conversation a line: "template", "messages",
  * "add_generation_prompt" and the "ids" that the official code gives; and tokenizers/NAME with the files, as they are
  * or as .gz. Each template is recognised by its directory: a wrong guess gives wrong ids. Beside the ids it is checked
- * that every answer, and nothing else, is to be learnt: what a conversation's ids are does not depend on being asked. */
+ * that every answer, and nothing else, is to be learnt: what a conversation's ids are does not depend on being
+ * asked. */
 #include "chat.h"
 #include "conformance.h"
 #include <cjson/cJSON.h>

@@ -437,7 +437,8 @@ static void test_few_queries(const Flavour *f) {
         free(at_once), free(alone), case_free(&c);
     }
     char *name = flavour_name(f);
-    CHECK(!differ, "%s: 2 to 8 tokens behind a cache have the bits of one by one (%zu of %zu differ)", name, differ, n_checked);
+    CHECK(!differ, "%s: 2 to 8 tokens behind a cache have the bits of one by one (%zu of %zu differ)", name, differ,
+        n_checked);
     free(name);
 }
 /* An int8 cache: what is written, and that attention sees exactly that, in every case and on any number of threads. */
@@ -492,9 +493,11 @@ static void test_int8(const Flavour *f) {
         free(want), free(want_lse), free(got), free(got_lse);
         rounded_free(&k), rounded_free(&v);
     }
-    CHECK(!bad_rows && worst_step < 0.501, "%s: int8 rows have the scale largest / 127.5, NaN if they hold one; off by %.3f "
+    CHECK(!bad_rows && worst_step < 0.501, "%s: int8 rows have the scale largest / 127.5, NaN if they hold one; off "
+                                           "by %.3f "
           "steps at most", name, worst_step);
-    CHECK(!differ && !by_threads, "%s: attention over int8 has the bits of attention over q * scale from three rows on, and "
+    CHECK(!differ && !by_threads, "%s: attention over int8 has the bits of attention over q * scale from three rows "
+                                  "on, and "
           "the same on 1 to 3 threads (%zu, %zu of %d differ)", name, differ, by_threads, n_cases);
     report(name, "int8, all rows");
 
@@ -531,14 +534,16 @@ static void test_int8(const Flavour *f) {
                 op.cache_i8(alone + b * S * row, scale + rows, (const act *)(x + (b * T + t) * row), &one);
                 one.k_scale = scale + rows, one.v_scale = v.scale + rows;
                 size_t at = (b * T + t) * q_row, cache_at = b * S * row;
-                op.attention((act *)(one_out + at), NULL, (const act *)(c.q + at), alone + cache_at, v.q + cache_at, &one);
+                op.attention((act *)(one_out + at), NULL, (const act *)(c.q + at), alone + cache_at, v.q + cache_at,
+                    &one);
             }
         other_bytes += memcmp(at_once, alone, c.n_k) != 0 || memcmp(scale, k.scale, c.n_k / D * sizeof *scale) != 0;
         other_bits += memcmp(out, one_out, c.n_q * sizeof *out) != 0;
         free(at_once), free(alone), free(scale), free(x), free(out);
         rounded_free(&k), rounded_free(&v), case_free(&c);
     }
-    CHECK(!other_bytes && !other_bits, "%s: int8 slots filled together or one by one are the same bytes, and few tokens "
+    CHECK(!other_bytes && !other_bits, "%s: int8 slots filled together or one by one are the same bytes, and few "
+                                       "tokens "
           "behind them get the bits of one by one (%zu, %zu of 16 differ)", name, other_bytes, other_bits);
     free(name);
 }

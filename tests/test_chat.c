@@ -399,7 +399,8 @@ static void test_talk(void) {
     int code;
     size_t n;
     char *err;
-    char *said = talk("--json --quiet --n 20", "Hello there, you are what? What is this?\nBye \\\n你好\n/retry\n\nok\n", &code,
+    char *said = talk("--json --quiet --n 20", "Hello there, you are what? What is this?\nBye \\\n你好\n/retry\n\nok\n",
+        &code,
                       &err);
     CHECK(!code && !*err, "three questions and a retry: exit %d, stderr \"%s\"", code, err);
     check_fresh("a conversation", said, true, &n);
@@ -416,7 +417,8 @@ static void test_talk(void) {
     free(said), free(err), buf_free(&text), ids_free(&prompt), cJSON_Delete(first);
 
     /* Plain output; --system; lines without an answer. */
-    said = talk("--n 5 --system 'Be bad.' --quiet", "/reset\n/help\n/foo\nHello\n/reset\n/retry\n/exit\nnot read\n", &code,
+    said = talk("--n 5 --system 'Be bad.' --quiet", "/reset\n/help\n/foo\nHello\n/reset\n/retry\n/exit\nnot read\n",
+        &code,
                 &err);
     CHECK(!code && strstr(err, "/foo is no command") && strstr(err, "/save FILE") &&
           strstr(err, "no message to answer yet"), "commands answer on stderr");

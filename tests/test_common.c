@@ -23,7 +23,7 @@ static bool file_is(const char *path, const char *want) {
     return same;
 }
 
-/* ---- JSON --------------------------------------------------------------------------------------------------------- */
+/* ---- JSON -------------------------------------------------------------------------------------------------------- */
 static void test_json(void) {
     static const struct { const char *text; size_t n; int kinds; const char *message; } bad[] = {
         {"", 0, JSON_OBJECT, "bad.json: not a JSON object: broken in line 1, at byte 0 of 0"},
@@ -43,7 +43,8 @@ static void test_json(void) {
     CHECK_DIES({ json_read(in_tmp("absent.json"), JSON_OBJECT); }, "absent.json");
     file_write(path, " {\"a\": \"\\\\u0000\"}\r\n\t ", 20); /* a backslash, and not that escape */
     cJSON *json = json_read(path, JSON_OBJECT);
-    CHECK(!strcmp(cJSON_GetStringValue(cJSON_GetObjectItem(json, "a")), "\\u0000"), "json_read: an object between blanks");
+    CHECK(!strcmp(cJSON_GetStringValue(cJSON_GetObjectItem(json, "a")), "\\u0000"),
+        "json_read: an object between blanks");
     cJSON_Delete(json);
     json = json_parse("[1]xyz", 3, JSON_OBJECT | JSON_ARRAY, "no file");
     CHECK(cJSON_IsArray(json), "json_parse: no byte more than said");

@@ -436,7 +436,8 @@ static void test_answers(void) {
     long value;
     CHECK(!py_run("a = 7\nanswer = a // 2\nprint(answer)\n", &value) &&
               !py_run("answer = b\nprint(answer)\n", &value) && !py_run("answer = 3\n", &value) &&
-              !reasoning_right("2 + 2 = 5. #### 5", 5) && !sums_right("Sums: 2 + 2 = 5.\n") && reasoning_right("7 - 3 = 4.", 4),
+              !reasoning_right("2 + 2 = 5. #### 5", 5) && !sums_right("Sums: 2 + 2 = 5.\n") &&
+                  reasoning_right("7 - 3 = 4.", 4),
           "the judges refuse what is wrong");
 
     if (system("python3 -c 'pass' 2>/dev/null") == 0) {
@@ -491,7 +492,8 @@ static void test_mix(void) {
         corpus_document(8, CORPUS_TRAIN, CORPUS_ALL, i, &doc);
         bool asks = !strncmp(doc.data, "Question: ", 10) || !strncmp(doc.data, "问：", 6);
         bool any = strstr(doc.data, "Question: ") || strstr(doc.data, "\n问：") || asks;
-        int kind = strstr(doc.data, "print(answer)") ? CORPUS_POT : strstr(doc.data, "#### ") || strstr(doc.data, " = ") ? CORPUS_MATH
+        int kind = strstr(doc.data, "print(answer)") ? CORPUS_POT : strstr(doc.data, "#### ") ||
+            strstr(doc.data, " = ") ? CORPUS_MATH
                    : any ? CORPUS_FACTS : strstr(doc.data, "。") ? CORPUS_STORY_ZH : CORPUS_STORY_EN;
         bytes[kind] += (double)doc.len, total += (double)doc.len;
     }

@@ -550,7 +550,7 @@ static void test_precision(void) {
     free((char *)(uintptr_t)dir);
 }
 
-/* ---- the faster ways: guesses, a kept prompt, many prompts -------------------------------------------------------- */
+/* ---- the faster ways: guesses, a kept prompt, many prompts ------------------------------------------------------- */
 static char *ids_of(const Run *r) {                                /* the first answer's "ids":[...] */
     const char *ids = strstr(r->out.data ? r->out.data : "", "\"ids\":");
     return ids ? strf("%.*s", (int)strcspn(ids, "]"), ids) : xstrdup("no ids");
@@ -561,20 +561,24 @@ static void test_faster_ways(const char *dir, const char *draft_dir, const char 
     const char *guide = "the river and the fox the river and the fox the river";
     size_t n_right = 0, n_guessed = 0;
     for (int k = 0; k < 2; k++) {
-        const char *base = args("--model|%s|--prompt|%s|--n|40|--ignore-eos|--json|--temperature|%s|--kv-cache|%s", dir, guide, kinds[k], cache);
+        const char *base = args("--model|%s|--prompt|%s|--n|40|--ignore-eos|--json|--temperature|%s|--kv-cache|%s",
+            dir, guide, kinds[k], cache);
         Run plain = run_well(NULL, base);
         char *want = ids_of(&plain);
         static const int most[] = {1, 4, 7};
         for (int i = 0; i < 9; i++) {
             const char *draft = i < 3 ? "lookup" : i < 6 ? draft_dir : dir;
-            Run r = run_well(NULL, args("%s|--draft|%s|--draft-tokens|%d|--threads|%d", base, draft, most[i % 3], 1 + i % 2));
+            Run r = run_well(NULL, args("%s|--draft|%s|--draft-tokens|%d|--threads|%d", base, draft, most[i % 3],
+                1 + i % 2));
             char *got = ids_of(&r);
-            CHECK(!strcmp(got, want), "--draft %s --draft-tokens %d, temperature %s, --kv-cache %s: the plain run's ids",
+            CHECK(!strcmp(got, want), "--draft %s --draft-tokens %d, temperature %s, --kv-cache %s: the plain run's "
+                                      "ids",
                   i < 3 ? "lookup" : i < 6 ? "another model" : "the model itself", most[i % 3], kinds[k], cache);
             const char *says = strstr(r.err.data, "; ");           /* "prompt ...; N of M guesses right; ..." */
             size_t right = 0, guessed = 0;
             if (says && sscanf(says, "; %zu of %zu guesses", &right, &guessed) == 2 && i >= 6)
-                CHECK(right == guessed && guessed > 10, "what guesses is the model itself: %zu of %zu right", right, guessed);
+                CHECK(right == guessed && guessed > 10, "what guesses is the model itself: %zu of %zu right", right,
+                    guessed);
             else if (i >= 6) CHECK(false, "no guesses were counted: %s", r.err.data);
             n_right += right, n_guessed += guessed;
             free(got);
@@ -590,7 +594,8 @@ static void test_faster_ways(const char *dir, const char *draft_dir, const char 
     static const char *const prompts[] = {"The old fox went to the river.", "The old fox went to the river.",
                                           "The old fox went to the boat", "a b c"};
     for (int i = 0; i < 4; i++) {
-        const char *base = args("--model|%s|--prompt|%s|--n|12|--ignore-eos|--json|--kv-cache|%s", dir, prompts[i], cache);
+        const char *base = args("--model|%s|--prompt|%s|--n|12|--ignore-eos|--json|--kv-cache|%s", dir, prompts[i],
+            cache);
         Run plain = run_well(NULL, base), r = run_well(NULL, args("%s|--prompt-cache|%s", base, kept));
         const char *says = strstr(r.err.data, "; ");
         size_t from_file = 99, n_prompt = 0;
@@ -598,7 +603,8 @@ static void test_faster_ways(const char *dir, const char *draft_dir, const char 
         sscanf(r.err.data, "prompt %zu", &n_prompt);
         size_t want = i == 0 || i == 3 ? 0 : i == 1 ? n_prompt - 1 : 1;
         bool right = i == 2 ? from_file > 1 && from_file < n_prompt - 1 : i == 3 ? from_file <= 1 : from_file == want;
-        CHECK(!strcmp(plain.out.data, r.out.data) && right, "--prompt-cache, prompt %d, --kv-cache %s: the same line, %zu of %zu tokens "
+        CHECK(!strcmp(plain.out.data, r.out.data) &&
+            right, "--prompt-cache, prompt %d, --kv-cache %s: the same line, %zu of %zu tokens "
               "from the file", i, cache, from_file, n_prompt);
         run_free(&plain), run_free(&r);
     }
@@ -619,10 +625,12 @@ static void test_faster_ways(const char *dir, const char *draft_dir, const char 
     char *file = at("prompts.jsonl");
     Buf lines = {0};
     for (int i = 0; i < 13; i++)
-        buf_fmt(&lines, "{\"prompt\": \"%.*s\"}\n%s", 1 + 7 * (i % 5), "The old fox went to the river and saw", i == 6 ? "\n" : "");
+        buf_fmt(&lines, "{\"prompt\": \"%.*s\"}\n%s", 1 + 7 * (i % 5), "The old fox went to the river and saw",
+            i == 6 ? "\n" : "");
     file_write(file, lines.data, lines.len);
     for (int k = 0; k < 2; k++) {
-        const char *base = args("--model|%s|--batch|%s|--n|20|--temperature|%s|--kv-cache|%s", dir, file, kinds[k], cache);
+        const char *base = args("--model|%s|--batch|%s|--n|20|--temperature|%s|--kv-cache|%s", dir, file, kinds[k],
+            cache);
         Run one = run_well(NULL, args("%s|--batch-size|1", base));
         size_t n_lines = 0, in_order = 0;
         for (const char *line = one.out.data, *end; (end = strchr(line, '\n')); line = end + 1, n_lines++)
@@ -631,11 +639,13 @@ static void test_faster_ways(const char *dir, const char *draft_dir, const char 
         static const int rows[] = {2, 5, 8};
         for (int i = 0; i < 3; i++) {
             Run r = run_well(NULL, args("%s|--batch-size|%d", base, rows[i]));
-            CHECK(!strcmp(r.out.data, one.out.data), "--batch-size %d, temperature %s: the bytes of one at a time", rows[i], kinds[k]);
+            CHECK(!strcmp(r.out.data, one.out.data), "--batch-size %d, temperature %s: the bytes of one at a time",
+                rows[i], kinds[k]);
             run_free(&r);
         }
         /* The first prompt alone, where no random number has a say. */
-        Run alone = run_well(NULL, args("--model|%s|--prompt|T|--n|20|--temperature|0|--json|--kv-cache|%s", dir, cache));
+        Run alone = run_well(NULL, args("--model|%s|--prompt|T|--n|20|--temperature|0|--json|--kv-cache|%s", dir,
+            cache));
         char *want = ids_of(&alone), *got = ids_of(&one);
         if (!k) CHECK(!strcmp(want, got) && strlen(want) > 20, "and of --prompt");
         free(want), free(got);
@@ -645,7 +655,8 @@ static void test_faster_ways(const char *dir, const char *draft_dir, const char 
     CHECK(strstr(empty.out.data, "{\"line\":1,"), "--batch - reads stdin");
     run_free(&empty);
     static const struct { const char *text, *message; } mistakes[] = {
-        {"", "no prompt in it"}, {"{\"prompt\":\"a\"}\n{", "line 2: not JSON"}, {"{\"prompt\":\"\"}", "line 1: neither"},
+        {"", "no prompt in it"}, {"{\"prompt\":\"a\"}\n{", "line 2: not JSON"},
+            {"{\"prompt\":\"\"}", "line 1: neither"},
         {"{\"prompt\":3}", "line 1: neither"}, {"{\"messages\":[{\"role\":\"king\",\"content\":\"x\"}]}", "line 1: "}};
     for (size_t i = 0; i < sizeof mistakes / sizeof *mistakes; i++) {
         write_text(file, mistakes[i].text);
@@ -677,11 +688,13 @@ static void test_small_cache(const char *dir) {
         cJSON_Delete(j);
         run_free(&r);
     }
-    CHECK(bytes[0] == heads * slots * 4 * c.D && bytes[1] == heads * slots * (c.D + 4), "--kv-cache int8: %.0f bytes instead of %.0f",
+    CHECK(bytes[0] == heads * slots * 4 * c.D && bytes[1] == heads * slots * (c.D + 4),
+        "--kv-cache int8: %.0f bytes instead of %.0f",
           bytes[1], bytes[0]);
     char *txt = at("cache.txt");
     write_text(txt, args("%s\n%s\n%s", story[0], story[1], story[3]));
-    Run r = run_well(NULL, args("--model|%s|--eval|%s|--context|64|--json|--kv-cache|int8|--reference|%s", dir, txt, dir));
+    Run r = run_well(NULL, args("--model|%s|--eval|%s|--context|64|--json|--kv-cache|int8|--reference|%s", dir, txt,
+        dir));
     cJSON *j = cJSON_Parse(r.out.data);
     kl = json_number(j, "kl");
     CHECK(kl > 0 && kl < 2e-3, "--eval --kv-cache int8: a KL divergence of %.2g from the plain cache", kl);

@@ -225,8 +225,8 @@ static char *scratch_dir(const char *family, DType dtype, const char *what) {
     make_dirs(dir);
     return dir;
 }
-/* The blocks' matrices as numbers of 8 or 4 bits in groups of 8, an odd one with zero points; with plain, as floats what
- * those stand for. */
+/* The blocks' matrices as numbers of 8 or 4 bits in groups of 8, an odd one with zero points; with plain, as floats
+ * what those stand for. */
 static void *own(Model *m, void *p) {
     m->own = xrealloc(m->own, (size_t)(m->n_own + 1) * sizeof *m->own);
     return m->own[m->n_own++] = p;
@@ -241,7 +241,8 @@ static void quantise_blocks(Model *m, int bits, bool plain) {
             p->w = MAT(DT_F32, p->rows, p->cols, w);
             continue;
         }
-        Mat q = {.dtype = bits == 4 ? DT_I4 : DT_I8, .rows = p->rows, .cols = p->cols, .group = 8, .scale_dtype = DT_F32};
+        Mat q = {.dtype = bits == 4 ? DT_I4 : DT_I8, .rows = p->rows, .cols = p->cols, .group = 8,
+            .scale_dtype = DT_F32};
         size_t groups = mat_groups(&q), row_bytes = mat_row_bytes(&q);
         uint8_t *data = own(m, xcalloc(p->rows, row_bytes));
         float *scale = own(m, xmalloc(p->rows * groups * sizeof *scale));
@@ -263,8 +264,9 @@ static void quantise_blocks(Model *m, int bits, bool plain) {
     }
 }
 /* Adapters on every linear layer, in place of the weights, and a classifier's head beside them: their derivatives along
- * their gradients, by differences; then recomputed layers, and a round through the files. Dropout on the adapters' inputs
- * too. bits 8 or 4: over quantised weights, where the gradients must be those over the floats that they stand for. */
+ * their gradients, by differences; then recomputed layers, and a round through the files. Dropout on the adapters'
+ * inputs too. bits 8 or 4: over quantised weights, where the gradients must be those over the floats that they stand
+ * for. */
 static void check_adapters(const Case *k, int bits) {
     ops_select("cpu", "auto", PREC_F32);
     Config c = small_config(k);
@@ -275,7 +277,8 @@ static void check_adapters(const Case *k, int bits) {
     if (bits) quantise_blocks(m, bits, false);
     model_lora_new(m, &(LoraOpts){.r = 3, .alpha = 5, .rslora = true, .targets = {all, 1}}, 6);
     model_train_begin(m);
-    CHECK(!c.n_classes == !m->at[0][R_CLASS] && (!c.n_classes || m->at[0][R_CLASS]->grad), "%s: a head trains beside adapters", k->name);
+    CHECK(!c.n_classes == !m->at[0][R_CLASS] && (!c.n_classes || m->at[0][R_CLASS]->grad),
+        "%s: a head trains beside adapters", k->name);
     Rng r = {9, 0};
     for (int i = 0; i < m->n_lora; i++)                               /* B is zero at first: A would have no gradient */
         for (int j = 0; j < m->lora[i].n_parts; j++) {
@@ -295,7 +298,8 @@ static void check_adapters(const Case *k, int bits) {
     op.zero(m->grad, m->n_trained * sizeof *g);
     double loss_few = loss_of(m, few, &d, 1);
     op.download(g_few, m->grad, m->n_trained * sizeof *g);
-    CHECK(loss == loss_few && !memcmp(g, g_few, m->n_trained * sizeof *g), "recomputing layers with adapters, %s: the same bits", k->name);
+    CHECK(loss == loss_few && !memcmp(g, g_few, m->n_trained * sizeof *g),
+        "recomputing layers with adapters, %s: the same bits", k->name);
     if (bits) {
         Mat *was = xmalloc((size_t)m->n_params * sizeof *was);
         for (int i = 0; i < m->n_params; i++) was[i] = m->params[i].w;
@@ -326,14 +330,16 @@ static void check_adapters(const Case *k, int bits) {
             if (!(error <= worst)) {
                 worst = error;
                 free(worst_name);
-                worst_name = strf("%s, part %d: differences %.6f, gradient %.6f", i < m->n_lora ? m->lora[i].module : param_name(p), j, got, want);
+                worst_name = strf("%s, part %d: differences %.6f, gradient %.6f",
+                    i < m->n_lora ? m->lora[i].module : param_name(p), j, got, want);
             }
             free(w), free(u);
         }
-    CHECK(m->n_lora > 0 && worst <= 1, "derivatives of %d adapters over %s, %s: worst %.2f of the tolerance (%s)", m->n_lora,
+    CHECK(m->n_lora > 0 && worst <= 1, "derivatives of %d adapters over %s, %s: worst %.2f of the tolerance (%s)",
+        m->n_lora,
           bits == 8 ? "8 bits" : bits ? "4 bits" : "floats", k->name, worst, worst_name);
     free(worst_name), free(g), free(g_few);
-    if (k->dropout == 0 && !k->change && !bits) {                     /* files: the same loss from the adapter read back */
+    if (k->dropout == 0 && !k->change && !bits) {                  /* files: the same loss from the adapter read back */
         char *base = scratch_dir(k->family, DT_F32, "lora-base"), *dir = scratch_dir(k->family, DT_F32, "lora");
         model_save(m, base, DT_F32);
         model_lora_save(m, dir, base);
@@ -341,7 +347,8 @@ static void check_adapters(const Case *k, int bits) {
         model_lora_load(again, dir);
         Acts *b = acts_new(again, 3, 7, 7, true, false);
         double loss_again = loss_of(again, b, &d, 0);
-        CHECK(again->n_lora == m->n_lora && loss_again == loss, "%s: adapters written and read give the loss %.8f, before %.8f", k->name, loss_again, loss);
+        CHECK(again->n_lora == m->n_lora && loss_again == loss,
+            "%s: adapters written and read give the loss %.8f, before %.8f", k->name, loss_again, loss);
         acts_free(b);
         model_free(again);
         free(base), free(dir);
@@ -724,7 +731,8 @@ static void check_threads(const char *family, Precision precision) {
     free(first), free(first_w);
 }
 
-/* NEFTune: uniform noise in +-alpha / sqrt(T C) on the embeddings, another one each step, none where there is no alpha. */
+/* NEFTune: uniform noise in +-alpha / sqrt(T C) on the embeddings, another one each step, none where there is no
+ * alpha. */
 static void check_noise(void) {
     Config c = small_config(&(Case){.family = "llama"});
     Model *m = wide_model(&c, 9);
@@ -733,7 +741,7 @@ static void check_noise(void) {
     float *x[4], bound = 5 / sqrtf(19 * (float)c.C), most = 0;
     double sum = 0, squares = 0;
     Acts *a = acts_new(m, 2, 19, 19, true, false);
-    for (int i = 0; i < 4; i++) {                                     /* without, with, the same again, another step's */
+    for (int i = 0; i < 4; i++) {                                    /* without, with, the same again, another step's */
         a->noise.neftune = i ? 5 : 0;
         a->drop_seed = i == 3;
         Batch b = batch_of(&d);
@@ -748,7 +756,8 @@ static void check_noise(void) {
     }
     CHECK(most <= bound * 1.001f && most > 0.97f * bound && fabs(sum / (double)n) < 0.1 * (double)bound &&
           fabs(squares / (double)n - (double)(bound * bound) / 3) < 0.05 * (double)(bound * bound),
-          "NEFTune's noise is uniform in +-%.4f: at most %.4f, mean %.2g", (double)bound, (double)most, sum / (double)n);
+          "NEFTune's noise is uniform in +-%.4f: at most %.4f, mean %.2g", (double)bound, (double)most,
+              sum / (double)n);
     CHECK(!memcmp(x[1], x[2], n * sizeof(float)) && memcmp(x[1], x[3], n * sizeof(float)), "the step decides it");
     for (int i = 0; i < 4; i++) free(x[i]);
     acts_free(a);
@@ -1039,7 +1048,8 @@ static void check_layout(const Case *k, bool train, bool recompute) {
     else if (train) ADD(a->embed, N * C * A), ADD(a->embed_mean, N * 4), ADD(a->embed_rstd, N * 4);
     if (a->head_in) ADD(a->head_in, a->chunk * C * A);
     if (a->head_pre) ADD(a->head_pre, a->chunk * C * A), ADD(a->head_act, a->chunk * C * A);
-    if (a->head_norm) ADD(a->head_norm, a->chunk * C * A), ADD(a->head_mean, a->chunk * 4), ADD(a->head_rstd, a->chunk * 4);
+    if (a->head_norm)
+        ADD(a->head_norm, a->chunk * C * A), ADD(a->head_mean, a->chunk * 4), ADD(a->head_rstd, a->chunk * 4);
     if (a->types) ADD(a->types, N * 4);
     if (a->block) ADD(a->block, N * 4);
     ADD(a->prefix, B * 4), ADD(a->rows, N * 4);
@@ -1107,7 +1117,8 @@ static void check_refusals(void) {
         {LLAMA_JSON ",\"num_key_value_heads\":0}", "\"num_key_value_heads\" is 0"},
         {LLAMA_JSON ",\"head_dim\":5}", "even number of dimensions"},
         {LLAMA_JSON ",\"hidden_act\":\"relu\"}", "activation \"relu\" is not supported"},
-        {LLAMA_JSON ",\"rope_scaling\":{\"rope_type\":\"longrope\",\"factor\":4}}", "rope_type \"longrope\" is not supported"},
+        {LLAMA_JSON ",\"rope_scaling\":{\"rope_type\":\"longrope\",\"factor\":4}}",
+            "rope_type \"longrope\" is not supported"},
         {LLAMA_JSON ",\"rope_scaling\":{\"rope_type\":\"linear\",\"factor\":0}}", "factor"},
         {LLAMA_JSON ",\"rms_norm_eps\":\"small\"}", "\"rms_norm_eps\" is not a number"},
         {LLAMA_JSON ",\"tie_word_embeddings\":1}", "neither true nor false"},

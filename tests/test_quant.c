@@ -1,4 +1,5 @@
-/* tests/test_quant.c - [quant] products with int8 and int4 weights, every flavour this CPU runs, against sums in double.
+/* tests/test_quant.c - [quant] products with int8 and int4 weights, every flavour this CPU runs, against sums in
+ * double.
  *
  * The reference reads the stored layout by itself. With int8 inputs the inputs are made so that it is certain which
  * integer each rounds to; sums are then exact and only their scaling may round. With float inputs an element may be off
@@ -53,11 +54,13 @@ typedef struct Quant {
 static Quant quant_new(size_t O, size_t C, int bits, size_t G, bool zeros, bool order, InputQuant in) {
     Quant v = {.m = {.dtype = bits == 4 ? DT_I4 : DT_I8, .rows = O, .cols = C, .group = G, .input = in}};
     Mat *m = &v.m;
-    size_t groups = G && G < C ? (C + G - 1) / G : 1, row_bytes = bits == 4 ? (C + 7) / 8 * 4 : C, shift = bits == 4 ? 4 : 1;
+    size_t groups = G && G < C ? (C + G - 1) / G : 1, row_bytes = bits == 4 ? (C + 7) / 8 * 4 : C,
+        shift = bits == 4 ? 4 : 1;
     m->scale_dtype = (DType[]){DT_F32, DT_F16, DT_BF16}[pick(3)];
     size_t size = m->scale_dtype == DT_F32 ? 4 : 2;
     v.block = xmalloc(shift + O * row_bytes), v.scale_block = xmalloc(2 + O * groups * size);
-    v.w = xmalloc(O * C * sizeof *v.w), v.q = xmalloc(O * C * sizeof *v.q), v.scale = xmalloc(O * groups * sizeof(float));
+    v.w = xmalloc(O * C * sizeof *v.w), v.q = xmalloc(O * C * sizeof *v.q),
+        v.scale = xmalloc(O * groups * sizeof(float));
     m->data = (char *)v.block + shift;
     m->scale = (char *)v.scale_block + 2;
     if (zeros) m->zero = v.zero = xmalloc(O * groups);
@@ -113,7 +116,8 @@ static void compare(Worst *w, double got, double want, double allowed, const cha
     if (!isfinite(got)) ratio = INFINITY;
     if (w->n++ && ratio <= w->ratio) return;
     w->ratio = ratio;
-    snprintf(w->where, sizeof w->where, "%s[%zu,%zu] of N %zu C %zu O %zu, int%d, group %zu%s%s: got %.9g want %.9g", what,
+    snprintf(w->where, sizeof w->where, "%s[%zu,%zu] of N %zu C %zu O %zu, int%d, group %zu%s%s: got %.9g want %.9g",
+        what,
              row, column, N, v->m.cols, v->m.rows, v->m.dtype == DT_I4 ? 4 : 8, v->m.group, v->zero ? ", zeros" : "",
              v->order ? ", order" : "", got, want);
 }
@@ -137,7 +141,8 @@ static void try_float(Worst *y_worst, Worst *dx_worst, size_t N, size_t C, size_
         for (size_t c = 0; c < C; c++) largest = fmax(largest, fabs((double)x[t * C + c]));
         for (size_t o = 0; o < O; o++) {
             double sum = (lin.bias ? (double)bias[o] : 0) + (residual ? (double)residual[t * O + o] : 0);
-            double size = (lin.bias ? fabs((double)bias[o]) : 0) + (residual ? fabs((double)residual[t * O + o]) : 0), left_out = 0;
+            double size = (lin.bias ? fabs((double)bias[o]) : 0) + (residual ? fabs((double)residual[t * O + o]) : 0),
+                left_out = 0;
             for (size_t c = 0; c < C; c++) {
                 float w = v.w[o * C + c], a = x[t * C + c];
                 if (!few) w = input(w), a = input(a);         /* few rows count in full in both precisions */
@@ -183,7 +188,8 @@ static void try_int8(Worst *worst, size_t N, size_t C, size_t O, InputQuant in) 
             double want = 0, size = 0, two = 0;
             for (size_t g = 0; g < groups; g++) {
                 long sum = 0, part = 0;
-                for (size_t c = g * v.m.group; c < (groups > 1 && (g + 1) * v.m.group < C ? (g + 1) * v.m.group : C); c++) {
+                for (size_t c = g * v.m.group; c < (groups > 1 && (g + 1) * v.m.group < C ? (g + 1) * v.m.group : C);
+                c++) {
                     long p = (long)v.q[o * C + c] * k[t * C + (v.order ? (size_t)v.order[c] : c)];
                     sum += p, part += labs(p);
                     if (v.zero) two += two_parts(&v, o, c) * abs(k[t * C + (v.order ? (size_t)v.order[c] : c)]);
@@ -192,7 +198,8 @@ static void try_int8(Worst *worst, size_t N, size_t C, size_t O, InputQuant in) 
                 size += (double)part * (double)v.scale[o * groups + g] * (double)scale[t];
             }
             if (lin.bias) want += (double)bias[o], size += fabs((double)bias[o]);
-            compare(worst, (double)y[t * O + o], want, TOLERANCE * (size + two * (double)scale[t]), in == INPUT_STATIC ? "static" : "dynamic", &v, N, t, o);
+            compare(worst, (double)y[t * O + o], want, TOLERANCE * (size + two * (double)scale[t]),
+                in == INPUT_STATIC ? "static" : "dynamic", &v, N, t, o);
         }
     free(x), free(y), free(bias), free(scale), free(k), quant_free(&v);
 }
@@ -212,7 +219,8 @@ static void check_values(const char *flavour) {
     const char *names[] = {"float inputs", "dx", "int8 inputs, a scale a token", "int8 inputs, one scale"};
     const Worst *worst[] = {&y, &dx, &dynamic, &fixed};
     for (int i = 0; i < (precision == PREC_F32 ? 4 : 2); i++)
-        CHECK(worst[i]->ratio <= 1 && worst[i]->n > 1000, "%s: %s, %zu values, worst %.2g of the tolerance: %s", flavour,
+        CHECK(worst[i]->ratio <= 1 && worst[i]->n > 1000, "%s: %s, %zu values, worst %.2g of the tolerance: %s",
+            flavour,
               names[i], worst[i]->n, worst[i]->ratio, worst[i]->where);
 }
 
@@ -258,7 +266,8 @@ static void check_bits(const char *flavour) {
     }
     omp_set_num_threads(2);
     CHECK(!differ, "%s: 1 to 3 threads give the same bits (%zu of 32 runs differ)", flavour, differ);
-    CHECK(apart_most < 1e-3, "%s: a list, one of it not quantised, gives what its layers give (%.2g)", flavour, apart_most);
+    CHECK(apart_most < 1e-3, "%s: a list, one of it not quantised, gives what its layers give (%.2g)", flavour,
+        apart_most);
 }
 
 /* NaN and infinity reach their token's outputs, all of them, and no other's. */
@@ -274,7 +283,8 @@ static void check_nan(const char *flavour) {
         Linear lin = {.w = v.m, .y = (act *)y};
         op.matmul(&lin, 1, (act *)x, NULL, N);
         for (size_t t = 0; t < N; t++)
-            for (size_t o = 0; o < O; o++) n++, wrong += (t == t0) != !isfinite(y[t * O + o]) && !(t == t0 && v.w[o * C + c0] == 0);
+            for (size_t o = 0; o < O; o++) n++, wrong += (t == t0) != !isfinite(y[t * O + o])
+                && !(t == t0 && v.w[o * C + c0] == 0);
         free(x), free(y), quant_free(&v);
     }
     CHECK(!wrong, "%s: NaN and infinity reach their own token and no other (%zu of %zu wrong)", flavour, wrong, n);

@@ -22,7 +22,8 @@ static float *random_floats(size_t n, uint64_t seed) {
 static void check_grid(int bits, bool symmetric, DType scale_dtype) {
     enum { ROWS = 37, COLS = 96 };
     Grid g = {bits, symmetric, 32, scale_dtype};
-    float *w = random_floats(ROWS * COLS, 3), *v = xmalloc(ROWS * COLS * sizeof *v), *energy = xmalloc(COLS * sizeof *energy);
+    float *w = random_floats(ROWS * COLS, 3), *v = xmalloc(ROWS * COLS * sizeof *v),
+        *energy = xmalloc(COLS * sizeof *energy);
     for (int c = 0; c < COLS; c++) energy[c] = 1;
     for (int i = 0; i < ROWS * COLS; i++) w[i] = symmetric ? w[i] : w[i] + 2;
     for (int i = 0; i < COLS; i++) w[i] = 0, w[COLS + i] *= 1e-30f, w[2 * COLS + i] *= 1e30f;
@@ -51,7 +52,8 @@ static void check_grid(int bits, bool symmetric, DType scale_dtype) {
     }
     CHECK(!unfit, "%d bits, %s: every scale is what the file will hold, none is 0", bits, dtype_name(scale_dtype));
     CHECK(!outside && !far, "%d bits: codes on the grid, each the nearest: %d outside, %d far", bits, outside, far);
-    CHECK(error[1] <= error[0] && (bits == 8 || error[1] < 0.97 * error[0]), "%d bits, %s: squared error %.4g, without the search %.4g",
+    CHECK(error[1] <= error[0] && (bits == 8 || error[1] < 0.97 * error[0]),
+        "%d bits, %s: squared error %.4g, without the search %.4g",
           bits, symmetric ? "symmetric" : "with zero points", error[1], error[0]);
     free(w), free(v), free(energy);
 }
@@ -77,7 +79,8 @@ static void check_energy(void) {
 static float *hessian(size_t n, size_t samples, uint64_t seed) {
     float *x = random_floats(samples * n, seed), *H = op.mem_alloc(n * n * sizeof *H);
     for (size_t r = 0; r < samples; r++)
-        for (size_t c = 1; c < n; c++) x[r * n + c] = 0.9f * x[r * n + c - 1] + 0.4f * x[r * n + c] * (float)(1 + c % 7);
+        for (size_t c = 1; c < n; c++)
+            x[r * n + c] = 0.9f * x[r * n + c - 1] + 0.4f * x[r * n + c] * (float)(1 + c % 7);
     for (size_t i = 0; i < n; i++)
         for (size_t j = 0; j < n; j++) {
             double s = 0;
@@ -88,7 +91,8 @@ static float *hessian(size_t n, size_t samples, uint64_t seed) {
     return H;
 }
 static void check_gptq(size_t n, size_t O, size_t group) {
-    float *H = hessian(n, 2 * n, 5), *w = random_floats(O * n, 6), *v = xmalloc(O * n * sizeof *v), *energy = xmalloc(n * sizeof *energy);
+    float *H = hessian(n, 2 * n, 5), *w = random_floats(O * n, 6), *v = xmalloc(O * n * sizeof *v),
+        *energy = xmalloc(n * sizeof *energy);
     double mean = 0, worst = 0;
     for (size_t i = 0; i < n; i++) energy[i] = H[i * n + i], mean += (double)energy[i] / (double)n;
     Factor f = factor_new(H, n);
@@ -122,10 +126,12 @@ static void check_gptq(size_t n, size_t O, size_t group) {
                 for (size_t j = 0; j < n; j++) sum += e * (double)H[i * n + j] * (double)(w[r * n + j] - v[r * n + j]);
             }
         error[k] = sum;
-        if (k) CHECK(fabs(said - sum) < 1e-3 * sum, "GPTQ %zu x %zu says error %.6g, by brute force %.6g", O, n, said, sum);
+        if (k) CHECK(fabs(said - sum) < 1e-3 * sum, "GPTQ %zu x %zu says error %.6g, by brute force %.6g", O, n, said,
+            sum);
         codes_free(&c);
     }
-    CHECK(error[1] < 0.7 * error[0], "GPTQ %zu x %zu, groups of %zu: error %.4g, to nearest %.4g", O, n, group, error[1], error[0]);
+    CHECK(error[1] < 0.7 * error[0], "GPTQ %zu x %zu, groups of %zu: error %.4g, to nearest %.4g", O, n, group,
+        error[1], error[0]);
     factor_free(&f);
 
     /* inputs that have nothing to do with each other leave nothing to pay back */
@@ -142,7 +148,7 @@ static void check_gptq(size_t n, size_t O, size_t group) {
     op.mem_free(H);
     free(w), free(v), free(energy);
 }
-static void check_poor_text(void) {                                   /* fewer samples than inputs; some inputs never seen */
+static void check_poor_text(void) {                              /* fewer samples than inputs; some inputs never seen */
     enum { N = 140 };
     float *H = hessian(N, 20, 7);
     for (size_t i = 0; i < N; i++) H[i * N + 3] = H[3 * N + i] = 0;
@@ -174,7 +180,8 @@ static void check_rotation(size_t n) {
             worst = fmax(worst, fabs(s - (i == j)));
             largest = fmax(largest, fabs((double)R[i * n + j]));
         }
-    CHECK(worst < 1e-5 && largest < 1.5 / sqrt((double)n), "rotation of %zu: orthogonal within %.1e, largest entry %.3g / sqrt(n)", n,
+    CHECK(worst < 1e-5 && largest < 1.5 / sqrt((double)n),
+        "rotation of %zu: orthogonal within %.1e, largest entry %.3g / sqrt(n)", n,
           worst, largest * sqrt((double)n));
     free(R), free(r.sign), free(r.hartley);
 }
@@ -266,7 +273,8 @@ static void check_static(void) {
             double q = fmin(fmax(rint((double)x[i] / scale), -127), 127), d = q * scale - (double)x[i];
             got += d * d;
         }
-        CHECK(got < 1.1 * best, "%s: static scale %.4g with error %.4g; the best of all is %.4g with %.4g", spikes ? "spikes" : "normal",
+        CHECK(got < 1.1 * best, "%s: static scale %.4g with error %.4g; the best of all is %.4g with %.4g",
+            spikes ? "spikes" : "normal",
               scale, got, at, best);
     }
     free(x), free(t.bins);

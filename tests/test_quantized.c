@@ -1,5 +1,6 @@
 /* tests/test_quantized.c - quantised directories: tests/quantized against the logits that the official code gave
- * (make_quantized.py), decoding and prefill, widened to train, written back; and what must be refused, each in one sentence. */
+ * (make_quantized.py), decoding and prefill, widened to train, written back; and what must be refused, each in one
+ * sentence. */
 #include "model.h"
 #include "quantized.h"
 #include "test.h"
@@ -40,9 +41,10 @@ static void check_directory(const char *name) {
     for (int step = 0; step < 2; step++) {
         float *got = logits_of(m, ids->data, B, T, step);
         snprintf(what, sizeof what, "%s, %s: logits, %s", op.name, name, step ? "token by token" : "at once");
-        /* A token's largest input, if negative, is -127.5 scales exactly in compressed-tensors, and goes to -127 or -128
-         * with the last bit of what came before: a tie in most products of these small, wide-drawn models. test_quant
-         * holds the arithmetic. Token by token inputs have 16 bits below the largest, which such models pass on. */
+        /* A token's largest input, if negative, is -127.5 scales exactly in compressed-tensors, and goes to -127 or
+         * -128 with the last bit of what came before: a tie in most products of these small, wide-drawn models.
+         * test_quant holds the arithmetic. Token by token inputs have 16 bits below the largest, which such models pass
+         * on. */
         double off = strstr(name, "dynamic") ? 0.25 : step && strcmp(op.name, "plain") ? 3e-3 : 2e-4;
         CHECK_CLOSE(what, got, want->data, want->n, off, 0);
         free(got);
@@ -69,7 +71,8 @@ static void check_directory(const char *name) {
     free(dir), free(file);
 }
 
-/* Written back as it lies: every byte, as long as nothing changes; 0.7 times every weight, to within half a step of its row. */
+/* Written back as it lies: every byte, as long as nothing changes; 0.7 times every weight, to within half a step of its
+ * row. */
 static void check_back(const char *name) {
     char *dir = strf("tests/quantized/%s", name), *to = strf("%s/%s-back", test_tmpdir(), name);
     make_dirs(to);
@@ -86,7 +89,8 @@ static void check_back(const char *name) {
         Tensors *was = tensors_open(dir), *is = tensors_open(to);
         size_t other = 0;
         for (int i = 0; i < was->n && was->n == is->n; i++)
-            other += strcmp(was->v[i].name, is->v[i].name) || was->v[i].bytes != is->v[i].bytes || memcmp(was->v[i].data, is->v[i].data, was->v[i].bytes);
+            other += strcmp(was->v[i].name, is->v[i].name) || was->v[i].bytes != is->v[i].bytes ||
+                memcmp(was->v[i].data, is->v[i].data, was->v[i].bytes);
         CHECK(was->n == is->n && !other == !less, "%s: written back, %zu of %d tensors change", name, other, was->n);
         tensors_close(was), tensors_close(is);
         Model *back = less ? model_load(to, false) : NULL;
@@ -165,7 +169,8 @@ static char *changed(const Change *c) {
     static int number;
     char *dir = strf("%s/bad%d", test_tmpdir(), number++), *from = strf("tests/quantized/%s", c->name);
     make_dirs(dir);
-    char *path = path_join(from, "config.json"), *text = file_read(path, NULL), *at = c->config_from ? strstr(text, c->config_from) : NULL;
+    char *path = path_join(from, "config.json"), *text = file_read(path, NULL),
+        *at = c->config_from ? strstr(text, c->config_from) : NULL;
     Buf config = {0};
     assert(at || !c->config_from);
     if (!at) at = text;
@@ -187,7 +192,8 @@ static char *changed(const Change *c) {
         hits += here;
         assert(hits <= 2);
         if (here && c->how == DROP) continue;
-        out[n] = (TensorOut){.name = t->name, .dtype = t->dtype, .n_dims = t->n_dims, .ctx = (void *)(uintptr_t)t->data};
+        out[n] = (TensorOut){.name = t->name, .dtype = t->dtype, .n_dims = t->n_dims,
+            .ctx = (void *)(uintptr_t)t->data};
         memcpy(out[n].shape, t->shape, sizeof t->shape);
         if (here && c->how == NARROW) out[n].shape[t->n_dims - 1]--;
         if (here && c->how == FILL) out[n].ctx = filled[hits - 1] = memset(xmalloc(t->bytes), c->byte, t->bytes);

@@ -239,7 +239,8 @@ static const struct { const char *text; float score; } many[] = {
     {"aba", -4500.95f}, {"bab", -4501}, {MARK "ab" MARK, -6999.9f}, {"abab", -6001.3f}, {"\xE4\xB8\xAD", -1700},
     {"\xE6\x96\x87", -1701.1f}, {"\xE4\xB8\xAD\xE6\x96\x87", -3401.1f}, {"\xE6\x96\x87\xE4\xB8\xAD", -3401.3f},
     {"\xE6\x96\x87" "a", -3201.3f}, {"b\xE4\xB8\xAD", -3200.4f}, {"\xE4\xB8\xAD\xE6\x96\x87\xE4\xB8\xAD", -5102.2f},
-    {".", -900}, {"..", -1800}, {"...", -2699.99f}, {"\xF0\x9F\x98\x80", -1234.5f}, {"\xF0\x9F\x98\x80" "a", -2734.75f}};
+    {".", -900}, {"..", -1800}, {"...", -2699.99f}, {"\xF0\x9F\x98\x80", -1234.5f},
+        {"\xF0\x9F\x98\x80" "a", -2734.75f}};
 enum { N_MANY = sizeof many / sizeof *many };
 
 static void reference(const char *s, size_t n, Ids *ids) { /* piece i has the id i + 1; 0 is the unknown one */
@@ -276,7 +277,8 @@ static void reference(const char *s, size_t n, Ids *ids) { /* piece i has the id
 }
 
 static void test_unigram_definition(void) {
-    static const char *const parts[] = {"a", "b", "ab", "abab", " ", "\xE4\xB8\xAD", "\xE6\x96\x87", "\xC3\xA9", "x", ".",
+    static const char *const parts[] = {"a", "b", "ab", "abab", " ", "\xE4\xB8\xAD", "\xE6\x96\x87", "\xC3\xA9", "x",
+        ".",
                                         "...", " ab ", "\xF0\x9F\x98\x80", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"};
     enum { N_PARTS = sizeof parts / sizeof *parts, ROUNDS = 1500 };
     Buf b = {0}, normalizer = {0};
@@ -349,7 +351,8 @@ static void test_show(const char *program) {
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         Buf out = {0};
         char chunk[4096];
-        char *command = strf("'%.*s/tokenizer' show --model '%s/%s' --text '%s' 2>&1", slash ? (int)(slash - program) : 1,
+        char *command = strf("'%.*s/tokenizer' show --model '%s/%s' --text '%s' 2>&1",
+            slash ? (int)(slash - program) : 1,
                              slash ? program : ".", test_tmpdir(), rows[i].model, rows[i].text);
         FILE *f = popen(command, "r");
         for (size_t got; f && (got = fread(chunk, 1, sizeof chunk, f)) > 0;) buf_add(&out, chunk, got);

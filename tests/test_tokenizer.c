@@ -653,9 +653,11 @@ static const struct {
      BPE(""), "null", "a᠎ b", "3 0 4", "a <unk> b"},
     {"\\h", "null", "{'type': 'Split', 'pattern': {'Regex': '\\\\h'}, 'behavior': 'Removed', 'invert': false}",
      BPE(""), "null", "ab\t12l", "0 6", "<unk> l"},
-    {"\\p{Han}", "null", "{'type': 'Split', 'pattern': {'Regex': '\\\\p{Han}'}, 'behavior': 'Removed', 'invert': false}",
+    {"\\p{Han}", "null", "{'type': 'Split', 'pattern': {'Regex': '\\\\p{Han}'}, 'behavior': 'Removed', 'invert': "
+                         "false}",
      BPE(""), "null", "、中a", "0 3", "<unk> a"},
-    {"an empty match", "null", "{'type': 'Split', 'pattern': {'Regex': '(?=c)'}, 'behavior': 'Isolated', 'invert': false}",
+    {"an empty match", "null", "{'type': 'Split', 'pattern': {'Regex': '(?=c)'}, 'behavior': 'Isolated', 'invert': "
+                               "false}",
      BPE(""), "null", "abcc", "15 5 5", "ab c c"}};
 
 /* A directory with this tokenizer.json, each ' in it a ". */
@@ -712,7 +714,8 @@ static void test_mark_order(void) {
     tokenizer_decode(t, ids.v, ids.n, false, &got);
     bool ordered = got.len == text.len;
     for (size_t i = 0; ordered && i < HUGE_ROW; i++)
-        ordered = !memcmp(got.data + 1 + 2 * i, "\xCC\xB1", 2) && !memcmp(got.data + 1 + 2 * (HUGE_ROW + i), "\xCC\x90", 2);
+        ordered = !memcmp(got.data + 1 + 2 * i, "\xCC\xB1", 2) &&
+            !memcmp(got.data + 1 + 2 * (HUGE_ROW + i), "\xCC\x90", 2);
     CHECK(ordered, "half a million marks in a row are ordered, in time");
     ids_free(&ids);
     buf_free(&text), buf_free(&got);
@@ -786,9 +789,11 @@ static void test_ranks(void) {
 static void test_wrap(void) {
     static const char JSON[] =
         "{'pre_tokenizer': {'type': 'Whitespace'}, 'model': {'type': 'WordPiece', 'unk_token': 'a', 'vocab': {'a': 0, "
-        "'b': 1, '[CLS]': 2, '[SEP]': 3}}, 'post_processor': {'type': 'TemplateProcessing', 'single': [{'SpecialToken': "
+        "'b': 1, '[CLS]': 2, '[SEP]': 3}}, 'post_processor': {'type': 'TemplateProcessing', 'single': "
+        "[{'SpecialToken': "
         "{'id': '[CLS]', 'type_id': 0}}, {'Sequence': {'id': 'A', 'type_id': 0}}, {'SpecialToken': {'id': '[SEP]', "
-        "'type_id': 0}}], 'pair': [{'SpecialToken': {'id': '[CLS]', 'type_id': 7}}, {'Sequence': {'id': 'A', 'type_id': "
+        "'type_id': 0}}], 'pair': [{'SpecialToken': {'id': '[CLS]', 'type_id': 7}}, {'Sequence': {'id': 'A', "
+        "'type_id': "
         "0}}, {'SpecialToken': {'id': '[SEP]', 'type_id': 0}}, {'Sequence': {'id': 'B', 'type_id': 1}}, "
         "{'SpecialToken': {'id': '[SEP]', 'type_id': 1}}], 'special_tokens': {'[CLS]': {'id': '[CLS]', 'ids': [2], "
         "'tokens': ['[CLS]']}, '[SEP]': {'id': '[SEP]', 'ids': [3], 'tokens': ['[SEP]']}}}}";

@@ -228,8 +228,8 @@ typedef struct { WrapItem *v; int n; } Wrap;
 
 /* How an id is written. Row 0 of text is what it decodes to inside a text, row 1 what it does as a text's first token
  * (at NULL: the same). is_byte: one byte of a character that has no token. What bytes that are no character look like
- * as text depends on the library: one U+FFFD per malformed sequence, per malformed byte, or per byte of a run of is_byte
- * with anything malformed in it. */
+ * as text depends on the library: one U+FFFD per malformed sequence, per malformed byte, or per byte of a run of
+ * is_byte with anything malformed in it. */
 typedef enum { BAD_SEQUENCE, BAD_BYTE, BAD_RUN } BadBytes;
 typedef struct { Buf bytes; size_t *at; } TokenTexts; /* at [n_ids + 1] */
 enum { START_ENDS, START_STAYS, START_OVER };
@@ -237,7 +237,7 @@ typedef struct {
     TokenTexts text[2];
     uint8_t *is_byte, *blank_after;              /* [n_ids] or NULL; blank_after: one comes before the next */
     BadBytes bad;
-    uint8_t *start;                              /* [n_ids] or NULL: START_ENDS, the text has begun with this token; STAYS:
+    uint8_t *start;                           /* [n_ids] or NULL: START_ENDS, the text has begun with this token; STAYS:
                                                     the next is still its first; OVER: the next is a first one again */
     int strip;                                   /* so many of strip_char vanish from the start of a text */
     uint32_t strip_char;

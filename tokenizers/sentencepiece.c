@@ -323,7 +323,7 @@ typedef struct {
                                                     blank at the end instead */
     const char *blank;                           /* what stands for one: MARK, or a blank */
     size_t n_blank;
-    bool copied[256], plain_blank;               /* ASCII that stays as it is before more ASCII; nothing applies to ' ' */
+    bool copied[256], plain_blank;             /* ASCII that stays as it is before more ASCII; nothing applies to ' ' */
 } Normalizer;
 
 typedef struct { Trie trie; bool first[256]; bool any; } UserPieces; /* found before anything else, and left alone */
@@ -919,8 +919,8 @@ void unigram_encode(const Tokenizer *t, Worker *w, const uint8_t *s, size_t n, I
     else if (n) viterbi(&e, w, s, s + n, false, &sum);
 }
 
-/* score: NaN where an id is no piece. joins: gets the pieces' neighbours, or NULL. blanks: the text has blanks where the
- * pieces have marks. */
+/* score: NaN where an id is no piece. joins: gets the pieces' neighbours, or NULL. blanks: the text has blanks where
+ * the pieces have marks. */
 static Unigram *unigram_build(const Tokenizer *t, const double *score, int32_t unk, double least, Joins *joins,
                               bool blanks, const char *path) {
     Unigram *u = xcalloc(1, sizeof *u);
