@@ -255,8 +255,8 @@ void profile_end(int64_t step) {
         else fprintf(stderr, " %10s", "");
         fprintf(stderr, " %9.1f %5.0f%% %s\n", t->bytes / t->s / 1e9, 100 * share,
             by_arithmetic ? "of arithmetic" : "of memory");
-        buf_fmt(&rows, "%s{\"op\":\"%s\",\"calls\":%llu,\"s\":%.6g,\"time_share\":%.4f,\"gflops\":%.6g,\"gb_per_s\":%.6g,"
-                "\"limit\":\"%s\",\"limit_share\":%.4f}", rows.len ? "," : "", names[order[i]],
+        buf_fmt(&rows, "%s{\"op\":\"%s\",\"calls\":%llu,\"s\":%.6g,\"time_share\":%.4f,\"gflops\":%.6g,"
+                "\"gb_per_s\":%.6g,\"limit\":\"%s\",\"limit_share\":%.4f}", rows.len ? "," : "", names[order[i]],
                 (unsigned long long)t->calls, t->s, t->s / total_s,
                 t->flops / t->s / 1e9, t->bytes / t->s / 1e9, by_arithmetic ? "arithmetic" : "memory", share);
     }
