@@ -49,7 +49,7 @@ static struct {
     const char *model, *task, *template, *merge, *merge_as, *precision, *schedule, *out, *eval_strategy, *save_strategy,
         *metric, *resume, *config_file;
     StrList data, eval_data, replay_data, lora_targets, sweep_mix;
-    int64_t lora, freeze, seq, max_steps, batch, eval_batch, accum, warmup, log_steps, eval_steps, save_steps, keep;
+    int64_t lora, freeze, seq, max_steps, batch, eval_batch, accum, warmup, augment, log_steps, eval_steps, save_steps, keep;
     double lora_alpha, lora_dropout, eval_fraction, replay, epochs, lr, warmup_ratio, min_lr, weight_decay, beta1,
         beta2, eps, clip, dropout, neftune, l2_start, ewc, dpo_beta;
     bool rslora, freeze_embeddings, recompute, no_pack, load_best, overwrite;
@@ -94,6 +94,8 @@ static Opt table[] = {
     REAL("eval-fraction", eval_fraction, "how much of each --data is held out, without --eval-data", 0, 0.9),
     REAL("replay", replay, "share of the samples that come from what the model was trained on", 0, 0.95),
     WORDS("replay-data", replay_data, "what it was trained on (default: what its log.jsonl says)"),
+    INT("augment", augment, "so many variants of each row beside it: reworded, its input before its instruction, letters "
+        "missing or doubled; answers and digits stay", 0, 100),
     WORDS("sweep-mix", sweep_mix,
           "shares of --replay to try one after another, such as 0 0.1 0.3; the table shows what each costs"),
     {"seq", OPT_INT, &o.seq, "tokens of a sample at most, and of a packed row", 2, 1 << 20, NULL, "max-seq-length",
@@ -247,6 +249,7 @@ static void read_train(Run *r, const char *spec, double share_held_out) {
     double weight = 1;
     char *path = sample_spec(spec, &weight);
     SampleReader rd = reader(r, true);
+    rd.variants = (int)o.augment, rd.seed = (uint64_t)common.seed;
     SampleSet *s = samples_read(&rd, path);
     s->weight = weight;
     SampleSet *held = share_held_out > 0 ? samples_hold_out(s, share_held_out) : NULL;

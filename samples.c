@@ -2,6 +2,7 @@
  *
  * MAP
  *   [samples.row]    one row of a file: what kind is it, and what does it say
+ *   [samples.augment] the same question in other words
  *   [samples.read]   files
  *   [samples.split]  held-out samples, classes, a look at some
  *   [samples.batch]  the order of an epoch, packing, batches
@@ -35,7 +36,7 @@ typedef struct {
     const SampleReader *r;
     SampleSet *s;
     const char *where;             /* "file:line" */
-    size_t cap;                    /* of s->v */
+    size_t cap, n_rows, n_variants; /* of s->v; read so far */
     Ids ids, types, part, part2;
     Buf learn;
 } RowReader;
@@ -314,6 +315,83 @@ static void row_read(RowReader *rr, const cJSON *row, const char *json) {
 }
 
 /* ================================================================================================================= *
+ * [samples.augment] Variants of a row: what is asked is worded otherwise, instruction and input change places, and here and
+ * there a letter is missing or twice. Answers, classes, digits and words of three letters stay: they may decide. */
+static const char *const wordings[2][5] = {
+    {"Please answer: %s", "Question: %s", "Here is a task. %s", "%s\nYour answer, please.", "I have a question. %s"},
+    {"请回答：%s", "问题：%s", "请完成下面的任务。%s", "%s\n请给出答案。", "我有一个问题。%s"},
+};
+static void misspell(Buf *out, const char *s, Rng *g) {
+    enum { LONG = 4, ONE_IN = 12 };                                   /* of the words of at least so many letters */
+    for (size_t n; *s; s += n) {
+        for (n = 0; isalpha((unsigned char)s[n]); n++) {}
+        if (!n) { buf_add(out, s, n = 1); continue; }
+        bool hit = n >= LONG && rng_below(g, ONE_IN) == 0, twice = rng_below(g, 2);
+        size_t at = 1 + rng_below(g, n - 1 ? n - 1 : 1);              /* not the first, which people get right */
+        buf_add(out, s, hit ? at + twice : n);
+        if (hit) buf_add(out, s + at + !twice, n - at - !twice);
+    }
+}
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wformat-nonliteral"
+/* A string of the row, if there is one; wording: of a question, -1: as it is. */
+static void vary(cJSON *object, const char *key, int wording, Rng *g) {
+    const char *old = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(object, key));
+    if (blank(old)) return;
+    Buf b = {0};
+    bool chinese = (unsigned char)*old >= 0xE3 && (unsigned char)*old <= 0xE9;
+    char *worded = wording < 0 ? xstrdup(old) : strf(wordings[chinese][wording], old);
+    misspell(&b, worded, g);
+    cJSON_ReplaceItemInObjectCaseSensitive(object, key, cJSON_CreateString(b.data));
+    free(worded);
+    buf_free(&b);
+}
+#pragma GCC diagnostic pop
+static void row_vary(cJSON *row, Task task, Rng *g) {
+    int wording = task == TASK_CHAT || task == TASK_DPO ? (int)rng_below(g, 5) : -1;
+    static const char *const lists[] = {"messages", "conversations", "prompt", "chosen", "rejected"};
+    cJSON *m;
+    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
+        cJSON *list = cJSON_GetObjectItemCaseSensitive(row, lists[i]);
+        Rng same = *g;                                                /* chosen and rejected begin with one question */
+        if (!cJSON_IsArray(list)) continue;
+        cJSON_ArrayForEach(m, list) {
+            const char *from = cJSON_GetStringValue(member(m, "from")), *role = cJSON_GetStringValue(member(m, "role"));
+            if (from ? !strcmp(from, "human") || !strcmp(from, "user") : role && !strcmp(role, "user"))
+                vary(m, from ? "value" : "content", wording, i < 3 ? g : &same);
+        }
+    }
+    bool turned = cJSON_IsString(member(row, "instruction")) && !blank(cJSON_GetStringValue(member(row, "input"))) &&
+                  member(row, "output") && rng_below(g, 2);
+    for (int i = 0, done = 0; i < N_PAIRS && !done; i++)
+        if ((done = cJSON_IsString(member(row, pairs[i].question)))) vary(row, pairs[i].question, wording, g);
+    if (turned) {
+        cJSON *first = cJSON_DetachItemFromObjectCaseSensitive(row, "instruction");
+        cJSON_AddItemToObject(row, "instruction", cJSON_DetachItemFromObjectCaseSensitive(row, "input"));
+        cJSON_AddItemToObject(row, "input", first);
+    }
+    if (task == TASK_CLASSIFY) vary(row, "text", -1, g), vary(row, "text_pair", -1, g);
+}
+static uint64_t sample_hash(const SampleSet *s, const Sample *x);
+/* The row, then its variants, but for those that are the row itself. */
+static void row_and_variants(RowReader *rr, const cJSON *row, const char *json) {
+    SampleSet *s = rr->s;
+    size_t first = s->n;
+    row_read(rr, row, json);
+    rr->n_rows++;
+    for (int k = 0; k < rr->r->variants && s->n > first; k++) {
+        cJSON *varied = cJSON_Duplicate(row, true);
+        uint64_t origin = sample_hash(s, &s->v[first]);
+        Rng g = {rng_mix(rr->r->seed ^ 0xA06, rr->n_rows), (uint64_t)k << 32};
+        row_vary(varied, rr->r->task, &g);
+        size_t before = s->n;
+        if (!cJSON_Compare(row, varied, true)) row_read(rr, varied, NULL);
+        for (size_t i = before; i < s->n; i++, rr->n_variants++) s->v[i].origin = origin;
+        cJSON_Delete(varied);
+    }
+}
+
+/* ================================================================================================================= *
  * [samples.read] */
 char *sample_spec(const char *spec, double *weight) {
     const char *colon = strrchr(spec, ':');
@@ -340,7 +418,7 @@ static int by_hash(const void *a, const void *b) {
 }
 static Hashed *hashed(const SampleSet *s) {
     Hashed *h = xmalloc(size_mul(s->n + 1, sizeof *h));
-    for (size_t i = 0; i < s->n; i++) h[i] = (Hashed){sample_hash(s, &s->v[i]), i};
+    for (size_t i = 0; i < s->n; i++) h[i] = (Hashed){s->v[i].origin ? s->v[i].origin : sample_hash(s, &s->v[i]), i};
     qsort(h, s->n, sizeof *h, by_hash);
     return h;
 }
@@ -365,7 +443,7 @@ static void read_lines(RowReader *rr, const char *path) {
             const char *at_error = rest ? rest : text.data;
             die("%s: not JSON from byte %zu of the line on", where, (size_t)(at_error - text.data) + 1);
         }
-        row_read(rr, row, text.data);
+        row_and_variants(rr, row, text.data);
         cJSON_Delete(row);
         free(where);
     }
@@ -378,7 +456,7 @@ static void read_array(RowReader *rr, const char *path) {
     cJSON_ArrayForEach(row, array) {
         char *where = strf("%s: row %zu", path, ++i);
         rr->where = where;
-        row_read(rr, row, NULL);
+        row_and_variants(rr, row, NULL);
         free(where);
     }
     cJSON_Delete(array);
@@ -408,6 +486,7 @@ SampleSet *samples_read(const SampleReader *r, const char *path) {
     if (s->n > UINT32_MAX) die("%s: %zu samples are too many", path, s->n);
     Hashed *h = hashed(s);
     for (size_t i = 1; i < s->n; i++) s->duplicates += h[i].hash == h[i - 1].hash;
+    s->duplicates -= rr.n_variants;
     free(h);
     return s;
 }
@@ -425,7 +504,7 @@ void samples_free(SampleSet *s) {
 static void move_sample(SampleSet *to, const SampleSet *from, size_t i) {
     const Sample *x = &from->v[i];
     size_t n = (size_t)x->n + x->n2;
-    to->v[to->n++] = (Sample){to->ids.n, x->n, x->n2, x->label};
+    to->v[to->n++] = (Sample){to->ids.n, x->n, x->n2, x->label, x->origin};
     for (size_t t = 0; t < n; t++) ids_add(&to->ids, from->ids.v[x->at + t]);
     buf_add(&to->learn, from->learn.data + x->at, n);
     buf_add(&to->types, from->types.data + x->at, n);
@@ -447,7 +526,7 @@ SampleSet *samples_hold_out(SampleSet *s, double share) {
         part[k] = xcalloc(1, sizeof *part[k]);
         *part[k] = (SampleSet){.name = xstrdup(s->name), .weight = s->weight, .v = xmalloc(s->n * sizeof(Sample))};
         for (size_t i = 0; i < s->n; i++)
-            if (out[i] == k) move_sample(part[k], s, i);
+            if (out[i] == k && !(k && s->v[i].origin)) move_sample(part[k], s, i);
     }
     part[0]->truncated = s->truncated, part[0]->dropped = s->dropped, part[0]->duplicates = s->duplicates;
     SampleSet old = *s;

@@ -17,6 +17,7 @@ typedef struct Sample {
     uint32_t n;                    /* tokens */
     uint32_t n2;                   /* tokens of the conversation that it is preferred to, which follows; 0: none */
     int32_t label;                 /* its class; -1: no class */
+    uint64_t origin;               /* of a variant: the hash of the sample that it varies; 0: none */
 } Sample;
 typedef struct SampleSet {
     char *name;                    /* the file, as given */
@@ -37,6 +38,8 @@ typedef struct SampleReader {
     size_t max_tokens;             /* of a sample; plain texts go on in the next one, others are cut */
     StrList *labels;               /* TASK_CLASSIFY: the classes' names ... */
     bool new_labels;               /* ... which this set may add to */
+    int variants;                  /* of each row, added to it: see [samples.augment] */
+    uint64_t seed;                 /* they depend on it and on the row's number alone */
 } SampleReader;
 
 /* "FILE" or "FILE:WEIGHT" -> the file (a new string); *weight stays where none is given. */
@@ -48,7 +51,7 @@ char *sample_spec(const char *spec, double *weight);
 SampleSet *samples_read(const SampleReader *r, const char *path);
 void samples_free(SampleSet *s);
 /* Moves about a share of the samples to a new set: equal samples go together, and the choice depends on them alone.
- * NULL when too few samples are there. */
+ * Variants go with what they vary: out of this set, and not into the new one. NULL when too few samples are there. */
 SampleSet *samples_hold_out(SampleSet *s, double share);
 /* Sorts the classes' names (numbers by value) and renumbers the sets' labels. */
 void labels_sort(StrList *labels, SampleSet **sets, int n);

@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
-"""lora.py - adapters on a 1.1B LLaMA shape in bf16 beside PEFT: tokens/s and memory, in one run on one machine.
+"""lora.py - adapters on a 1.1B LLaMA shape in bf16 beside PEFT: tokens/s and memory, in one run on one machine; then on
+ChatGLM3-6B's shape in 4 bits (QLoRA), which has to do with 12 GB.
 
     make && make bench-programs && python3 bench/lora.py --peers install
-    python3 bench/lora.py --quick                                        two layers, one turn
+    python3 bench/lora.py --quick                                        two layers and one, one turn
 
 Both train adapters of rank 8 on q, k, v and o, batch 1, 512 tokens, every token learnt: ours with ./finetune, from the
 directory as it lies; PEFT with transformers' model in bf16, fused attention and AdamW. A turn is a few steps of a fresh
 process (ours) or of one that sleeps in between (PEFT); its figure is their median, after two to warm up. Memory is the
-process's highest: ours maps the weights, which count as long as they are in memory.
+process's highest: ours maps the weights, which count as long as they are in memory. The 4-bit model has 4 GB of disk
+and no peer: bitsandbytes, which PEFT calls for it, needs a GPU.
 """
 import json
 import statistics
@@ -16,7 +18,7 @@ import time
 from pathlib import Path
 
 from common import ROOT, Peer, main, parse, parser, peers_python, program, race, run, serve
-from models import LLAMA_1B, write_model
+from models import CHATGLM3, LLAMA_1B, write_model
 
 SEQ, WARM = 512, 2
 
@@ -71,37 +73,53 @@ def worker(job):
           turn)
 
 
-def measure_all(args, results):
-    config = LLAMA_1B | dict(num_hidden_layers=args.layers)
-    path = args.models / f"llama-1b-{args.layers}-bf16"
-    write_model(path, config, "BF16")
+def tune(args, path):
+    """A turn of ours: tokens/s, the highest memory in GB, and what of it was foreseen."""
     if not (path / "tokenizer.json").exists():                           # any will do: the rows are full whatever they say
         run([program(args, "tokenizer"), "train", "--data", "corpus:1M", "--vocab", 1000, "--out", path, "--quiet"])
-    python, memory = peers_python(args, ["torch", "transformers", "peft"]), dict(tea=[], PEFT=[])
-    peer = Peer(python, __file__, args, dict(model=str(path))) if python else None
     with tempfile.TemporaryDirectory() as directory:
         text, out = Path(directory, "text.txt"), Path(directory, "out")
-        text.write_text("\n\n".join(f"{i} " + "a cat sat on a mat and a dog ran off. " * 200 for i in range(WARM + args.steps)))
+        text.write_text("\n\n".join(f"{i} " + "a cat sat on a mat and a dog ran off. " * 200
+                                    for i in range(WARM + args.steps)))
+        run([program(args, "finetune"), "--model", path, "--task", "lm", "--data", text, "--eval-fraction", 0, "--lora", 8,
+             "--batch", 1, "--seq", SEQ, "--max-steps", WARM + args.steps, "--precision", "bf16", "--out", out,
+             "--overwrite", "--threads", args.threads, "--device", args.device, "--quiet"])
+        log = [json.loads(line) for line in open(out / "log.jsonl")]
+    speed = statistics.median(e["tok_s"] for e in log[WARM:] if e["event"] == "step" and e["step"] > WARM)
+    return speed, log[-1]["peak_bytes"] / 1e9, log[0]["memory_bytes"] / 1e9
 
-        def tea():
-            run([program(args, "finetune"), "--model", path, "--task", "lm", "--data", text, "--eval-fraction", 0, "--lora", 8,
-                 "--batch", 1, "--seq", SEQ, "--max-steps", WARM + args.steps, "--precision", "bf16", "--out", out,
-                 "--overwrite", "--threads", args.threads, "--device", args.device, "--quiet"])
-            log = [json.loads(line) for line in open(out / "log.jsonl")]
-            memory["tea"].append(log[-1]["peak_bytes"] / 1e9)
-            return statistics.median(e["tok_s"] for e in log[WARM:] if e["event"] == "step" and e["step"] > WARM)
 
-        def theirs():
-            took, peak = peer.ask(steps=args.steps)
-            memory["PEFT"].append(peak / 1e9)
-            return SEQ / statistics.median(took)
+def measure_all(args, results):
+    path, memory = args.models / f"llama-1b-{args.layers}-bf16", dict(tea=[], PEFT=[], foreseen=[])
+    write_model(path, LLAMA_1B | dict(num_hidden_layers=args.layers), "BF16")
+    python = peers_python(args, ["torch", "transformers", "peft"])
+    peer = Peer(python, __file__, args, dict(model=str(path))) if python else None
 
-        turns, states = race(args, {"tea": tea} | ({"PEFT": theirs} if peer else {}))
+    def ours(directory):
+        speed, peak, foreseen = tune(args, directory)
+        memory["tea"].append(peak)
+        memory["foreseen"].append(foreseen)
+        return speed
+
+    def theirs():
+        took, peak = peer.ask(steps=args.steps)
+        memory["PEFT"].append(peak / 1e9)
+        return SEQ / statistics.median(took)
+
+    turns, states = race(args, {"tea": lambda: ours(path)} | ({"PEFT": theirs} if peer else {}))
     if peer:
         peer.close()
     facts = dict(layers=args.layers, seq=SEQ, rank=8, peft=peer and peer.facts)
     results.add("lora/bf16", "tokens/s", turns.pop("tea"), peers=turns, states=states, **facts)
     results.add("lora/bf16/memory", "GB", memory["tea"], "lower", peers={"PEFT": memory["PEFT"]} if peer else {}, **facts)
+
+    layers = 1 if args.quick else CHATGLM3["num_layers"]
+    path, memory = args.models / f"chatglm3-{layers}-int4", dict(tea=[], foreseen=[])
+    write_model(path, CHATGLM3 | dict(num_layers=layers), "F16", bits=4)
+    turns, states = race(args, {"tea": lambda: ours(path)})
+    facts = dict(layers=layers, seq=SEQ, rank=8, foreseen=statistics.median(memory["foreseen"]))
+    results.add("lora/int4-6b", "tokens/s", turns.pop("tea"), states=states, **facts)
+    results.add("lora/int4-6b/memory", "GB", memory["tea"], "lower", **facts)
 
 
 if __name__ == "__main__":

@@ -78,13 +78,34 @@ def chatglm_tensors(c):
     yield "transformer.output_layer.weight", None, (V, C)
 
 
-SIZE = {"F32": 4, "F16": 2, "BF16": 2}
+SIZE = {"F32": 4, "F16": 2, "BF16": 2, "I32": 4, "I64": 8}
+GROUP = 128                                                              # of int4 weights
+
+
+def int4(tensors, dtype):
+    """(name, dtype, shape): the blocks' matrices as compressed-tensors packs them, the others in dtype."""
+    for name, shape in tensors:
+        if len(shape) == 1 or ".layers." not in name:
+            yield name, dtype, shape
+            continue
+        O, C = shape
+        yield name + "_packed", "I32", (O, C // 8)
+        yield name + "_scale", dtype, (O, C // GROUP)
+        yield name + "_shape", "I64", (O, C)
+
+
+INT4_CONFIG = dict(quant_method="compressed-tensors", format="pack-quantized", quantization_status="compressed", ignore=[],
+                   config_groups=dict(group_0=dict(
+                       targets=["Linear"], input_activations=None, output_activations=None,
+                       weights=dict(num_bits=4, type="int", symmetric=True, strategy="group", group_size=GROUP))))
 ONE = {"F32": struct.pack("<f", 1), "F16": struct.pack("<e", 1), "BF16": b"\x80\x3f"}
 BLOCK = 1 << 23                                                          # values
 
 
 def random_block(dtype):
     draw, size = random.Random(1), SIZE[dtype]
+    if dtype == "I32":
+        return memoryview(draw.randbytes(BLOCK * size))
     keep, exponent = (0x87, 0x20) if dtype == "F16" else (0x80, 0x3C)    # of the high byte; the next has the last bit
     block = bytearray(draw.randbytes(BLOCK * size))
     block[size - 1::size] = block[size - 1::size].translate(bytes(b & keep | exponent for b in range(256)))
@@ -101,7 +122,11 @@ def count(shape):
 def pieces(name, shape, dtype, block):
     """A tensor's bytes, in pieces."""
     n, size = count(shape), SIZE[dtype]
-    if "norm" in name:
+    if name.endswith("weight_shape"):
+        yield struct.pack("<2q", *shape)
+    elif name.endswith("weight_scale"):
+        yield struct.pack("<e" if dtype == "F16" else "<f", 2.0 ** -9)[-size:] * n
+    elif "norm" in name:
         yield ONE[dtype] * n
     elif name.endswith("inv_freq"):
         yield struct.pack(f"<{n}e", *(10000.0 ** (-i / n) for i in range(n)))
@@ -110,17 +135,20 @@ def pieces(name, shape, dtype, block):
             yield block[:min(BLOCK, n - first) * size]
 
 
-def write_model(path, config, dtype, shards=1):
-    """path as a directory of this config, its weights random in dtype; one that is there already is left as it is."""
-    text = json.dumps(config | dict(torch_dtype={"F32": "float32", "F16": "float16", "BF16": "bfloat16"}[dtype]), indent=1)
+def write_model(path, config, dtype, shards=1, bits=16):
+    """path as a directory of this config, its weights random in dtype, with bits=4 the blocks' in 4 bits; one that is there
+    already is left as it is."""
+    text = json.dumps(config | (dict(quantization_config=INT4_CONFIG) if bits == 4 else {}) | dict(torch_dtype={"F32": "float32", "F16": "float16", "BF16": "bfloat16"}[dtype]), indent=1)
     if (path / "config.json").exists():
         if (path / "config.json").read_text() != text:
             raise SystemExit(f"{path}: holds another model; not touched")
         return
     path.mkdir(parents=True, exist_ok=True)
     todo = [(name, shape) for name, _, shape in (chatglm_tensors if "kv_channels" in config else llama_tensors)(config)]
-    sizes = [SIZE[dtype] * count(shape) for _, shape in todo]
-    total, before, parts, block = sum(sizes), 0, [[] for _ in range(shards)], random_block(dtype)
+    todo = list(int4(todo, dtype)) if bits == 4 else [(name, dtype, shape) for name, shape in todo]
+    sizes = [16 if kind == "I64" else SIZE[kind] * count(shape) for _, kind, shape in todo]
+    total, before, parts = sum(sizes), 0, [[] for _ in range(shards)]
+    blocks = {kind: random_block(kind) for kind in {kind for _, kind, _ in todo} - {"I64"}}
     for tensor, size in zip(todo, sizes):                                # in order, cut where a shard is full
         parts[min(shards - 1, before * shards // total)].append(tensor)
         before += size
@@ -128,16 +156,16 @@ def write_model(path, config, dtype, shards=1):
     for i, part in enumerate(parts):
         file = f"model-{i + 1:05}-of-{len(parts):05}.safetensors" if len(parts) > 1 else "model.safetensors"
         header, at = {"__metadata__": {"format": "pt"}}, 0
-        for name, shape in part:
-            end = at + SIZE[dtype] * count(shape)
-            header[name] = dict(dtype=dtype, shape=shape, data_offsets=[at, end])
+        for name, kind, shape in part:
+            end = at + (16 if kind == "I64" else SIZE[kind] * count(shape))
+            header[name] = dict(dtype=kind, shape=[2] if kind == "I64" else shape, data_offsets=[at, end])
             weight_map[name], at = file, end
         head = json.dumps(header).encode()
         head += b" " * (-len(head) % 8)
         with open(path / file, "wb") as f:
             f.write(struct.pack("<Q", len(head)) + head)
-            for name, shape in part:
-                f.writelines(pieces(name, shape, dtype, block))
+            for name, kind, shape in part:
+                f.writelines(pieces(name, shape, kind, blocks.get(kind)))
             f.flush()
             os.fsync(f.fileno())                                         # a dirty page cannot be thrown out of the cache
         print(f"writing {path / file}, {time.perf_counter() - start:.0f} s", file=sys.stderr)

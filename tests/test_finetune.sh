@@ -110,6 +110,11 @@ echo '{"messages":[{"role":"user","content":"Hi"},{"role":"assistant","content":
 tune one --data chat.jsonl --eval-data one.jsonl --max-steps 1
 check "the loss counts the answer alone: \"x\" and its end" is "$(value one eval n_tok | sort -u)" 2
 { cat general.txt; echo '<|endoftext|>'; cat general.txt; } >two.txt
+tune varied $short --data alpaca.jsonl --augment 2 --save-steps 10 --keep 0
+cp -r varied/checkpoint-10 from10
+run --resume from10 --out varied2 --threads 1 --quiet || broke "--augment: resume: exit $?"
+check "--augment: resumed, it ends as the unbroken run" cmp varied/model.safetensors varied2/model.safetensors
+rm -r from10
 tune lm $short --task lm --data two.txt
 check "--task lm learns plain text" less "$(last_value lm eval val_loss)" "$(value lm eval val_loss | head -n 1)"
 

@@ -217,6 +217,59 @@ static void test_hold_out(void) {
     buf_free(&b);
 }
 
+static bool differs(const SampleSet *s, size_t i, const SampleSet *t, size_t j) {
+    return s->v[i].n != t->v[j].n || memcmp(s->ids.v + s->v[i].at, t->ids.v + t->v[j].at, 4 * (size_t)s->v[i].n);
+}
+/* Variants: other questions, the same answers and digits; the same from the same seed; held out with what they vary. */
+static void test_variants(void) {
+    Buf b = {0};
+    for (int i = 0; i < 100; i++)
+        buf_fmt(&b, "{\"instruction\":\"Please multiply these numbers\",\"input\":\"%d and %d\",\"output\":\"answer %d\"}\n",
+                i, i + 7, i);
+    SampleSet *set[4];
+    for (int k = 0; k < 4; k++) {
+        SampleReader r = reader(TASK_CHAT, 300);
+        char *path = file("vary.jsonl", b.data);
+        r.variants = k == 3 ? 0 : 3, r.seed = k == 2 ? 8 : 7;
+        set[k] = samples_read(&r, path);
+        free(path);
+    }
+    size_t other = 0, reseeded = 0, like = 0, turned = 0, misspelt = 0, wrong = 0;
+    CHECK(set[0]->n == 400 && !set[0]->duplicates, "three variants of each row: %zu samples", set[0]->n);
+    for (size_t i = 0; i < 400; i++) {
+        other += differs(set[0], i, set[1], i), reseeded += differs(set[0], i, set[2], i);
+        like += i % 4 && !differs(set[0], i, set[0], i / 4 * 4);
+        char *answer = marked(set[0], i, true), *asked = marked(set[0], i, false), want[40];
+        snprintf(want, sizeof want, "answer %zu" END, i / 4);
+        wrong += strcmp(answer, want) != 0;
+        snprintf(want, sizeof want, "%zu and %zu", i / 4, i / 4 + 7);
+        const char *numbers = strstr(asked, want), *task = strstr(asked, "these");
+        wrong += !numbers, turned += numbers && task && numbers < task;
+        misspelt += !strstr(asked, "multiply") || !strstr(asked, "numbers");
+        if (i % 4 == 0) wrong += differs(set[0], i, set[3], i / 4);
+        free(answer), free(asked);
+    }
+    CHECK(!wrong, "answers, digits and the rows themselves stay: %zu do not", wrong);
+    CHECK(!other && reseeded > 200 && !like, "they depend on the seed: %zu differ, by another seed %zu; %zu change nothing", other, reseeded, like);
+    CHECK(turned > 100 && turned < 200, "input before instruction in %zu of 300", turned);
+    CHECK(misspelt > 20 && misspelt < 120, "%zu of 300 are misspelt", misspelt);
+    SampleSet *held = samples_hold_out(set[0], 0.1);
+    size_t both = 0;
+    for (size_t i = 0; i < held->n; i++) {
+        char *answer = marked(held, i, true);
+        for (size_t k = 0; k < set[0]->n; k++) {
+            char *a = marked(set[0], k, true);
+            both += !strcmp(a, answer);
+            free(a);
+        }
+        free(answer);
+    }
+    CHECK(held->n == 10 && set[0]->n == 360 && !both, "held out without variants, which do not stay behind: %zu, %zu, %zu", held->n, set[0]->n, both);
+    samples_free(held);
+    for (int k = 0; k < 4; k++) samples_free(set[k]);
+    buf_free(&b);
+}
+
 static void test_labels(void) {
     labels = (StrList){0};
     SampleSet *s = set_of(TASK_CLASSIFY, 100, "labels.jsonl",
@@ -290,6 +343,7 @@ int main(void) {
     test_mixing();
     test_specs();
     test_hold_out();
+    test_variants();
     test_labels();
     test_packing("llama", 0);
     test_packing("gpt2", 0);
