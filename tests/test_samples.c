@@ -225,7 +225,7 @@ static void test_variants(void) {
     Buf b = {0};
     for (int i = 0; i < 100; i++)
         buf_fmt(&b, "{\"instruction\":\"Please multiply these numbers\",\"input\":\"%d and %d\",\"output\":\"answer %d\"}\n",
-                i, i + 7, i);
+                i + 1000, i + 7000, i);
     SampleSet *set[4];
     for (int k = 0; k < 4; k++) {
         SampleReader r = reader(TASK_CHAT, 300);
@@ -242,7 +242,7 @@ static void test_variants(void) {
         char *answer = marked(set[0], i, true), *asked = marked(set[0], i, false), want[40];
         snprintf(want, sizeof want, "answer %zu" END, i / 4);
         wrong += strcmp(answer, want) != 0;
-        snprintf(want, sizeof want, "%zu and %zu", i / 4, i / 4 + 7);
+        snprintf(want, sizeof want, "%zu and %zu", i / 4 + 1000, i / 4 + 7000);
         const char *numbers = strstr(asked, want), *task = strstr(asked, "these");
         wrong += !numbers, turned += numbers && task && numbers < task;
         misspelt += !strstr(asked, "multiply") || !strstr(asked, "numbers");
