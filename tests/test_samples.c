@@ -224,7 +224,7 @@ static bool differs(const SampleSet *s, size_t i, const SampleSet *t, size_t j) 
 static void test_variants(void) {
     Buf b = {0};
     for (int i = 0; i < 100; i++)
-        buf_fmt(&b, "{\"instruction\":\"Please multiply these numbers\",\"input\":\"%d and %d\",\"output\":\"answer %d\"}\n",
+        buf_fmt(&b, "{\"instruction\":\"Please multiply these numbers 24680 times\",\"input\":\"%d and %d\",\"output\":\"answer %d\"}\n",
                 i + 1000, i + 7000, i);
     SampleSet *set[4];
     for (int k = 0; k < 4; k++) {
@@ -244,7 +244,7 @@ static void test_variants(void) {
         wrong += strcmp(answer, want) != 0;
         snprintf(want, sizeof want, "%zu and %zu", i / 4 + 1000, i / 4 + 7000);
         const char *numbers = strstr(asked, want), *task = strstr(asked, "these");
-        wrong += !numbers, turned += numbers && task && numbers < task;
+        wrong += !numbers || !strstr(asked, " 24680 t"), turned += numbers && task && numbers < task;
         misspelt += !strstr(asked, "multiply") || !strstr(asked, "numbers");
         if (i % 4 == 0) wrong += differs(set[0], i, set[3], i / 4);
         free(answer), free(asked);
