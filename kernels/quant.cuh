@@ -183,34 +183,71 @@ ALWAYS_INLINE vb nibble_high(vb w) {
 
 /* ---- inputs for few rows [quant.input] --------------------------------------------------------------------------- *
  * A step is one vector of weights: VB int8 or 2 VB int4. For each the inputs are laid out as the weights meet them: for
- * int4 the even ones, then the odd ones (low and high nibbles); one or two digits; then where the sums start. */
+ * int4 the even ones, then the odd ones (low and high nibbles); first the high digits, then the low ones, where there
+ * are two; then where the sums start. */
 typedef struct Few8 {
     const char *data;          /* (N, steps, step_bytes) */
-    const float *scale;        /* (N, steps): of the digits */
+    const float *scale;        /* (N, scale_step): of each step's integers; then 0 */
     const float *sums;         /* (N, sums_step): of a group's inputs, as written in digits, for zero points; then 0 */
     float token_scale[FEW_ROWS];
-    size_t N, steps, n_groups, sums_step;
+    size_t N, steps, scale_step, n_groups, sums_step;
 } Few8;
 ALWAYS_INLINE size_t step_inputs(int bits) { return bits == 4 ? 2 * VB : VB; }
-ALWAYS_INLINE size_t step_bytes(int bits, int digits) { return (size_t)digits * (step_inputs(bits) + VB); }
+ALWAYS_INLINE size_t step_bytes(int bits, int digits) { return (size_t)digits * step_inputs(bits) + VB; }
 
-/* One step: n inputs, widened to the integers v, which have `digits` digits. */
-static void input_step(char *at, const int32_t *v, int bits, int digits) {
-    const size_t n = step_inputs(bits), per_lane = n / VL;
-    int32_t offset = bits == 4 ? 8 : I8_SHIFT;
-    int8_t *digit = (int8_t *)at;
-    int32_t start[2][VL];
-    memset(start, 0, sizeof start);
-    for (size_t i = 0; i < n; i++) {
-        int32_t hi = digits == 2 ? (v[i] + 128) >> 8 : v[i], lo = v[i] - hi * 256;
-        size_t place = bits == 4 ? i % 2 * VB + i / 2 : i;
-        digit[place] = (int8_t)hi;
-        start[0][i / per_lane] -= offset * hi;
-        if (digits == 1) continue;
-        digit[n + place] = (int8_t)lo;
-        start[1][i / per_lane] -= offset * lo;
+/* low and high: VB int8, or VB nibbles each; with one step's inputs. */
+ALWAYS_INLINE vi few8_dot(vi start, vb low, vb high, const char *x, const int bits, const int digits) {
+    const size_t n = step_inputs(bits);
+    vi sum[2] = {{0}, start};
+#pragma GCC unroll 2
+    for (int d = 2 - digits; d < 2; d++, x += n) {
+        if (bits == 8) sum[d] = dot_i8(sum[d], low, vb_load(x));
+        else sum[d] = dot_u(dot_u(sum[d], low, vb_load(x)), high, vb_load(x + VB));
     }
-    memcpy(at + (size_t)digits * n, start, (size_t)digits * VB);
+    return digits == 2 ? (vi)((vu)sum[0] << 8) + sum[1] : sum[1];
+}
+/* One step: n inputs, as integers of so many digits. (v + 128) >> 8 and v's low byte, both signed: 256 hi + lo = v. */
+static void input_step(char *at, const int16_t *v, const int bits, const int digits) {
+    typedef uint32_t vu_alias __attribute__((vector_size(4 * VL), aligned(2), may_alias));
+    int8_t *high = (int8_t *)at, *low = high + (digits == 2 ? step_inputs(bits) : 0);
+    if (bits == 4) {
+        int16_t part[2][VB];                                  /* even, odd */
+        for (size_t j = 0; j < VB; j += VL) {
+            const vu pair = *(const vu_alias *)(v + 2 * j);
+            typedef uint16_t vh __attribute__((vector_size(2 * VL)));
+            const vh even = __builtin_convertvector(pair, vh), odd = __builtin_convertvector(pair >> 16, vh);
+            memcpy(part[0] + j, &even, sizeof even), memcpy(part[1] + j, &odd, sizeof odd);
+        }
+        v = part[0];
+        for (size_t j = 0; j < 2 * VB; j++) low[j] = (int8_t)v[j];
+        if (digits == 2) for (size_t j = 0; j < 2 * VB; j++) high[j] = (int8_t)((v[j] + 128) >> 8);
+    } else {
+        for (size_t j = 0; j < VB; j++) low[j] = (int8_t)v[j];
+        if (digits == 2) for (size_t j = 0; j < VB; j++) high[j] = (int8_t)((v[j] + 128) >> 8);
+    }
+    const vb offset = (vb){0} + (int8_t)(bits == 4 ? 8 : I8_SHIFT);
+    const vi start = -few8_dot((vi){0}, offset, offset, at, bits, digits);
+    memcpy(at + (size_t)digits * step_inputs(bits), &start, VB);
+}
+/* One row of x (C), then zeros up to `padded`. */
+ALWAYS_INLINE void few8_row(char *to, float *scale, int16_t *v, const float *x, size_t padded, const int bits,
+                            const int digits) {
+    const size_t n = step_inputs(bits), bytes = step_bytes(bits, digits);
+    for (size_t s = 0; s * n < padded; s++, x += n, v += n) {
+        scale[s] = 1;
+        if (digits == 2) {
+            float largest;
+            const bool finite = all_finite(x, n, &largest);
+            scale[s] = finite ? largest / 32512.0f : NAN;     /* 127 * 256: the largest two digits, nearly */
+            const float inverse = finite && scale[s] > 0x1p-120f ? 1.0f / scale[s] : 0.0f;
+#pragma omp simd
+            for (size_t c = 0; c < n; c++) {                  /* rounded as in input_to_i8 */
+                float r = (finite ? x[c] : 0.0f) * inverse + 12582912.0f;
+                v[c] = (int16_t)(float_bits(r) - 0x4b400000u);
+            }
+        }
+        input_step(to + s * bytes, v, bits, digits);
+    }
 }
 /* All rows of x, for w and every other matrix of its kind; in scratch until the next call. */
 static Few8 few8_inputs(const Mat *w, const float *x, size_t N) {
@@ -218,40 +255,33 @@ static Few8 few8_inputs(const Mat *w, const float *x, size_t N) {
     const size_t C = w->cols, n = step_inputs(bits), steps = CEIL_DIV(C, n), bytes = step_bytes(bits, digits);
     const size_t G = group_size(w), n_groups = mat_groups(w), padded = steps * n, sums_step = CEIL_DIV(n_groups, VL) * VL;
     const size_t rows = N <= 2 ? N : N <= 4 ? 4 : FEW_ROWS;   /* the loops read that many */
-    char *buffer = scratch(SCRATCH_QUANT, rows * (steps * (bytes + 4) + sums_step * 4) + padded * 9 + 64);
-    float *scale = (float *)(buffer + rows * steps * bytes), *sums = scale + rows * steps, *row = sums + rows * sums_step;
-    int32_t *v = (int32_t *)(row + padded);
+    const size_t scale_step = CEIL_DIV(steps, VL) * VL;
+    char *buffer = scratch(SCRATCH_QUANT, rows * (steps * bytes + (scale_step + sums_step) * 4) + padded * 7 + 64);
+    float *scale = (float *)(buffer + rows * steps * bytes), *sums = scale + rows * scale_step, *row = sums + rows * sums_step;
+    int16_t *v = (int16_t *)(row + padded);
     int8_t *q = (int8_t *)(v + padded);
-    Few8 f = {.data = buffer, .scale = scale, .sums = sums, .N = N, .steps = steps, .n_groups = n_groups,
-              .sums_step = sums_step};
+    Few8 f = {.data = buffer, .scale = scale, .sums = sums, .N = N, .steps = steps, .scale_step = scale_step,
+              .n_groups = n_groups, .sums_step = sums_step};
+    memset(row + C, 0, (padded - C) * sizeof *row);
+    memset(scale, 0, rows * scale_step * sizeof *scale);
     for (size_t t = 0; t < N; t++) {
         const float *x_t = x + t * C;
-        for (size_t c = 0; c < C; c++) row[c] = w->order ? x_t[w->order[c]] : x_t[c];
-        memset(row + C, 0, (padded - C) * sizeof *row);
+        char *to = buffer + t * steps * bytes;
+        float *scale_t = scale + t * scale_step;
+        if (w->order) for (size_t c = 0; c < C; c++) row[c] = x_t[w->order[c]];
+        else memcpy(row, x_t, C * sizeof *row);
         f.token_scale[t] = 1;
         if (digits == 1) {
             f.token_scale[t] = input_to_i8(q, row, padded, w);
             for (size_t c = 0; c < padded; c++) v[c] = q[c];
         }
-        for (size_t s = 0; s < steps; s++) {
-            float largest, *scale_s = &scale[t * steps + s], *row_s = row + s * n;
-            int32_t *v_s = v + s * n;
-            *scale_s = 1;
-            if (digits == 2) {
-                bool finite = all_finite(row_s, n, &largest);
-                *scale_s = finite ? largest / 32512.0f : NAN; /* 127 * 256: the largest two digits, nearly */
-                float inverse = finite && *scale_s > 0x1p-120f ? 1.0f / *scale_s : 0.0f;
-#pragma omp simd
-                for (size_t c = 0; c < n; c++) {              /* rounded as in input_to_i8 */
-                    float r = (finite ? row_s[c] : 0.0f) * inverse + 12582912.0f;
-                    v_s[c] = (int32_t)(float_bits(r) - 0x4b400000u);
-                }
-            }
-            input_step(buffer + (t * steps + s) * bytes, v_s, bits, digits);
-        }
+        if (bits == 4 && digits == 2) few8_row(to, scale_t, v, row, padded, 4, 2);
+        else if (bits == 4) few8_row(to, scale_t, v, row, padded, 4, 1);
+        else if (digits == 2) few8_row(to, scale_t, v, row, padded, 8, 2);
+        else few8_row(to, scale_t, v, row, padded, 8, 1);
         for (size_t g = 0; g < sums_step && w->zero; g++) {
             float sum = 0;
-            for (size_t c = g * G; c < MIN((g + 1) * G, C); c++) sum += (float)v[c] * scale[t * steps + c / n];
+            for (size_t c = g * G; c < MIN((g + 1) * G, C); c++) sum += (float)v[c] * scale_t[c / n];
             sums[t * sums_step + g] = sum;
         }
     }
@@ -310,89 +340,119 @@ static void scales_spread(float *lane, const float *scale, size_t n_lanes, size_
         for (size_t i = g * per; i < MIN((g + 1) * per, n_lanes); i += VL) vf_store(lane + i, (vf){0} + scale[g]);
 }
 
+/* Floats that a row's scales may take, one a group and then one a lane, or one a step for every x and once more. */
+static size_t few8_room(const Few8 *f) {
+    return CEIL_DIV(f->n_groups, VL) * VL + VL + MAX(f->steps * VL, (FEW_ROWS + 1) * f->scale_step) + SCALE_PAD;
+}
 #define FEW8_ARGS const Linear *l, const float *residual, size_t o0, size_t o1, const Few8 *f, float *buffer
-/* One step of a row: its weights with every x, times their scales s. */
-ALWAYS_INLINE void few8_step(vf acc[FEW_ROWS], vb w, vf s, const Few8 *f, size_t k, const int bits, const int digits,
-                             const size_t n_x) {
-    const size_t n = step_inputs(bits);
-    const vb low = bits == 4 ? nibble_low(w) : i8_shifted(w), high = nibble_high(w);
+enum { FEW8_ROWS = 4 };                                       /* rows of weights that meet one load of the inputs */
+/* The sums of four vectors' lanes, each in the same order wherever it stands. */
+ALWAYS_INLINE void sum_four(float y[FEW8_ROWS], const vf v[FEW8_ROWS]) {
+#if VL == 16
+    const __m512 p = (__m512)v[0], q = (__m512)v[1], r = (__m512)v[2], s = (__m512)v[3];
+    const __m512 a = _mm512_add_ps(_mm512_unpacklo_ps(p, q), _mm512_unpackhi_ps(p, q));
+    const __m512 b = _mm512_add_ps(_mm512_unpacklo_ps(r, s), _mm512_unpackhi_ps(r, s));
+    const __m512d c = _mm512_castps_pd(a), d = _mm512_castps_pd(b);
+    const __m512 e = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(c, d)), _mm512_castpd_ps(_mm512_unpackhi_pd(c, d)));
+    const __m256 h = _mm256_add_ps(_mm512_castps512_ps256(e), _mm512_extractf32x8_ps(e, 1));
+    _mm_storeu_ps(y, _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1)));
+#else
+    for (int r = 0; r < FEW8_ROWS; r++) y[r] = few_sum(v[r]);
+#endif
+}
+/* A row's scales times those of the inputs: one a step. */
+ALWAYS_INLINE void few8_scales(float *to, const float *scale, const Few8 *f, size_t steps_a_group, float *spread,
+                               const size_t n_x) {
+    if (steps_a_group > 1) {
+        for (size_t k = 0, g = 0; k < f->steps; g++)
+            for (size_t last = MIN(k + steps_a_group, f->steps); k < last; k++) spread[k] = scale[g];
+        scale = spread;
+    }
+    for (size_t k = 0; k < f->steps; k += VL)
+        for (size_t t = 0; t < n_x; t++)
+            vf_store(to + t * f->scale_step + k, vf_load(scale + k) * vf_load(f->scale + t * f->scale_step + k));
+}
+/* One step of a row with every x. s: scales of the step's lanes; else step_scale is one for all, for each x. */
+ALWAYS_INLINE void few8_step(vf acc[FEW_ROWS], const char *w, vf s, const float *step_scale, const Few8 *f, size_t k,
+                             const int bits, const int digits, const bool lanes, const size_t n_x) {
+    vb q = vb_load(w);
+#if VL == 16
+    __asm__("" : "+v"(q));                                    /* one load: gcc would rather load twice than keep it */
+#endif
+    const vb low = bits == 4 ? nibble_low(q) : i8_shifted(q), high = nibble_high(q);
 #pragma GCC unroll 8
     for (size_t t = 0; t < n_x; t++) {
         const char *x = f->data + (t * f->steps + k) * step_bytes(bits, digits);
-        vf sum = {0};
-#pragma GCC unroll 2
-        for (int d = 0; d < digits; d++) {
-            vi dot = (vi)vb_load(x + (size_t)digits * n + (size_t)d * VB);
-            if (bits == 4) {
-                dot = dot_u(dot, low, vb_load(x + (size_t)d * n));
-                dot = dot_u(dot, high, vb_load(x + (size_t)d * n + VB));
-            } else dot = dot_i8(dot, low, vb_load(x + (size_t)d * n));
-            sum = d ? sum * 256.0f + vi_float(dot) : vi_float(dot);
-        }
-        acc[t] += sum * (digits == 2 ? s * f->scale[t * f->steps + k] : s);
+        const vi start = (vi)vb_load(x + (size_t)digits * step_inputs(bits));
+        const vf sum = vi_float(few8_dot(start, low, high, x, bits, digits));
+        if (lanes) acc[t] += sum * (s * f->scale[t * f->scale_step + k]);
+        else acc[t] += sum * (step_scale[t * f->scale_step + k] - (vf){0});
     }
 }
-/* bits, digits, lanes, n_x and streams are constants in each copy. */
+/* bits, digits, lanes, n_x and n_rows are constants in each copy. */
 ALWAYS_INLINE void few8_rows(FEW8_ARGS, const int bits, const int digits, const bool lanes, const size_t n_x,
-                             const size_t streams) {
+                             const size_t n_rows) {
     const Mat *m = &l->w;
     const size_t O = m->rows, bytes = mat_row_bytes(m), whole = bytes / VB, n = step_inputs(bits);
-    const size_t G = group_size(m), n_groups = mat_groups(m);
-    const size_t steps_a_group = lanes || n_groups == 1 ? f->steps : G / n, n_lanes = f->steps * VL;
-    const size_t part = CEIL_DIV(o1 - o0, streams), room = n_lanes + n_groups + SCALE_PAD;
+    const size_t G = group_size(m), n_groups = mat_groups(m), n_lanes = f->steps * VL;
+    const size_t room = few8_room(f);
     const size_t per = G / (n / VL);                          /* lanes of a scale */
     const bool picked = VL == 16 && lanes && per < VL && VL % per == 0;
     const Pick pick = pick_of(picked ? per : 1);
-    const size_t scale_step = picked ? VL / per : VL;
+    const size_t scale_step = picked ? VL / per : VL, part = CEIL_DIV(o1 - o0, n_rows);
     for (size_t i = 0; i < part; i++) {
-        const char *w[4];
-        const float *scale[4];
-        vf acc[4][FEW_ROWS];
+        const char *w[FEW8_ROWS];
+        const float *scale[FEW8_ROWS];                        /* a row's own: one a group */
+        const float *step_scale[FEW8_ROWS];                   /* (n_x, f->scale_step), or (steps, VL) */
+        size_t row[FEW8_ROWS];
+        vf acc[FEW8_ROWS][FEW_ROWS];
 #pragma GCC unroll 4
-        for (size_t r = 0; r < streams; r++) {
-            size_t o = MIN(o0 + r * part + i, o1 - 1);
-            float *s = buffer + r * room;
+        for (size_t r = 0; r < n_rows; r++) {
+            row[r] = o0 + r * part + i;
+            const size_t o = MIN(row[r], o1 - 1);
+            float *s = buffer + r * room, *steps = s + CEIL_DIV(n_groups, VL) * VL + VL;
             w[r] = (const char *)m->data + o * bytes;
             scales_read(s, m, o * n_groups, n_groups);
             vf_store(s + n_groups, (vf){0});                  /* of lanes past the end: no rubbish times zero */
-            scale[r] = s;
-            if (lanes && !picked) scales_spread(s + n_groups + VL, s, n_lanes, per), scale[r] = s + n_groups + VL;
+            scale[r] = s, step_scale[r] = lanes && picked ? s : steps;
+            if (lanes && !picked) scales_spread(steps, s, n_lanes, per);
+            else if (!lanes && n_groups > 1) few8_scales(steps, s, f, G / n, steps + FEW_ROWS * f->scale_step, n_x);
+            else if (!lanes) step_scale[r] = f->scale;
 #pragma GCC unroll 8
             for (size_t t = 0; t < n_x; t++) acc[r][t] = (vf){0};
         }
-        size_t g = 0, next = steps_a_group;
         for (size_t k = 0; k < whole; k++) {
-            if (k == next) g++, next += steps_a_group;
 #pragma GCC unroll 4
-            for (size_t r = 0; r < streams; r++) {
+            for (size_t r = 0; r < n_rows; r++) {
                 if (bits == 4) __builtin_prefetch(w[r] + k * VB + 4096);
-                few8_step(acc[r], vb_load(w[r] + k * VB),
-                          lanes ? scales_pick(scale[r] + k * scale_step, pick) : scale[r][g] - (vf){0}, f, k, bits,
-                          digits, n_x);
+                few8_step(acc[r], w[r] + k * VB, lanes ? scales_pick(step_scale[r] + k * scale_step, pick) : (vf){0},
+                          step_scale[r], f, k, bits, digits, lanes, n_x);
             }
         }
         if (whole < f->steps) {
-            if (whole == next) g++;
 #pragma GCC unroll 4
-            for (size_t r = 0; r < streams; r++) {
+            for (size_t r = 0; r < n_rows; r++) {
                 char edge[VB] = {0};
                 memcpy(edge, w[r] + whole * VB, bytes - whole * VB);
-                few8_step(acc[r], vb_load(edge),
-                          lanes ? scales_pick(scale[r] + whole * scale_step, pick) : scale[r][g] - (vf){0}, f, whole,
-                          bits, digits, n_x);
+                few8_step(acc[r], edge, lanes ? scales_pick(step_scale[r] + whole * scale_step, pick) : (vf){0},
+                          step_scale[r], f, whole, bits, digits, lanes, n_x);
             }
         }
-        float y_sum[4][FEW_ROWS];
-#pragma GCC unroll 4
-        for (size_t r = 0; r < streams; r++)
+        float y_sum[FEW_ROWS][FEW8_ROWS];
 #pragma GCC unroll 8
-            for (size_t t = 0; t < n_x; t++) y_sum[r][t] = few_sum(acc[r][t]);
-        for (size_t r = 0; r < streams; r++) {
-            size_t o = o0 + r * part + i;
-            const float *s = buffer + r * room;
+        for (size_t t = 0; t < n_x; t++) {
+            vf of_x[FEW8_ROWS] = {{0}};
+#pragma GCC unroll 4
+            for (size_t r = 0; r < n_rows; r++) of_x[r] = acc[r][t];
+            sum_four(y_sum[t], of_x);
+        }
+        for (size_t r = 0; r < n_rows; r++) {
+            const size_t o = row[r];
+            const float *s = scale[r];
             for (size_t t = 0; t < n_x; t++) {
-                float y = y_sum[r][t];
+                float y = y_sum[t][r];
                 if (o >= o1 || t >= f->N) continue;
+                if (!lanes && n_groups == 1) y *= s[0];
                 if (m->zero) {
                     vf off = {0};
                     for (size_t j = 0; j < n_groups; j += VL)
@@ -430,7 +490,7 @@ static void few8_run(const Linear *l, const float *residual, const Few8 *f) {
     const bool lanes = mat_groups(w) > 1 && w->group % n;
     void (*const run)(FEW8_ARGS) = w->dtype == DT_I4 ? lanes ? few8_i4_lanes : few8_i4 : lanes ? few8_i8_lanes : few8_i8;
     const size_t threads = threads_for((double)O * (double)w->cols * (double)f->N);
-    const size_t block = MAX(CEIL_DIV(O, 4 * threads), (size_t)16), room = 4 * (f->steps * VL + f->n_groups + SCALE_PAD);
+    const size_t block = MAX(CEIL_DIV(O, 4 * threads), (size_t)16), room = FEW8_ROWS * few8_room(f);
     float *buffers = scratch(SCRATCH_A, threads * room * sizeof *buffers);
 #pragma omp parallel for schedule(dynamic, 1) num_threads((int)threads) if (threads > 1)
     for (size_t o = 0; o < O; o += block)

@@ -235,7 +235,7 @@ static float *run_all(Linear *lin, int n, size_t N, const float *x, bool as_list
     return out;
 }
 static void check_bits(const char *flavour) {
-    size_t differ = 0, n;
+    size_t differ = 0, few_differ = 0, n;
     double apart_most = 0;
     for (int s = 0; s < 16; s++) {
         size_t C = 200 + pick(900), N = s % 4 < 2 ? 1 + pick(8) : 9 + pick(60);
@@ -261,11 +261,23 @@ static void check_bits(const char *flavour) {
             differ += memcmp(one, many, n * sizeof *one) != 0;
             free(many);
         }
+        if (N <= FEW_ROWS) {                                  /* a guess that is checked, a prompt among others */
+            float *y = random_floats(v[0].m.rows);
+            const float *want = one + N * C;
+            for (size_t t = 0; t < N; t++) {
+                Linear lone = {.w = v[0].m, .y = (act *)y};
+                op.matmul(&lone, 1, (act *)(x + t * C), NULL, 1);
+                few_differ += memcmp(y, want + t * v[0].m.rows, v[0].m.rows * sizeof *y) != 0;
+            }
+            free(y);
+        }
         free(one), free(apart), free(x), free(plain), free(dy);
         for (int i = 0; i < 3; i++) quant_free(&v[i]);
     }
     omp_set_num_threads(2);
     CHECK(!differ, "%s: 1 to 3 threads give the same bits (%zu of 32 runs differ)", flavour, differ);
+    CHECK(!few_differ, "%s: a row alone and among up to seven others, the same bits (%zu differ)", flavour,
+        few_differ);
     CHECK(apart_most < 1e-3, "%s: a list, one of it not quantised, gives what its layers give (%.2g)", flavour,
         apart_most);
 }
