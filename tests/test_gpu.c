@@ -406,7 +406,7 @@ static void test_attention(void) {
             BOTH a[d] = (Attn){B, T, S, (int)H, (int)K, (int)D, (float)(1 / sqrt((double)D)), mode != 1,
                                mode == 2 ? 3 : 0,
                                S > T ? pos.p[d] : NULL, mode == 3 ? prefix.p[d] : NULL, mode == 4 ? start.p[d] : NULL,
-                               mode == 5 || mode == 6 ? len.p[d] : NULL};
+                               mode == 5 || mode == 6 ? len.p[d] : NULL, NULL, NULL};
             if (mode == 6) BOTH a[d].causal = false;
             BOTH ops[d].attention(out.p[d], S == T ? lse.p[d] : NULL, q.p[d], kk.p[d], v.p[d], &a[d]);
             same(out, true, TOL(5e-6, 1.5e-2), TOL(1e-5, 1.5e-2), "out, case %zu mode %d", k, mode);
