@@ -94,7 +94,7 @@ CUDA_SO := $(if $(HAVE_CUDA),$(BUILD)/libtea-cuda.so)
 KERNEL_SRC := kernels.cu kernels.h common.h $(wildcard kernels/*.cuh)
 KERNEL_OBJ := $(ISAS:%=$(BUILD)/kernels.%.o)
 TOK_OBJ := $(patsubst tokenizers/%.c,$(BUILD)/tok_%.o,$(wildcard tokenizers/*.c))
-LIB_OBJ := $(addprefix $(BUILD)/,common.o report.o lines.o chat.o weights.o quantized.o dataset.o corpus.o model.o trainer.o samples.o evaluate.o profile.o) $(TOK_OBJ) $(KERNEL_OBJ)
+LIB_OBJ := $(addprefix $(BUILD)/,common.o report.o lines.o chat.o weights.o quantized.o gguf.o dataset.o corpus.o model.o trainer.o samples.o evaluate.o profile.o) $(TOK_OBJ) $(KERNEL_OBJ)
 TESTS   := $(patsubst tests/%.c,$(BUILD)/%,$(wildcard tests/test_*.c))
 BENCHES := $(patsubst bench/%.c,$(BUILD)/bench_%,$(wildcard bench/*.c))
 
@@ -128,7 +128,7 @@ $(BUILD)/corpus: data/corpus.c $(BUILD)/libtea.a
 	$(CC) $(CFLAGS) -DCORPUS_MAIN data/corpus.c $(BUILD)/libtea.a -o $@ $(LIBS)
 $(TESTS): $(BUILD)/%: tests/%.c $(BUILD)/libtea.a tests/test.h
 	$(CC) $(CFLAGS) -Wno-shadow -I. $< $(BUILD)/libtea.a -o $@ $(LIBS)
-$(BUILD)/test_quantize: quantize.c
+$(BUILD)/test_quantize $(BUILD)/test_gguf: quantize.c
 CONFORMANCE := $(wildcard tests/conformance*.c)
 $(BUILD)/conformance: $(CONFORMANCE) tests/conformance.h $(BUILD)/libtea.a
 	$(CC) $(CFLAGS) -Wno-shadow -I. $(CONFORMANCE) $(BUILD)/libtea.a -o $@ $(LIBS)

@@ -1388,7 +1388,7 @@ char *param_name(const Param *p) {
  *   dynamic   a larger base, as much as `rows` positions ask for (NTK-aware; transformers' "dynamic")
  *   yarn      long waves slower by factor, short ones kept, a ramp between (Peng et al. 2023)
  *   llama3    the same idea with its own borders (Llama 3.1's model code) */
-static double rope_frequency(const Config *c, size_t i, size_t rows) {
+double rope_frequency(const Config *c, size_t i, size_t rows) {
     double dims = c->rope_dims, base = (double)c->rope_base, factor = (double)c->rope_factor, pi2 = 2 * M_PI;
     double orig = c->rope_original_pos, low = (double)c->rope_low_freq, high = (double)c->rope_high_freq;
     if (c->rope_scaling == ROPE_DYNAMIC && rows > (size_t)c->max_pos)

@@ -130,6 +130,8 @@ const char *config_model_type(const Config *c);
 size_t config_weights(const Config *c);                            /* values in all parameters, a tied head once */
 /* forward and backward: 6 per matmul weight + 6 L H D T (causal) */
 double config_flops_per_token(const Config *c, size_t T);
+/* radians a position that pair i of a head turns, in texts of so many tokens */
+double rope_frequency(const Config *c, size_t i, size_t tokens);
 
 Model *model_new(const Config *c, uint64_t seed);                  /* random weights, f32 masters */
 /* From a model directory. train: f32 masters of our own; else weights stay in the mmap where the device allows it. */

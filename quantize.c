@@ -3,6 +3,7 @@
  *
  *     ./quantize --model DIR --out DIR2 --bits 4 --calibration text.txt --eval held-out.txt
  *     ./quantize --model DIR --out DIR2 --bits 8 --activations dynamic     int8 products: prefill at twice bf16's speed
+ *     ./quantize --model DIR --out small.gguf --bits 8 --format gguf       one file for llama.cpp: Q8_0, or with --bits 4 Q4_0
  *     ./quantize --bits 4 --calibration corpus:200k --eval corpus-valid:50k --out small     on ./train's model, a minute
  *
  * THE LESSON. Decoding reads every weight once per token, so half the bytes is twice the speed. A group of G weights w is
@@ -34,6 +35,7 @@
 #include "common.h"
 #include "dataset.h"
 #include "evaluate.h"
+#include "gguf.h"
 #include "kernels.h"
 #include "model.h"
 #include "tokenizer.h"
@@ -49,18 +51,20 @@
 /* ================================================================================================================= *
  * [quantize.options] */
 static struct {
-    const char *model, *out, *symmetric, *activations, *method, *precision, *dtype, *budget;
+    const char *model, *out, *format, *symmetric, *activations, *method, *precision, *dtype, *budget;
     int64_t bits, group, tokens, seq, embedding;
     double smooth;
     bool rotate, overwrite, json, bench;
     StrList calibration, keep, eval;
-} o = {.model = "out", .out = "quantised", .symmetric = "yes", .activations = "none", .method = "rtn", .precision = "auto",
+} o = {.model = "out", .out = "quantised", .format = "hub", .symmetric = "yes", .activations = "none", .method = "rtn", .precision = "auto",
        .dtype = "auto", .bits = 4, .tokens = 65536, .seq = 512};
 
 static Opt table[] = {
     TEXT("model", model, "the model to quantise: a directory, which stays as it is"),
     TEXT("out", out, "directory of the quantised model"),
     FLAG("overwrite", overwrite, "replace a model that is there"),
+    ONE_OF("format", format, "hub: a directory in compressed-tensors' layout; gguf: --out is one file for llama.cpp, with the "
+           "tokenizer in it (8 bits: Q8_0; 4 bits: Q4_0, token embedding and head in Q8_0)", "hub|gguf"),
 
     SECTION("What is stored"),
     INT("bits", bits, "of a weight: 8 or 4", 4, 8),
@@ -100,6 +104,7 @@ static const char about[] =
     "  ./quantize --model DIR --out DIR2 --bits 8                              round to nearest: needs no data\n"
     "  ./quantize --model DIR --out DIR2 --bits 4 --calibration text.txt       GPTQ: what the inputs do counts\n"
     "  ./quantize --model DIR --out DIR2 --bits 8 --activations dynamic        int8 products\n"
+    "  ./quantize --model DIR --out small.gguf --bits 4 --format gguf          for llama.cpp\n"
     "  ./quantize --model DIR --out DIR2 --bits 4 --calibration A --eval B     perplexity, before and after";
 
 /* ================================================================================================================= *
@@ -714,6 +719,7 @@ static DType float_dtype(const Tensor *t) {
 /* 16 bits are enough for a scale, which is chosen before its weights are rounded; a row's one scale costs nothing. */
 static Grid grid_of(const Plan *p, const HubTensor *h, int bits) {
     DType stays = float_dtype(hub_file(p->m, h));
+    if (!strcmp(o.format, "gguf")) return (Grid){.bits = bits, .symmetric = true, .group = GGUF_BLOCK, .scale_dtype = DT_F16};
     Grid g = {.bits = bits, .symmetric = !strcmp(o.symmetric, "yes"), .group = bits == o.bits ? (size_t)o.group : 0};
     g.scale_dtype = stays == DT_F32 && g.group ? DT_BF16 : stays;
     return g;
@@ -750,7 +756,7 @@ static Plan plan_new(Model *m) {
         Module *q = p.of[i] = &p.v[p.n++];
         *q = (Module){.h = h, .name = name, .layer = first->layer, .error = NAN, .lost8 = NAN, .lost4 = NAN, .input_scale = 1};
         q->grid = grid_of(&p, h, block ? (int)o.bits : 8);
-        if (!block) q->grid.group = 0;
+        if (!block && strcmp(o.format, "gguf")) q->grid.group = 0;
         for (int t = 0; t < N_TAPS; t++)
             for (int j = 0; j < 3; j++)
                 if (tap_roles[t][j] == first->role) q->tap = (TapKind)t;
@@ -865,7 +871,15 @@ static void plan_budget(Plan *p, Calibration *k) {
  * outputs); 8-bit values are bytes in the weight's place (int-quantized). Both have weight_scale. Fused matrices (c_attn,
  * query_key_value, gate_up_proj) are one module, its rows in the Hub's order; a Conv1D is stored (outputs, inputs) here. */
 enum { TENSORS_EACH = 5 };
-typedef struct Writer { TensorFile file; TensorOut *v; int n; double quantised_bytes; } Writer;
+typedef struct Writer {
+    TensorFile file;
+    TensorOut *v;
+    int n;
+    double quantised_bytes;
+    Gguf *gguf;                        /* instead of file, with the bits of each parameter */
+    uint8_t *bits;
+} Writer;
+static bool to_gguf(void) { return !strcmp(o.format, "gguf"); }
 
 static void announce(Writer *w, char *name, DType dtype, size_t rows, size_t cols) {
     w->v[w->n++] = (TensorOut){.name = name, .dtype = dtype, .n_dims = cols ? 2 : 1, .shape = {rows, cols}};
@@ -899,6 +913,13 @@ static Writer writer_new(const Plan *p, const char *dir) {
     free(path);
     return w;
 }
+static Writer writer_gguf(const Plan *p, const char *path) {
+    Writer w = {.bits = xcalloc((size_t)p->m->n_params, 1)};
+    for (int i = 0; i < p->n; i++)
+        for (int j = 0; j < p->v[i].h->n_parts; j++) w.bits[p->v[i].h->part[j] - p->m->params] = (uint8_t)p->v[i].grid.bits;
+    w.gguf = gguf_begin(path, p->m, o.model, w.bits);
+    return w;
+}
 static void writer_end(Writer *w) {
     tensors_end(&w->file);
     for (int i = 0; i < w->n; i++) free(w->v[i].name);
@@ -919,6 +940,14 @@ static void put_floats(Writer *w, const char *name, const float *x, size_t n, DT
 static void put_kept(Writer *w, const Plan *p, const HubTensor *h) {
     const Tensor *t = hub_file(p->m, h);
     DType dtype = float_dtype(t);
+    for (int j = 0; w->gguf && j < h->n_parts; j++) {
+        const Param *part = h->part[j];
+        float *x = op.mem_alloc(size_mul(part->n, sizeof *x));
+        op.mat_to_f32(x, &part->w);
+        gguf_put_floats(w->gguf, part, x);
+        op.mem_free(x);
+    }
+    if (w->gguf) return;
     if (h->part[0]->layer < 0 && dtype == t->dtype) {
         tensors_put(&w->file, h->name, t->data, t->bytes);
         return;
@@ -933,6 +962,8 @@ static void put_kept(Writer *w, const Plan *p, const HubTensor *h) {
 /* A module's codes, a set for each of its parts. */
 static void put_codes(Writer *w, const Plan *p, const Module *q, const Codes *part) {
     const HubTensor *h = q->h;
+    for (int j = 0; w->gguf && j < h->n_parts; j++) gguf_put(w->gguf, h->part[j], part[j].q, part[j].scale);
+    if (w->gguf) return;
     size_t D = (size_t)p->m->cfg.D, O = h->rows, C = h->cols, groups = part[0].groups, words = (C + 7) / 8;
     bool packed = q->grid.bits == 4;
     size_t row_bytes = packed ? words * 4 : C, zero_bytes = packed ? (O + 7) / 8 * groups * 4 : O * groups;
@@ -1306,7 +1337,8 @@ static char *half_written;             /* what must not stay when we die */
 static void clean_up(void) {
     char *dir = half_written;
     half_written = NULL;
-    if (dir) dir_remove(dir);
+    if (dir && to_gguf()) remove(dir);
+    else if (dir) dir_remove(dir);
 }
 static void check_source(const Config *c) {
     char *path = path_join(o.model, "config.json"), *text = file_read(path, NULL);
@@ -1332,6 +1364,13 @@ static void check_options(void) {
     if (!strcmp(o.method, "gptq") && !o.calibration.n) die_usage("--method gptq needs --calibration: text of the kind that the model will see");
     if (!strcmp(o.activations, "static") && !o.calibration.n) die_usage("--activations static needs --calibration, to measure their range");
     if (o.smooth > 0 && !o.calibration.n) die_usage("--smooth needs --calibration, to measure the inputs' range");
+    if (to_gguf()) {
+        static const char *const none[] = {"group", "budget", "embedding", "dtype", "rotate", "activations", "eval", "bench", "symmetric"};
+        for (size_t i = 0; i < sizeof none / sizeof *none; i++)
+            if (given(none[i])) die_usage("--%s does not go with --format gguf, whose file says what llama.cpp wants", none[i]);
+        if (!given("out")) o.out = "quantised.gguf";
+        o.group = GGUF_BLOCK, o.embedding = 8;
+    }
     if (!strcmp(common.device, "cuda")) die("quantize works on the CPU: what it writes runs on either");
 }
 int main(int argc, char **argv) {
@@ -1340,7 +1379,9 @@ int main(int argc, char **argv) {
     if (!is_dir(o.model)) die("%s: no such directory: a model is a directory with config.json and model.safetensors", o.model);
     char *from = realpath(o.model, NULL), *to = realpath(o.out, NULL), *there = path_join(o.out, "config.json");
     if (from && to && !strcmp(from, to)) die("--out is the model itself: name another directory");
+    if (to_gguf() && is_dir(o.out)) die("--out %s is a directory: a GGUF file is one file", o.out);
     if (file_exists(there) && !o.overwrite) die("%s holds a model already: replace it with --overwrite, or choose another --out", o.out);
+    if (to_gguf() && file_exists(o.out) && !o.overwrite) die("%s is there already: replace it with --overwrite, or choose another --out", o.out);
     free(from), free(to), free(there);
     Config c = config_read(o.model);
     check_source(&c);
@@ -1360,8 +1401,8 @@ int main(int argc, char **argv) {
     if (o.budget) plan_budget(&p, k);
     catch_signals();
     atexit(clean_up);
-    char *tmp = half_written = dir_begin(o.out);
-    Writer w = writer_new(&p, tmp);
+    char *tmp = half_written = to_gguf() ? strf("%s.tmp", o.out) : dir_begin(o.out);
+    Writer w = to_gguf() ? writer_gguf(&p, o.out) : writer_new(&p, tmp);
     Rotation rotation, *r = NULL;
     Param *wte = m->at[0][R_WTE];
     Mat embedding = wte->w;
@@ -1386,6 +1427,19 @@ int main(int argc, char **argv) {
     double quantised = 0, weights = 0;
     for (int i = 0; i < p.n; i++) quantised += (double)(p.v[i].h->rows * p.v[i].h->cols);
     for (int i = 0; i < p.n_hub; i++) weights += (double)(p.hub[i].rows * p.hub[i].cols);
+    if (to_gguf()) {
+        size_t bytes = gguf_end(w.gguf);
+        half_written = NULL;
+        progress_end(&bar, "%d matrices in %s", p.n, human_time(now_s() - begin_s));
+        if (!common.quiet) fprintf(stderr, "%s: %s, %.3f bits a weight\n", o.out, human_bytes((double)bytes), 8 * (double)bytes / weights);
+        if (o.json) printf("{\"event\":\"quantize\",\"format\":\"gguf\",\"bytes\":%zu}\n", bytes);
+        free(w.bits), free(tmp);
+        if (k) calibration_free(k);
+        plan_free(&p);
+        model_free(m);
+        if (tok) tokenizer_free(tok);
+        return 0;
+    }
     Quality q = {.bits = 8 * w.quantised_bytes / quantised};
     for (int i = 0; i < w.n; i++) {
         double n = 1;

@@ -23,6 +23,8 @@ int tokenizer_id(const Tokenizer *t, const char *token); /* id of a token by its
 /* Ids by role, -1 when the tokenizer has none: beginning of text, end of text. */
 int tokenizer_bos(const Tokenizer *t);
 int tokenizer_eos(const Tokenizer *t);
+/* Whose way of cutting text into words a byte-level one has: "gpt2", "llama3", "qwen2"; NULL: none of them. */
+const char *tokenizer_words(const Tokenizer *t);
 bool tokenizer_adds_bos(const Tokenizer *t);    /* the post-processor or add_bos_token asks for BOS before a text */
 
 typedef struct { int32_t *v; size_t n, cap; } Ids;

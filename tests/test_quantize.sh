@@ -91,6 +91,25 @@ check "--embedding 8" holds ends '"model.embed_tokens.weight":{"dtype":"I8"'
 make half --model base --bits 8 --dtype bf16
 check "--dtype bf16: what stays is stored so" holds half '"model.norm.weight":{"dtype":"BF16"'
 
+# ---- one file for llama.cpp (tests/test_gguf.c reads them) -----------------------------------------------------------
+make small.gguf --model base --bits 4 --format gguf --threads 1
+make again.gguf --model base --bits 4 --format gguf --threads 3
+check "--format gguf: the bytes of --threads 1 with 3" cmp small.gguf again.gguf
+make gptq.gguf --model base --bits 4 --format gguf $text
+check "GPTQ in a GGUF file: other numbers, the same size" eval '! cmp -s small.gguf gptq.gguf && [ $(wc -c <small.gguf) = $(wc -c <gptq.gguf) ]'
+run --quiet --threads 1 --model base --out small.gguf --bits 8 --format gguf
+check "a file that is there stays" grep -q 'is there already' err.txt
+check "--out is a directory" refused 1 'is a directory' --model base --bits 8 --format gguf --out one
+check "chatglm has no GGUF here" refused 1 'this is a chatglm model' --model "$fixtures/chatglm3" --bits 8 --format gguf
+check "nor has BERT" refused 1 'this is a bert model' --model "$fixtures/bert_mlm" --bits 8 --format gguf
+check "rows that are no blocks" refused 1 'blocks hold 32' --model "$fixtures/llama" --bits 8 --format gguf
+check "options of the other format" refused 2 'does not go with --format gguf' --model base --bits 4 --format gguf --rotate
+cp -r base bare && rm bare/tokenizer.json
+check "no tokenizer.json" refused 1 'tokenizer.json' --model bare --bits 8 --format gguf
+(ulimit -f 40; run --quiet --threads 1 --model base --out full.gguf --bits 8 --format gguf)
+check "a full disk is a sentence" grep -q '^tea: cannot write .*full.gguf' err.txt
+check "and leaves nothing" none_of full.gguf full.gguf.tmp
+
 # ---- what cannot be done ---------------------------------------------------------------------------------------------
 check "a model quantised already" refused 1 'quantised already' --model one
 check "no model" refused 1 'no such directory' --model absent

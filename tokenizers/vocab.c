@@ -62,6 +62,11 @@ int tokenizer_vocab(const Tokenizer *t) { return t->n_ids; }
 int tokenizer_id(const Tokenizer *t, const char *token) { return vocab_find(&t->vocab, token, strlen(token)); }
 int tokenizer_bos(const Tokenizer *t) { return t->bos; }
 int tokenizer_eos(const Tokenizer *t) { return t->eos; }
+const char *tokenizer_words(const Tokenizer *t) {
+    if (t->n_pre || t->add_prefix_space || !t->byte_level) return NULL;
+    if (t->split.kind == SPLIT_GPT2) return "gpt2";
+    return t->split.kind != SPLIT_LLAMA3 ? NULL : t->split.max_digits == 3 ? "llama3" : t->split.max_digits == 1 ? "qwen2" : NULL;
+}
 bool tokenizer_adds_bos(const Tokenizer *t) { return t->prefix.n && t->prefix.v[0] == t->bos; }
 const Ids *tokenizer_prefix(const Tokenizer *t) { return &t->prefix; }
 const Ids *tokenizer_suffix(const Tokenizer *t) { return &t->suffix; }
