@@ -3,7 +3,7 @@
  *     ./finetune --model DIR --data chat.jsonl --out tuned              all weights, on conversations
  *     ./finetune --model DIR --data chat.jsonl --lora 8 --out adapter   a small adapter instead; DIR stays as it is
  *     ./finetune --model DIR --merge adapter --out merged               the two as one model
- *     ./finetune --model INT4-DIR --data chat.jsonl --lora 8            over weights of few bits (./quantize, GPTQ, AWQ)
+ *     ./finetune --model INT4-DIR --data chat.jsonl --lora 8            over 4 or 8 bits (./quantize, GPTQ, AWQ)
  *     ./finetune --model BERT --task classify --data labels.jsonl --out classifier
  *     ./finetune --model tuned --task dpo --data pairs.jsonl --out better    of two answers, the one that people prefer
  *     ./finetune --data corpus:100k --task lm --epochs 1 --out try      on ./train's model, in less than a minute
@@ -49,7 +49,8 @@ static struct {
     const char *model, *task, *template, *merge, *merge_as, *precision, *schedule, *out, *eval_strategy, *save_strategy,
         *metric, *resume, *config_file;
     StrList data, eval_data, replay_data, lora_targets, sweep_mix;
-    int64_t lora, freeze, seq, max_steps, batch, eval_batch, accum, warmup, augment, log_steps, eval_steps, save_steps, keep;
+    int64_t lora, freeze, seq, max_steps, batch, eval_batch, accum, warmup, augment, log_steps, eval_steps,
+        save_steps, keep;
     double lora_alpha, lora_dropout, eval_fraction, replay, epochs, lr, warmup_ratio, min_lr, weight_decay, beta1,
         beta2, eps, clip, dropout, neftune, l2_start, ewc, dpo_beta;
     bool rslora, freeze_embeddings, recompute, no_pack, load_best, overwrite;
@@ -82,7 +83,8 @@ static Opt table[] = {
      false},
     FLAG("freeze-embeddings", freeze_embeddings, "nor do the embeddings"),
     TEXT("merge", merge, "no training: fold this adapter into --model, write the result to --out, compare the two"),
-    ONE_OF("merge-as", merge_as, "merged weights are what the base's are (of 4 or 8 bits: each the nearest), or plain floats",
+    ONE_OF("merge-as", merge_as, "merged weights are what the base's are (of 4 or 8 bits: each the nearest), or plain "
+                                 "floats",
            "base|float"),
     SECTION("Data"),
     {"data", OPT_LIST, &o.data,
@@ -94,7 +96,8 @@ static Opt table[] = {
     REAL("eval-fraction", eval_fraction, "how much of each --data is held out, without --eval-data", 0, 0.9),
     REAL("replay", replay, "share of the samples that come from what the model was trained on", 0, 0.95),
     WORDS("replay-data", replay_data, "what it was trained on (default: what its log.jsonl says)"),
-    INT("augment", augment, "so many variants of each row beside it: reworded, its input before its instruction, letters "
+    INT("augment", augment, "so many variants of each row beside it: reworded, its input before its instruction, "
+                            "letters "
         "missing or doubled; answers and digits stay", 0, 100),
     WORDS("sweep-mix", sweep_mix,
           "shares of --replay to try one after another, such as 0 0.1 0.3; the table shows what each costs"),
@@ -121,7 +124,8 @@ static Opt table[] = {
     {"eps", OPT_FLOAT, &o.eps, "AdamW: added to the root", 1e-20, 1, NULL, "adam-epsilon", false},
     {"clip", OPT_FLOAT, &o.clip, "largest norm of the gradient (0: any)", 0, 1e9, NULL, "max-grad-norm", false},
     REAL("dropout", dropout, "part of the activations dropped on their way into the stream", 0, 0.95),
-    {"neftune-noise-alpha", OPT_FLOAT, &o.neftune, "noise on the embeddings while training: 5 to 15 makes answers longer and "
+    {"neftune-noise-alpha", OPT_FLOAT, &o.neftune,
+        "noise on the embeddings while training: 5 to 15 makes answers longer and "
      "less copied (NEFTune; 0: none)", 0, 1000, NULL, "neftune", false},
     ONE_OF("precision", precision, "inputs of products; sums, moments and trained weights stay f32", "f32|bf16"),
     {"recompute", OPT_FLAG, &o.recompute, "keep only each layer's input, compute the rest again: less memory", 0, 0,
@@ -532,7 +536,8 @@ static void before_load(Run *r) {
 /* Every set before and after: what was gained, what was lost. */
 static void forgetting_report(const Run *r, const Eval *after) {
     if (!r->n_eval) return;
-    const char *second = dpo() ? "" : "perplexity", *its_after = dpo() ? "" : "after";   /* of a preference there is none */
+    /* of a preference there is none */
+    const char *second = dpo() ? "" : "perplexity", *its_after = dpo() ? "" : "after";
     printf("\n%-40s %10s %10s %12s %12s  %s\n", "evaluation set", "loss", "after", second, its_after, "");
     for (int i = 0; i < r->n_eval; i++) {
         const Eval *b = &r->before[i], *a = &after[i];
@@ -815,7 +820,9 @@ static void train_loop(Run *r) {
     }
     write_model_as(r, o.out, metric, r->stored);
     forgetting_report(r, e);
-    if (r->n_eval) log_line("end", r->t.step, "\"reason\":\"finished\",\"val_loss\":%.8g,\"peak_bytes\":%.0f", e[0].loss, memory_peak());
+    if (r->n_eval)
+        log_line("end", r->t.step, "\"reason\":\"finished\",\"val_loss\":%.8g,\"peak_bytes\":%.0f", e[0].loss,
+            memory_peak());
     else log_line("end", r->t.step, "\"reason\":\"finished\",\"peak_bytes\":%.0f", memory_peak());
     report_write(o.out);
     const char *how = classes() ? "--classify" : task() == TASK_LM ? "--prompt" : "--chat";
@@ -1070,7 +1077,8 @@ static void run(void) {
     if (task() == TASK_CHAT || dpo()) choose_template(&r);
     read_data(&r);
     data_report(&r);
-    if (classes()) r.cfg.n_classes = r.labels.n, r.cfg.head = HEAD_CLASSIFY, r.cfg.pooler = r.cfg.mask == MASK_BIDIRECTIONAL;
+    if (classes())
+        r.cfg.n_classes = r.labels.n, r.cfg.head = HEAD_CLASSIFY, r.cfg.pooler = r.cfg.mask == MASK_BIDIRECTIONAL;
     r.before_model = memory_now() + scratch_bytes();
     double need = 0;
     if (!o.lora) need = plan_memory(&r, config_weights(&r.cfg) - weights_of_layers(&r.cfg, o.freeze));

@@ -48,18 +48,20 @@
 /* ================================================================================================================= *
  * [infer.options] */
 static struct {
-    const char *model, *adapter, *kv_cache, *pooling, *embed_out, *pair, *config, *prompt, *bos, *logits, *logits_out, *attention_out, *compare, *reference, *precision, *system,
+    const char *model, *adapter, *kv_cache, *pooling, *embed_out, *pair, *config, *prompt, *bos, *logits, *logits_out,
+        *attention_out, *compare, *reference, *precision, *system,
         *template, *messages, *history, *draft, *prompt_cache, *batch;
     int64_t n, samples, context, stride, top_k, layer, draft_tokens, batch_size;
     double temperature, top_p, min_p, repetition;
     bool ignore_eos, echo, bench, json, chat;
     StrList eval, fill_mask, embed, classify;
-} o = {.model = "out", .bos = "auto", .pooling = "auto", .precision = "auto", .kv_cache = "auto", .n = 256, .samples = 1, .draft_tokens = 4, .batch_size = 8, .temperature = 0.8, .top_p = 0.95,
+} o = {.model = "out", .bos = "auto", .pooling = "auto", .precision = "auto", .kv_cache = "auto", .n = 256,
+    .samples = 1, .draft_tokens = 4, .batch_size = 8, .temperature = 0.8, .top_p = 0.95,
        .repetition = 1, .echo = true};
 
 #define MANY (1 << 24)
 #define CHAT_CONTEXT 4096
-#define DRAFT_MAX 7                                                /* with the token before them the 8 rows that matmul streams weights for */
+#define DRAFT_MAX 7                          /* with the token before them the 8 rows that matmul streams weights for */
 static Opt options[] = {
     TEXT("model", model, "model directory: config.json, model.safetensors, tokenizer.json"),
     TEXT("adapter", adapter, "a LoRA adapter's directory, in PEFT's layout, to run the model with"),
@@ -67,8 +69,10 @@ static Opt options[] = {
            "where the device multiplies them natively, else f32", "auto|f32|bf16"),
     INT("context", context, "cache slots: prompt and answer together (0: all that the model knows); with --eval the "
         "window (0: that, at most 1024); with --chat 0 means that, at most 4096", 0, MANY),
-    ONE_OF("kv-cache", kv_cache, "int8: keys and values of past tokens take a quarter of the memory, and a long context is "
-           "read faster; they lose their last digits (--eval with --reference says what that costs). auto: kept as they are",
+    ONE_OF("kv-cache", kv_cache, "int8: keys and values of past tokens take a quarter of the memory, and a long "
+                                 "context is "
+           "read faster; they lose their last digits (--eval with --reference says what that costs). auto: kept as "
+           "they are",
            "auto|int8"),
     FLAG("json", json, "the result as JSON, one object a line"),
 
@@ -87,16 +91,20 @@ static Opt options[] = {
            "as transformers does (with --eval: where there is one)", "auto|yes|no"),
     FLAG("ignore-eos", ignore_eos, "go on past the end of the text"),
     FLAG("echo", echo, "print the prompt too"),
-    TEXT("draft", draft, "guess several tokens and check them in one pass; the text stays the same: \"lookup\" repeats what "
+    TEXT("draft", draft, "guess several tokens and check them in one pass; the text stays the same: \"lookup\" "
+                         "repeats what "
          "followed the last words before, a model directory (of the same tokenizer, much smaller) writes the guesses"),
     INT("draft-tokens", draft_tokens, "guesses a pass", 1, DRAFT_MAX),
-    TEXT("prompt-cache", prompt_cache, "keep the prompt's keys and values in this file: a later prompt that begins alike "
+    TEXT("prompt-cache", prompt_cache, "keep the prompt's keys and values in this file: a later prompt that begins "
+                                       "alike "
          "starts behind that beginning"),
 
     SECTION("Many prompts"),
-    TEXT("batch", batch, "answer each line of this .jsonl, {\"prompt\": TEXT} or {\"messages\": [...]}, with a line of JSON, "
+    TEXT("batch", batch, "answer each line of this .jsonl, {\"prompt\": TEXT} or {\"messages\": [...]}, with a line "
+                         "of JSON, "
          "in order; - reads stdin"),
-    INT("batch-size", batch_size, "prompts that are decoded together; above 8 the sums are made in another order, and the "
+    INT("batch-size", batch_size, "prompts that are decoded together; above 8 the sums are made in another order, and "
+                                  "the "
         "last digits of logits may differ from those of a prompt alone", 1, 1024),
 
     SECTION("Chat"),
@@ -108,10 +116,12 @@ static Opt options[] = {
     TEXT("history", history, "keep the lines typed in this file (none: nothing is kept)"),
 
     SECTION("Encoders (BERT)"),
-    WORDS("fill-mask", fill_mask, "texts with [MASK]: the likeliest tokens in its place (--top-k of them, else 5); - reads "
+    WORDS("fill-mask", fill_mask, "texts with [MASK]: the likeliest tokens in its place (--top-k of them, else 5); - "
+                                  "reads "
           "lines from stdin"),
     WORDS("embed", embed, "texts to embed: a line of JSON for each; - reads lines from stdin"),
-    ONE_OF("pooling", pooling, "an embedding is the tokens' mean, the first token's state, their largest values, or the "
+    ONE_OF("pooling", pooling, "an embedding is the tokens' mean, the first token's state, their largest values, or "
+                               "the "
            "pooler's output; auto: what 1_Pooling/config.json says, else the mean. It has length 1 where modules.json "
            "normalises, and for mean and cls where there is no such file", "auto|mean|cls|max|pooler"),
     TEXT("embed-out", embed_out, "write tensor \"embeddings\", F32 (texts, width), to this .safetensors instead"),
@@ -121,7 +131,8 @@ static Opt options[] = {
     SECTION("Evaluate"),
     WORDS("eval", eval, "perplexity and bits per byte of this data: .txt, .jsonl, a folder of them, "
           "corpus-valid:BYTES, or token shards .bin"),
-    TEXT("reference", reference, "a model with the same vocabulary, to measure the KL divergence from: what was lost by quantising"),
+    TEXT("reference", reference, "a model with the same vocabulary, to measure the KL divergence from: what was lost "
+                                 "by quantising"),
     INT("stride", stride, "the window moves by this: each token is predicted from at least context - stride tokens, or "
         "all that its document has (0: half the context)", 0, MANY),
 
@@ -175,7 +186,8 @@ static ChatTemplate start_template(const Tokenizer *tok) {
 static DType stored_dtype(const char *dir) {
     Tensors *w = tensors_open(dir);
     size_t count[DT_COUNT] = {0};
-    for (int i = 0; i < w->n; i++) if (w->v[i].dtype <= DT_BF16) count[w->v[i].dtype] += w->v[i].n;   /* of int8: its scales */
+    /* of int8: its scales */
+    for (int i = 0; i < w->n; i++) if (w->v[i].dtype <= DT_BF16) count[w->v[i].dtype] += w->v[i].n;
     tensors_close(w);
     DType most = DT_F32;
     for (int t = 0; t < DT_COUNT; t++)
@@ -216,7 +228,8 @@ static Tokenizer *start_tokenizer(void) {
 static Model *start_decoder(void) {
     Model *m = start_model();
     if (m->cfg.head != HEAD_LM)
-        die("%s: a %s model does not continue texts: see --fill-mask, --embed, --classify", o.model, config_model_type(&m->cfg));
+        die("%s: a %s model does not continue texts: see --fill-mask, --embed, --classify", o.model,
+            config_model_type(&m->cfg));
     return m;
 }
 
@@ -242,7 +255,8 @@ static Memory memory_of(const Model *m, const Acts *a) {
  * reads them again, which is slow but no error. */
 static double plan_memory(const Model *m, const Acts *a) {
     Memory mem = memory_of(m, a);
-    const MemoryPart part[] = {{"weights", mem.weights}, {"cache", mem.cache}, {"work", mem.work}, {"tokenizer and program", before_model}};
+    const MemoryPart part[] = {{"weights", mem.weights}, {"cache", mem.cache}, {"work", mem.work},
+        {"tokenizer and program", before_model}};
     return memory_plan(part, sizeof part / sizeof *part, op.host_memory, NULL);
 }
 static void print_machine(void) {
@@ -340,7 +354,7 @@ static size_t prompt_wrap(const Config *c, const Tokenizer *tok, const char *tex
     size_t n_opening = ids->n;
     if (text) {
         tokenizer_encode(tok, text, n, true, ids);
-        const Ids *suffix = tokenizer_suffix(tok);                 /* ChatGLM-6B: the blank to fill and where it starts */
+        const Ids *suffix = tokenizer_suffix(tok);               /* ChatGLM-6B: the blank to fill and where it starts */
         for (size_t i = 0; c->mask == MASK_PREFIX && i < suffix->n; i++) ids_add(ids, suffix->v[i]);
     }
     check_ids(c, ids);
@@ -407,7 +421,7 @@ typedef struct {
     Acts *a;
     Tokenizer *tok;
     Settings set;
-    size_t n_ids;                                                  /* that the tokenizer can spell: padding is not drawn */
+    size_t n_ids;                                               /* that the tokenizer can spell: padding is not drawn */
     Ids ids;                                                       /* of the text so far, prompt included */
     Utf8Stream utf8;                                               /* a character may take several tokens ... */
     Buf text;                                                      /* ... so this lags behind; with --json, all of it */
@@ -473,7 +487,8 @@ static void draft_open(Session *s, size_t n_prompt, size_t S) {
         die("--draft %s: it has %d positions, this text may need %zu (--n, --context)", o.draft, c->max_pos, S);
     d->a = acts_new(d->m, 1, prefill_piece(c, n_prompt), S, false, false);
 }
-/* What followed when the last words stood before: the latest place where the last three tokens do, else the last two. */
+/* What followed when the last words stood before: the latest place where the last three tokens do, else the last
+ * two. */
 static size_t draft_lookup(const Ids *ids, size_t most, int32_t *guess) {
     for (size_t words = 3; words > 1; words--) {
         if (ids->n <= words) continue;
@@ -494,7 +509,8 @@ static size_t draft_guess(Session *s, size_t most, uint64_t stream, size_t step,
     if (d->lookup) return draft_lookup(&s->ids, most, guess);
     if (!d->m || !most) return 0;
     size_t kept = 0, n_text = s->ids.n;
-    while (d->m->cfg.mask != MASK_PREFIX && kept < d->held.n && kept + 1 < n_text && d->held.v[kept] == s->ids.v[kept]) kept++;
+    while (d->m->cfg.mask != MASK_PREFIX && kept < d->held.n && kept + 1 < n_text &&
+        d->held.v[kept] == s->ids.v[kept]) kept++;
     act *logits = feed(d->m, d->a, s->ids.v + kept, n_text - kept, kept);
     size_t n = 0;
     for (;;) {                                                     /* guesses join the text while they are made */
@@ -515,10 +531,11 @@ static size_t draft_guess(Session *s, size_t most, uint64_t stream, size_t step,
 static const char *decode(Session *s, const act *logits, size_t n_new, uint64_t stream) {
     const char *why = "length";
     int32_t fed[1 + DRAFT_MAX];                                    /* the token drawn last, and guesses of the next */
-    size_t n_guess = 0, row = 0, V = (size_t)s->m->cfg.V;          /* row of logits: behind how many right guesses we are */
+    size_t n_guess = 0, row = 0, V = (size_t)s->m->cfg.V;      /* row of logits: behind how many right guesses we are */
     double start = now_s();
     for (size_t step = 0; step < n_new; step++) {
-        int32_t id = model_sample(s->a, act_at(&op, logits, row * V), s->n_ids, &s->set.sampler, s->ids.v, s->ids.n, stream, step);
+        int32_t id = model_sample(s->a, act_at(&op, logits, row * V), s->n_ids, &s->set.sampler, s->ids.v, s->ids.n,
+            stream, step);
         if (stop_requested) { why = "interrupted"; break; }
         if (!o.ignore_eos && stop_has(&s->set.stop, id)) {
             s->stopped_by = id;
@@ -603,7 +620,7 @@ static size_t cache_load(Session *s, const char *path) {
         memcpy(&id, (const char *)ids->data + kept * sizeof id, sizeof id);
         if (id != s->ids.v[kept]) break;
     }
-    if (s->m->cfg.mask == MASK_PREFIX) kept = 0;                   /* tokens that see those behind them change with them */
+    if (s->m->cfg.mask == MASK_PREFIX) kept = 0;                /* tokens that see those behind them change with them */
     for (int l = 0; l < s->m->cfg.L; l++)
         for (CachePart part = 0; part < CACHE_PARTS; part++) {
             CacheSlots to = acts_cache(s->m, s->a, l, part, 0, 0);
@@ -611,7 +628,8 @@ static size_t cache_load(Session *s, const char *path) {
             char *name = cache_name(l, part);
             const Tensor *t = tensors_find(w, name);
             if (t && t->dtype != to.dtype)
-                die("%s: keeps keys and values in %s, this run in %s (--kv-cache): name another file, or delete this one", path,
+                die("%s: keeps keys and values in %s, this run in %s (--kv-cache): name another file, or delete this "
+                    "one", path,
                     dtype_name(t->dtype), dtype_name(to.dtype));
             t = tensors_get(w, name, 2, (size_t[]){ids->n, to.width});
             if (kept) op.upload(to.data, t->data, kept * to.slot_bytes);
@@ -635,7 +653,8 @@ static void cache_save(const Session *s, const char *path) {
     for (int i = 0; i < most; i++) {
         from[i] = acts_cache(s->m, s->a, i / CACHE_PARTS, (CachePart)(i % CACHE_PARTS), 0, 0);
         if (!from[i].data) continue;
-        out[n_out++] = (TensorOut){.name = cache_name(i / CACHE_PARTS, (CachePart)(i % CACHE_PARTS)), .dtype = from[i].dtype,
+        out[n_out++] = (TensorOut){.name = cache_name(i / CACHE_PARTS, (CachePart)(i % CACHE_PARTS)),
+            .dtype = from[i].dtype,
                                    .n_dims = 2, .shape = {n, from[i].width}, .fill = cache_fill, .ctx = &from[i]};
     }
     out[n_out++] = (TensorOut){.name = xstrdup("ids"), .dtype = DT_I32, .n_dims = 1, .shape = {n}, .ctx = s->ids.v};
@@ -709,8 +728,8 @@ static void generate(void) {
 }
 
 /* ================================================================================================================= *
- * [infer.batch] Continuous batching (Yu et al. 2022): a pass decodes one token for each of the rows, and a prompt takes a
- * row as soon as its answer is done, so rows never wait for the longest among them. A prompt's draws depend on its
+ * [infer.batch] Continuous batching (Yu et al. 2022): a pass decodes one token for each of the rows, and a prompt takes
+ * a row as soon as its answer is done, so rows never wait for the longest among them. A prompt's draws depend on its
  * place in the file, not on its row or its neighbours: the answers are those of one at a time. */
 typedef struct { Ids ids; size_t n_prompt, line; } Request;
 typedef struct { Request *v; size_t n, cap; } Requests;
@@ -745,7 +764,8 @@ static Request request_read(BatchRun *b, const Config *c, const char *line, size
     check_ids(c, &r.ids);                                          /* a conversation's are not checked yet */
     r.n_prompt = r.ids.n, r.line = n_line;
     if (r.n_prompt >= b->context)
-        die("%s: line %zu: the prompt has %zu tokens, the context %zu: no room for an answer", o.batch, n_line, r.n_prompt, b->context);
+        die("%s: line %zu: the prompt has %zu tokens, the context %zu: no room for an answer", o.batch, n_line,
+            r.n_prompt, b->context);
     return r;
 }
 static Requests requests_read(BatchRun *b, const Config *c) {
@@ -786,7 +806,8 @@ static bool batch_draw(BatchRun *b, BatchRow *row, const act *logits) {
         if (!o.ignore_eos && stop_has(&s->set.stop, id)) why = "stop";
         else {
             ids_add(ids, id);
-            if (!b->chat || !tokenizer_is_special(s->tok, id)) tokenizer_decode_stream(s->tok, &row->utf8, id, &row->text);
+            if (!b->chat || !tokenizer_is_special(s->tok, id))
+                tokenizer_decode_stream(s->tok, &row->utf8, id, &row->text);
             if (n_answer + 1 == (size_t)o.n) why = "length";
             else if (ids->n == b->context) why = "context";
         }
@@ -1201,7 +1222,8 @@ static void eval(void) {
         else printf("bits/byte unknown without a tokenizer: %zu tokens, ", e.n);
         printf("%zu document%s; context %zu, stride %zu\n", s.documents, s.documents == 1 ? "" : "s", T, stride);
         if (reference)
-            printf("the reference's perplexity %.4f, KL divergence from it %.5f nats/token, same likeliest token at %.2f%%\n",
+            printf("the reference's perplexity %.4f, KL divergence from it %.5f nats/token, same likeliest token at "
+                   "%.2f%%\n",
                    exp(e.reference_nats / n), e.kl / n, 100 * (double)e.agree / n);
     } else if (!isfinite(e.nats)) {                                /* JSON has no word for it */
         printf("{\"event\":\"eval\",\"nats_per_token\":null,\"perplexity\":null,\"bits_per_byte\":null}\n");
@@ -1393,7 +1415,8 @@ static size_t encoder_limit(const Config *c) {
     free(path);
     return limit;
 }
-static EncoderRow encoder_row(const Tokenizer *tok, const char *text, const char *pair, bool with_special, size_t limit) {
+static EncoderRow encoder_row(const Tokenizer *tok, const char *text, const char *pair, bool with_special,
+    size_t limit) {
     EncoderRow row = {0};
     Ids a = {0}, b = {0};
     tokenizer_encode(tok, text, strlen(text), with_special, &a);
@@ -1422,7 +1445,8 @@ static size_t encode_rows(Model *m, Acts *a, const EncoderRow *rows, size_t n, i
     free(types);
     return T;
 }
-typedef void (*EncodedFn)(Model *m, Acts *a, const char *const *texts, const EncoderRow *rows, size_t n, size_t T, const int32_t *len);
+typedef void (*EncodedFn)(Model *m, Acts *a, const char *const *texts, const EncoderRow *rows, size_t n, size_t T,
+    const int32_t *len);
 static void encode_texts(Model *m, const Tokenizer *tok, StrList texts, bool with_special, EncodedFn each) {
     size_t limit = encoder_limit(&m->cfg), longest = 1, n_texts = (size_t)texts.n;
     EncoderRow *rows = xcalloc(n_texts, sizeof *rows);
@@ -1431,7 +1455,8 @@ static void encode_texts(Model *m, const Tokenizer *tok, StrList texts, bool wit
         longest = rows[i].ids.n > longest ? rows[i].ids.n : longest;
         for (size_t t = 0; t < rows[i].ids.n; t++)
             if (rows[i].ids.v[t] >= m->cfg.V)
-                die("%s: the tokenizer gives id %d, the model has %d ids: do they fit together?", o.model, rows[i].ids.v[t], m->cfg.V);
+                die("%s: the tokenizer gives id %d, the model has %d ids: do they fit together?", o.model,
+                    rows[i].ids.v[t], m->cfg.V);
     }
     Acts *a = acts_new(m, min_size(ENCODE_ROWS, n_texts), longest, longest, false, false);
     int32_t len[ENCODE_ROWS];
@@ -1457,7 +1482,8 @@ static void softmax(float *x, size_t n) {
 }
 
 static Tokenizer *encoder_tok;
-static void show_filled(Model *m, Acts *a, const char *const *texts, const EncoderRow *rows, size_t n, size_t T, const int32_t *len) {
+static void show_filled(Model *m, Acts *a, const char *const *texts, const EncoderRow *rows, size_t n, size_t T,
+    const int32_t *len) {
     int mask = tokenizer_id(encoder_tok, "[MASK]");
     size_t V = min_size((size_t)m->cfg.V, (size_t)tokenizer_vocab(encoder_tok)), k = o.top_k ? (size_t)o.top_k : 5;
     Buf line = {0}, text = {0};
@@ -1499,7 +1525,8 @@ static void show_filled(Model *m, Acts *a, const char *const *texts, const Encod
 }
 static void fill_mask(void) {
     Model *m = start_model();
-    if (m->cfg.head != HEAD_MASKED_LM) die("%s: --fill-mask wants a model for masked tokens (BertForMaskedLM)", o.model);
+    if (m->cfg.head != HEAD_MASKED_LM)
+        die("%s: --fill-mask wants a model for masked tokens (BertForMaskedLM)", o.model);
     encoder_tok = tokenizer_load(o.model);
     if (tokenizer_id(encoder_tok, "[MASK]") < 0) die("%s: the tokenizer has no [MASK]", o.model);
     encode_texts(m, encoder_tok, texts_of(o.fill_mask), true, show_filled);
@@ -1553,10 +1580,12 @@ static void pool(float *out, const float *hidden, size_t len, size_t C) {
         out[i] = (float)(mean ? v / (double)len : v);
     }
 }
-static void show_embedded(Model *m, Acts *a, const char *const *texts, const EncoderRow *rows, size_t n, size_t T, const int32_t *len) {
+static void show_embedded(Model *m, Acts *a, const char *const *texts, const EncoderRow *rows, size_t n, size_t T,
+    const int32_t *len) {
     size_t C = (size_t)m->cfg.C;
     bool pooler = !strcmp(embed.pooling, "pooler");
-    float *hidden = pooler ? acts_to_host(model_pool(m, a, n), n * C) : acts_to_host(a->final, n * T * C), *v = xmalloc(C * sizeof *v);
+    float *hidden = pooler ? acts_to_host(model_pool(m, a, n), n * C) : acts_to_host(a->final, n * T * C),
+        *v = xmalloc(C * sizeof *v);
     Buf line = {0};
     (void)rows;
     for (size_t r = 0; r < n; r++) {
@@ -1588,7 +1617,8 @@ static void embed_texts(void) {
     encoder_tok = tokenizer_load(o.model);
     encode_texts(m, encoder_tok, texts_of(o.embed), false, show_embedded);
     if (o.embed_out) {
-        TensorOut out = {.name = (char *)"embeddings", .dtype = DT_F32, .n_dims = 2, .shape = {embed.n_out, (size_t)m->cfg.C}, .ctx = embed.out};
+        TensorOut out = {.name = (char *)"embeddings", .dtype = DT_F32, .n_dims = 2,
+            .shape = {embed.n_out, (size_t)m->cfg.C}, .ctx = embed.out};
         tensors_save(o.embed_out, &out, 1, NULL);
         free(embed.out);
     }
@@ -1598,7 +1628,8 @@ static void embed_texts(void) {
 
 /* The names of the classes, in config.json's id2label; without one, LABEL_0, LABEL_1, ... */
 static cJSON *class_labels;
-static void show_classes(Model *m, Acts *a, const char *const *texts, const EncoderRow *rows, size_t n, size_t T, const int32_t *len) {
+static void show_classes(Model *m, Acts *a, const char *const *texts, const EncoderRow *rows, size_t n, size_t T,
+    const int32_t *len) {
     size_t n_classes = (size_t)m->cfg.n_classes;
     float *p = acts_to_host(model_classify(m, a, n), n * n_classes);
     Buf line = {0};
@@ -1630,7 +1661,8 @@ static void show_classes(Model *m, Acts *a, const char *const *texts, const Enco
 }
 static void classify(void) {
     Model *m = start_model();
-    if (m->cfg.head != HEAD_CLASSIFY) die("%s: --classify wants a model with classes (...ForSequenceClassification)", o.model);
+    if (m->cfg.head != HEAD_CLASSIFY)
+        die("%s: --classify wants a model with classes (...ForSequenceClassification)", o.model);
     cJSON *config = cJSON_Parse(m->config_json);
     class_labels = cJSON_GetObjectItemCaseSensitive(config, "id2label");
     encoder_tok = tokenizer_load(o.model);
@@ -1685,7 +1717,8 @@ static void bench_encoder(Model *m) {
         if (runs && s < best_s) best_s = s;
     }
     double head = c->head == HEAD_MASKED_LM ? 6.0 * c->V * c->C : 0;
-    double flops = (config_flops_per_token(c, T) - head) / 3 * (double)(B * T) / best_s, peak = op.peak_flops(precision);
+    double flops = (config_flops_per_token(c, T) - head) / 3 * (double)(B * T) / best_s,
+        peak = op.peak_flops(precision);
     const char *what = o.config ? o.config : o.model;
     if (!common.quiet) {
         fprintf(stderr, "%s %s, %s weights; ", what, config_model_type(c), human_count((double)config_weights(c)));
@@ -1694,7 +1727,8 @@ static void bench_encoder(Model *m) {
                 (double)B / best_s, 100 * flops / peak, peak / 1e9);
     }
     printf("{\"event\":\"bench\",\"weights\":%zu,\"device\":\"%s\",\"precision\":\"%s\",\"threads\":%d,\"texts\":%zu,"
-           "\"tokens\":%zu,\"texts_per_s\":%.6g,\"gflops\":%.6g,\"peak_gflops\":%.6g,\"share\":%.4g}\n", config_weights(c), op.name,
+           "\"tokens\":%zu,\"texts_per_s\":%.6g,\"gflops\":%.6g,\"peak_gflops\":%.6g,\"share\":%.4g}\n",
+               config_weights(c), op.name,
            precision_name(), thread_count(), B, T, (double)B / best_s, flops / 1e9, peak / 1e9, flops / peak);
     free(ids);
     acts_free(a);
@@ -1901,10 +1935,12 @@ static void compare(void) {
 int main(int argc, char **argv) {
     options_parse(argc, argv, 1, about, options, N_OPTIONS);
     bool looks = o.logits_out || o.attention_out;
-    int modes = (o.eval.n > 0) + (o.batch != NULL) + looks + (o.compare != NULL) + o.bench + o.chat + (o.fill_mask.n > 0) + (o.embed.n > 0) +
+    int modes = (o.eval.n > 0) + (o.batch != NULL) + looks + (o.compare != NULL) + o.bench + o.chat +
+        (o.fill_mask.n > 0) + (o.embed.n > 0) +
                 (o.classify.n > 0);
     if (modes > 1)
-        die_usage("--chat, --batch, --eval, --fill-mask, --embed, --classify, --logits-out or --attention-out, --compare and --bench "
+        die_usage("--chat, --batch, --eval, --fill-mask, --embed, --classify, --logits-out or --attention-out, "
+                  "--compare and --bench "
                   "are one run each");
     if ((given("pooling") || o.embed_out) && !o.embed.n) die_usage("--pooling and --embed-out go with --embed");
     if (o.pair && !o.embed.n && !o.classify.n) die_usage("--pair goes with --embed or --classify");

@@ -12,9 +12,9 @@
  *   [model.loss]     the head in chunks: full logits never exist
  *   [model.step]     gradient norm and AdamW
  *
- * A layer is: x -> norm -> q, k, v -> rotate -> attention -> project + x -> norm -> MLP + that (BERT: the norms after the
- * sums). Families differ in parts (Config), never in code paths of their own. What this file refuses: text, files other than a model directory, and any
- * knowledge of where it runs (see kernels.h). */
+ * A layer is: x -> norm -> q, k, v -> rotate -> attention -> project + x -> norm -> MLP + that (BERT: the norms after
+ * the sums). Families differ in parts (Config), never in code paths of their own. What this file refuses: text, files
+ * other than a model directory, and any knowledge of where it runs (see kernels.h). */
 #include "model.h"
 #include "quantized.h"
 #include <assert.h>
@@ -28,7 +28,7 @@
 
 /* ================================================================================================================= *
  * [model.roles] Every tensor by what it does. Letters of shapes: V vocabulary, C width, Q = H*D, K = K*D (key/value
- * width), F feed-forward, P positions, T token types, N classes, D head; cols '1': a vector.                          */
+ * width), F feed-forward, P positions, T token types, N classes, D head; cols '1': a vector. */
 static const struct { const char *name; Kind kind; char rows, cols; } roles[R_COUNT] = {
     [R_WTE]     = {"wte",     KIND_EMBED,  'V', 'C'},    /* token embedding */
     [R_WPE]     = {"wpe",     KIND_EMBED,  'P', 'C'},    /* learned positions */
@@ -111,7 +111,7 @@ static bool role_present(const Config *c, Role r) {
 }
 
 /* ================================================================================================================= *
- * [model.tables] What the Hub calls them. Neighbouring lines of one name are one HubTensor (model.h), in that order.  */
+ * [model.tables] What the Hub calls them. Neighbouring lines of one name are one HubTensor (model.h), in that order. */
 typedef struct TensorLine { Role role; const char *name; Layout layout; } TensorLine;
 
 static const TensorLine gpt2_tensors[] = {
@@ -299,9 +299,9 @@ static const Family families[] = {
       .qkv_bias = true}},
     {"bert", "BertForMaskedLM", bert_tensors, "bert.",
      {"bert.pooler.", "cls.seq_relationship.", "position_ids", "cls.predictions.decoder."}, NULL,
-     {ALL, .norm = NORM_LAYER, .norm_place = NORM_POST, .norm_eps = 1e-12f, .pos = POS_LEARNED, .mask = MASK_BIDIRECTIONAL,
-      .type_vocab = 2, .qkv_bias = true, .out_bias = true, .mlp_bias = true, .mlp = MLP_GELU_ERF, .head = HEAD_MASKED_LM,
-      .tied = true}},
+     {ALL, .norm = NORM_LAYER, .norm_place = NORM_POST, .norm_eps = 1e-12f, .pos = POS_LEARNED,
+      .mask = MASK_BIDIRECTIONAL, .type_vocab = 2, .qkv_bias = true, .out_bias = true, .mlp_bias = true,
+      .mlp = MLP_GELU_ERF, .head = HEAD_MASKED_LM, .tied = true}},
 };
 enum { N_FAMILIES = sizeof families / sizeof *families };
 static bool family_classifies(const Family *f) {          /* does the Hub have classifiers of this family? */
@@ -311,7 +311,7 @@ static bool family_classifies(const Family *f) {          /* does the Hub have c
 }
 
 /* ================================================================================================================= *
- * [model.config] config.json -> Config                                                                                */
+ * [model.config] config.json -> Config */
 typedef struct { const cJSON *json; const char *path; } ConfigFile;
 
 /* The first of the |-separated keys that is there and not null. */
@@ -391,8 +391,8 @@ static void config_read_rope(const ConfigFile *f, Config *c) {
         double all = (double)config_float(&g, "mscale_all_dim", 0, 1e6, 0);
         double given = (double)config_float(&g, "attention_factor", 0, 1e6, 0);
         double k = (double)c->rope_factor, sharper = k > 1 ? 0.1 * log(k) : 0;
-        c->rope_attention = (float)(given > 0 ? given : mscale > 0 && all > 0 ? (mscale * sharper + 1) / (all * sharper + 1)
-                                                                             : sharper + 1);
+        double derived = mscale > 0 && all > 0 ? (mscale * sharper + 1) / (all * sharper + 1) : sharper + 1;
+        c->rope_attention = (float)(given > 0 ? given : derived);
     }
     else if (!strcmp(kind, "llama3")) {
         c->rope_scaling = ROPE_LLAMA3;
@@ -418,7 +418,8 @@ static void config_read_eos(const ConfigFile *f, Config *c) {
 static const Family *family_find(const char *model_type, const cJSON *json) {
     for (int i = 0; i < N_FAMILIES; i++) {
         const Family *f = &families[i];
-        if (!strcmp(f->model_type, model_type) && (!f->marker || (json && cJSON_HasObjectItem(json, f->marker)))) return f;
+        if (!strcmp(f->model_type, model_type) && (!f->marker || (json && cJSON_HasObjectItem(json, f->marker))))
+            return f;
     }
     return NULL;
 }
@@ -462,12 +463,13 @@ static void config_read_head(const ConfigFile *f, Config *c) {
     c->pooler = true;
     c->head = HEAD_NONE;
     if (strcmp(class, "BertModel"))
-        die("%s: %s is not supported (BertForMaskedLM, BertForPreTraining, BertForSequenceClassification, BertModel are)",
+        die("%s: %s is not supported (BertForMaskedLM, BertForPreTraining, BertForSequenceClassification, BertModel "
+            "are)",
             f->path, class);
 }
 
-/* Windows by layer: none (Qwen2 states one and does not use it), all, or all from max_window_layers on. Newer files list
- * each layer's type. */
+/* Windows by layer: none (Qwen2 states one and does not use it), all, or all from max_window_layers on. Newer files
+ * list each layer's type. */
 static void config_read_window(const ConfigFile *f, Config *c) {
     if (cJSON_HasObjectItem(f->json, "sliding_window")) c->window = config_int(f, "sliding_window", 0, 1 << 24, 0);
     const cJSON *types = config_find(f, "layer_types"), *type;
@@ -512,11 +514,13 @@ static Config config_parse(const char *text, size_t n, const char *path) {
     c.C = config_int(&f, "hidden_size|n_embd", 1, MAX, 0);
     c.L = config_int(&f, "num_hidden_layers|n_layer|num_layers", 1, 4096, 0);
     c.H = config_int(&f, "num_attention_heads|n_head", 1, 4096, 0);
-    bool shared = config_bool(&f, "multi_query_attention", true);     /* ChatGLM: false leaves the group number unused */
+    bool shared = config_bool(&f, "multi_query_attention", true);    /* ChatGLM: false leaves the group number unused */
     c.K = shared ? config_int(&f, "num_key_value_heads|multi_query_group_num", 1, 4096, c.H) : c.H;
     c.D = config_int(&f, "head_dim|kv_channels", 1, 65536, c.C / c.H > 0 ? c.C / c.H : 1);
-    c.F = config_int(&f, "intermediate_size|n_inner|ffn_hidden_size|inner_hidden_size", 1, MAX, c.pos == POS_LEARNED ? 4 * c.C : 0);
-    c.max_pos = config_int(&f, "max_position_embeddings|n_positions|n_ctx|seq_length|max_sequence_length", 1, MAX, 2048);
+    c.F = config_int(&f, "intermediate_size|n_inner|ffn_hidden_size|inner_hidden_size", 1, MAX,
+        c.pos == POS_LEARNED ? 4 * c.C : 0);
+    c.max_pos = config_int(&f, "max_position_embeddings|n_positions|n_ctx|seq_length|max_sequence_length", 1, MAX,
+        2048);
     c.norm_eps = config_float(&f, "rms_norm_eps|layer_norm_epsilon|layer_norm_eps|layernorm_epsilon", 0, 1, c.norm_eps);
     c.tied = config_bool(&f, "tie_word_embeddings", c.tied);
     if (c.type_vocab) c.type_vocab = config_int(&f, "type_vocab_size", 1, MAX, c.type_vocab);
@@ -531,7 +535,8 @@ static Config config_parse(const char *text, size_t n, const char *path) {
         c.rope_part = (float)config_number(&f, "partial_rotary_factor", (double)c.rope_part);
         config_read_rope(&f, &c);
         c.rope_base *= config_float(&f, "rope_ratio", 1e-3, 1e6, 1);
-        if (!(c.rope_part > 0 && c.rope_part <= 1)) die("%s: partial_rotary_factor %g must be above 0 and at most 1", path, (double)c.rope_part);
+        if (!(c.rope_part > 0 && c.rope_part <= 1))
+            die("%s: partial_rotary_factor %g must be above 0 and at most 1", path, (double)c.rope_part);
         c.rope_dims = (int)(c.rope_part * (float)c.D);
     }
     static const char *const refused[] = {"apply_residual_connection_post_layernorm", "fp32_residual_connection"};
@@ -541,7 +546,8 @@ static Config config_parse(const char *text, size_t n, const char *path) {
     const char *positions = config_string(&f, "position_embedding_type");
     if (positions && strcmp(positions, "absolute") && strcmp(positions, "rope"))
         die("%s: position_embedding_type \"%s\" is not supported (absolute is)", path, positions);
-    if (c.residual_from_norm) c.residual_scale = sqrtf(2 * 28);       /* ChatGLM-6B's code: of 28 layers, whatever their number */
+    /* ChatGLM-6B's code: of 28 layers, whatever their number */
+    if (c.residual_from_norm) c.residual_scale = sqrtf(2 * 28);
     config_read_window(&f, &c);
     config_read_activation(&f, &c);
     config_read_head(&f, &c);
@@ -567,17 +573,20 @@ Config config_read(const char *path) {
 }
 void config_check(const Config *c) {
     if (c->V < 1 || c->C < 1 || c->L < 1 || c->H < 1 || c->K < 1 || c->D < 1 || c->F < 1 || c->max_pos < 1)
-        die("model sizes must be positive: V %d C %d L %d H %d K %d D %d F %d", c->V, c->C, c->L, c->H, c->K, c->D, c->F);
+        die("model sizes must be positive: V %d C %d L %d H %d K %d D %d F %d", c->V, c->C, c->L, c->H, c->K, c->D,
+            c->F);
     if (c->H % c->K) die("%d query heads cannot share %d key/value heads evenly", c->H, c->K);
     if (c->pos == POS_ROPE && (c->rope_dims < 2 || c->rope_dims % 2 || c->rope_dims > c->D))
         die("rotary embedding needs an even number of dimensions of a head of %d, not %d", c->D, c->rope_dims);
-    if (c->rope_2d && 2 * c->rope_dims > c->D) die("two rotations of %d dimensions do not fit a head of %d", c->rope_dims, c->D);
+    if (c->rope_2d && 2 * c->rope_dims > c->D)
+        die("two rotations of %d dimensions do not fit a head of %d", c->rope_dims, c->D);
     for (int i = 0; i < c->n_eos; i++)
         if (c->eos[i] < 0 || c->eos[i] >= 1 << 24) die("eos_token_id %d is no token id", c->eos[i]);
     double n = 0;                                                     /* in double: sizes in bytes must not overflow */
     for (Role r = 0; r < R_COUNT; r++)
         if (role_present(c, r))
-            n += (double)letter_size(c, roles[r].rows) * (double)letter_size(c, roles[r].cols) * (role_in_layer(r) ? c->L : 1);
+            n += (double)letter_size(c, roles[r].rows) * (double)letter_size(c,
+                roles[r].cols) * (role_in_layer(r) ? c->L : 1);
     if (n > 1e13) die("model sizes ask for %.3g weights, more than any machine holds", n);
 }
 
@@ -650,7 +659,7 @@ static char *config_write(const Config *c, DType dtype) {
         if (c->rope_part < 1) json_float(j, "partial_rotary_factor", c->rope_part);
         cJSON_AddBoolToObject(j, "attention_bias", c->family->parts.qkv_bias ? c->qkv_bias : c->out_bias);
         cJSON_AddBoolToObject(j, "mlp_bias", c->mlp_bias);
-        if (c->window) {                                              /* Qwen2 has one for later layers, and says so twice */
+        if (c->window) {                                         /* Qwen2 has one for later layers, and says so twice */
             cJSON_AddNumberToObject(j, "sliding_window", c->window);
             cJSON_AddBoolToObject(j, "use_sliding_window", true);
             cJSON_AddNumberToObject(j, "max_window_layers", c->window_layer);
@@ -660,13 +669,14 @@ static char *config_write(const Config *c, DType dtype) {
         cJSON_AddNumberToObject(j, "type_vocab_size", c->type_vocab);
         cJSON_AddStringToObject(j, "position_embedding_type", "absolute");
     }
-    json_float(j, gpt2 ? "layer_norm_epsilon" : glm ? "layernorm_epsilon" : encoder ? "layer_norm_eps" : "rms_norm_eps", c->norm_eps);
+    json_float(j, gpt2 ? "layer_norm_epsilon" : glm ? "layernorm_epsilon" : encoder ? "layer_norm_eps"
+        : "rms_norm_eps", c->norm_eps);
     json_float(j, "initializer_range", c->init_std);
     cJSON_AddBoolToObject(j, "tie_word_embeddings", c->tied);
     if (c->bos >= 0) cJSON_AddNumberToObject(j, "bos_token_id", c->bos);
     if (c->n_eos) cJSON_AddNumberToObject(j, "eos_token_id", c->eos[0]);
     if (c->pad >= 0) cJSON_AddNumberToObject(j, "pad_token_id", c->pad);
-    else cJSON_AddNullToObject(j, "pad_token_id");                    /* else transformers takes its class's own, 151329 for glm */
+    else cJSON_AddNullToObject(j, "pad_token_id");         /* else transformers takes its class's own, 151329 for glm */
     cJSON_AddStringToObject(j, "torch_dtype", dtype == DT_F32 ? "float32" : dtype == DT_F16 ? "float16" : "bfloat16");
     char *text = cJSON_Print(j);
     cJSON_Delete(j);
@@ -689,7 +699,7 @@ double config_flops_per_token(const Config *c, size_t T) {
 }
 
 /* ================================================================================================================= *
- * [model.io] Making, loading, saving                                                                                  */
+ * [model.io] Making, loading, saving */
 enum { ARENA_ALIGN = 16 };                                            /* floats: a parameter starts on a cache line */
 
 static size_t arena_room(const Param *p) { return (p->n + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN; }
@@ -812,11 +822,12 @@ HubTensor *hub_tensors(const Model *m, int *n_out) {
         for (const TensorLine *t = m->cfg.family->tensors; t->name; t++) {
             Param *p = m->at[layer + 1][t->role];
             if (!p || role_in_layer(t->role) != (layer >= 0) || p->role != t->role) continue;
-            bool joins = t > m->cfg.family->tensors && !strcmp(t[-1].name, t->name) && n && v[n - 1].first->name == t[-1].name
-                         && v[n - 1].part[0]->layer == layer;
+            bool joins = t > m->cfg.family->tensors && !strcmp(t[-1].name, t->name) && n &&
+                v[n - 1].first->name == t[-1].name && v[n - 1].part[0]->layer == layer;
             HubTensor *h = joins ? &v[n - 1] : &v[n++];
             if (!joins)
-                *h = (HubTensor){.name = line_name(t, layer), .first = t, .cols = p->cols, .layout = t->layout, .vector = p->cols == 1};
+                *h = (HubTensor){.name = line_name(t, layer), .first = t, .cols = p->cols, .layout = t->layout,
+                    .vector = p->cols == 1};
             assert(h->n_parts < PARTS_MAX);
             h->part[h->n_parts++] = p;
             h->rows += p->rows;
@@ -835,8 +846,8 @@ void hub_tensors_free(HubTensor *v, int n) {
     free(v);
 }
 
-/* Names of one tensor differ between the years: with the family's prefix or without, and LayerNorm's weight and bias were
- * gamma and beta in BERT's first files. Variant i of name into out; false: there are no more. */
+/* Names of one tensor differ between the years: with the family's prefix or without, and LayerNorm's weight and bias
+ * were gamma and beta in BERT's first files. Variant i of name into out; false: there are no more. */
 enum { NAME_MAX_BYTES = 256 };
 static bool hub_name_variant(const Family *f, const char *name, int i, char out[NAME_MAX_BYTES]) {
     size_t n_prefix = strlen(f->prefix);
@@ -872,7 +883,8 @@ static const Tensor *hub_get(const Model *m, const Tensors *files, const HubTens
 }
 
 const Tensor *hub_file(const Model *m, const HubTensor *h) { return hub_get(m, m->files, h); }
-/* The module that a Hub tensor is the weight of, by the variant of its name in the files, where it is quantised there. */
+/* The module that a Hub tensor is the weight of, by the variant of its name in the files, where it is quantised
+ * there. */
 static bool hub_quantised(const Model *m, const Tensors *files, const HubTensor *h, char module[NAME_MAX_BYTES]) {
     if (h->vector) return false;
     for (int i = 0; i < NAME_VARIANTS; i++) {
@@ -902,10 +914,12 @@ static void warn_unused(const Model *m, const Tensors *files, const HubTensor *h
     for (int i = 0; i < files->n; i++) {
         const char *name = files->v[i].name;
         bool known = used[i] || (m->cfg.tied && strstr(name, "lm_head.weight"));
-        for (int j = 0; j < 6 && m->cfg.family->ignore[j] && !known; j++) known = strstr(name, m->cfg.family->ignore[j]);
+        for (int j = 0; j < 6 && m->cfg.family->ignore[j] && !known; j++)
+            known = strstr(name, m->cfg.family->ignore[j]);
         if (!known) n_extra++, example = name;
     }
-    if (n_extra && !m->new_head) warn("%s: %d tensor%s not part of a %s model and ignored, such as %s", files->path, n_extra,
+    if (n_extra && !m->new_head)
+        warn("%s: %d tensor%s not part of a %s model and ignored, such as %s", files->path, n_extra,
                       n_extra > 1 ? "s are" : " is", m->cfg.family->model_type, example);
     free(used);
 }
@@ -966,10 +980,13 @@ static const void *device_copy(Model *m, const void *host, size_t bytes) {
     return p;
 }
 /* A quantised Hub tensor: each part is a run of its rows, in the mmap where that is possible; to train, widened. */
-static void load_quantised(Model *m, const HubTensor *h, const QuantConfig *q, const Tensors *files, const char *module, bool train) {
+static void load_quantised(Model *m, const HubTensor *h, const QuantConfig *q, const Tensors *files,
+    const char *module, bool train) {
     QuantTensor t = quant_tensor(q, files, module, h->rows, h->cols);
-    const size_t row_bytes = mat_row_bytes(&t.m), groups = mat_groups(&t.m), scale_bytes = groups * dtype_size(t.m.scale_dtype);
-    if (h->part[0]->kind == KIND_EMBED && t.m.order) die("%s: %s: an embedding with inputs in another order", files->path, module);
+    const size_t row_bytes = mat_row_bytes(&t.m), groups = mat_groups(&t.m),
+        scale_bytes = groups * dtype_size(t.m.scale_dtype);
+    if (h->part[0]->kind == KIND_EMBED && t.m.order)
+        die("%s: %s: an embedding with inputs in another order", files->path, module);
     if (h->layout == BY_HEAD && h->n_parts > 1) {
         const void *from[3] = {t.m.data, t.m.scale, t.m.zero};
         size_t bytes[3] = {row_bytes, scale_bytes, groups};
@@ -1005,7 +1022,8 @@ static void load_quantised(Model *m, const HubTensor *h, const QuantConfig *q, c
 static bool config_classifier(char **text, Config *c, const char *path, StrList labels) {
     cJSON *j = cJSON_Parse(*text), *architectures = cJSON_CreateArray();
     cJSON *id2label = cJSON_CreateObject(), *label2id = cJSON_CreateObject();
-    if (!family_classifies(c->family)) die("%s: a %s model cannot be given a classification head", path, c->family->model_type);
+    if (!family_classifies(c->family))
+        die("%s: a %s model cannot be given a classification head", path, c->family->model_type);
     bool same = c->head == HEAD_CLASSIFY && c->n_classes == labels.n;
     const cJSON *had = cJSON_GetObjectItemCaseSensitive(j, "id2label");
     for (int i = 0; i < labels.n; i++) {
@@ -1068,7 +1086,8 @@ static Model *load(const char *dir, bool train, StrList labels, uint64_t seed) {
     free(path);
     Tensors *files = tensors_open(dir);
     if (!train && op.host_memory) tensors_populate(files);
-    if (c.head == HEAD_NONE && !tensors_find(files, "bert.pooler.dense.weight") && !tensors_find(files, "pooler.dense.weight")) {
+    if (c.head == HEAD_NONE && !tensors_find(files, "bert.pooler.dense.weight") &&
+        !tensors_find(files, "pooler.dense.weight")) {
         c.pooler = false;                                             /* many sentence encoders come without */
         Model *without = model_skeleton(&c);
         without->config_json = m->config_json, without->generation_json = m->generation_json;
@@ -1124,13 +1143,15 @@ static Model *load(const char *dir, bool train, StrList labels, uint64_t seed) {
         tensors_close(files);
     } else m->files = files;
 #ifdef __GLIBC__
-    malloc_trim(0);                                                   /* what conversion needed would stay with us: 15% of GPT-2 */
+    malloc_trim(0);                                        /* what conversion needed would stay with us: 15% of GPT-2 */
 #endif
     return m;
 }
 
 Model *model_load(const char *dir, bool train) { return load(dir, train, (StrList){0}, 0); }
-Model *model_load_classifier(const char *dir, StrList labels, uint64_t seed, bool train) { return load(dir, train, labels, seed); }
+Model *model_load_classifier(const char *dir, StrList labels, uint64_t seed, bool train) {
+    return load(dir, train, labels, seed);
+}
 
 /* For writing: produces the elements of a Hub tensor from the host copies of its parts. */
 typedef struct { const HubTensor *hub; size_t D; const float *host[PARTS_MAX]; DType dtype; } SaveJob;
@@ -1180,14 +1201,15 @@ void model_save(Model *m, const char *dir, DType dtype) {
                 jobs[i].host[j] = *w;
             }
         }
-        outs[i] = (TensorOut){.name = h->name, .dtype = dtype, .n_dims = h->vector ? 1 : 2, .fill = save_fill, .ctx = &jobs[i]};
+        outs[i] = (TensorOut){.name = h->name, .dtype = dtype, .n_dims = h->vector ? 1 : 2, .fill = save_fill,
+            .ctx = &jobs[i]};
         outs[i].shape[0] = h->layout == IO ? h->cols : h->rows;
         outs[i].shape[1] = h->layout == IO ? h->rows : h->cols;
     }
     tensors_save_sharded(dir, outs, n, (size_t)5e9);
     char *path = path_join(dir, "config.json");
     char *text = m->config_json ? xstrdup(m->config_json) : config_write(&m->cfg, dtype);
-    if (m->config_json) {                                             /* keep every other key: the dtype is ours to say */
+    if (m->config_json) {                                           /* keep every other key: the dtype is ours to say */
         cJSON *j = cJSON_Parse(text);
         const char *key = cJSON_HasObjectItem(j, "dtype") ? "dtype" : "torch_dtype";
         cJSON_DeleteItemFromObject(j, key);
@@ -1226,7 +1248,7 @@ static float *param_download(const Param *p, Field field) {
     const float *src = param_field(p, field);
     if (src) op.download(host, src, p->n * sizeof(float));
     else {
-        assert(field == FIELD_WEIGHT);                                /* the others exist after model_train_begin only */
+        assert(field == FIELD_WEIGHT);                               /* the others exist after model_train_begin only */
         float *wide = op.mem_alloc(p->n * sizeof(float));
         op.mat_to_f32(wide, &p->w);
         op.download(host, wide, p->n * sizeof(float));
@@ -1243,17 +1265,20 @@ void model_save_quantised(const Model *m, const char *dir) {
     TensorOut *outs = xcalloc((size_t)(n + n_hub), sizeof *outs);
     for (int i = 0; i < n; i++) {
         const Tensor *t = &m->files->v[i];
-        outs[i] = (TensorOut){.name = t->name, .dtype = t->dtype, .n_dims = t->n_dims, .ctx = (void *)(uintptr_t)t->data};
+        outs[i] = (TensorOut){.name = t->name, .dtype = t->dtype, .n_dims = t->n_dims,
+            .ctx = (void *)(uintptr_t)t->data};
         memcpy(outs[i].shape, t->shape, sizeof t->shape);
     }
     char module[NAME_MAX_BYTES];
     for (int i = 0; i < n_hub; i++) {
         const HubTensor *h = &hub[i];
         if (!h->part[0]->master) continue;
-        const Tensor *t = hub_quantised(m, m->files, h, module) ? quant_find(m->files, module) : hub_get(m, m->files, h);
+        const Tensor *t = hub_quantised(m, m->files, h, module) ? quant_find(m->files, module) : hub_get(m, m->files,
+            h);
         if (t) { of[t - m->files->v] = h; continue; }
         of[n] = h;                                                    /* a head that the files do not have */
-        outs[n++] = (TensorOut){.name = h->name, .dtype = DT_F32, .n_dims = h->vector ? 1 : 2, .shape = {h->rows, h->cols}};
+        outs[n++] = (TensorOut){.name = h->name, .dtype = DT_F32, .n_dims = h->vector ? 1 : 2,
+            .shape = {h->rows, h->cols}};
     }
     free(path);
     path = path_join(dir, "model.safetensors");
@@ -1268,10 +1293,11 @@ void model_save_quantised(const Model *m, const char *dir) {
         float *part[PARTS_MAX], *whole = xmalloc(size_mul(h->rows * h->cols, sizeof *whole));
         for (int j = 0; j < h->n_parts; j++) part[j] = param_download(h->part[j], FIELD_WEIGHT);
         void *data;
-        if (hub_quantised(m, m->files, h, module)) {                  /* outputs first, whatever the plain tensor's layout */
+        if (hub_quantised(m, m->files, h, module)) {             /* outputs first, whatever the plain tensor's layout */
             for (int j = 0; j < h->n_parts; j++)
                 for (size_t r = 0; r < h->part[j]->rows; r++)
-                    memcpy(whole + hub_row(h, j, r, (size_t)m->cfg.D) * h->cols, part[j] + r * h->cols, h->cols * sizeof *whole);
+                    memcpy(whole + hub_row(h, j, r, (size_t)m->cfg.D) * h->cols, part[j] + r * h->cols,
+                        h->cols * sizeof *whole);
             data = quant_replace(quant, m->files, module, h->rows, h->cols, whole);
         } else {
             hub_stack(h, (size_t)m->cfg.D, part, whole);
@@ -1326,7 +1352,7 @@ void model_hub_write(Model *m, const char *name, Field field, const float *value
     for (int j = 0; j < h->n_parts; j++) {
         Param *p = h->part[j];
         float *dst = param_field(p, field), *part = xmalloc(size_mul(p->n, sizeof(float)));
-        assert(dst);                                                  /* a model that trains: weights in place are read-only */
+        assert(dst);                                           /* a model that trains: weights in place are read-only */
         hub_extract(h, j, (size_t)m->cfg.D, values, part);
         op.upload(dst, part, p->n * sizeof(float));
         if (field == FIELD_WEIGHT && p->w.data != (void *)p->master) op.mat_from_f32(&p->w, p->master);
@@ -1397,7 +1423,8 @@ double rope_frequency(const Config *c, size_t i, size_t rows) {
     if (c->rope_scaling == ROPE_LINEAR) return freq / factor;
     if (c->rope_scaling == ROPE_YARN) {
         /* The dimension whose wave turns n times in the original context. */
-        double first = dims * log(orig / (high * pi2)) / (2 * log(base)), last = dims * log(orig / (low * pi2)) / (2 * log(base));
+        double first = dims * log(orig / (high * pi2)) / (2 * log(base)),
+            last = dims * log(orig / (low * pi2)) / (2 * log(base));
         if (c->rope_truncate) first = floor(first), last = ceil(last);
         first = fmax(first, 0), last = fmin(last, dims - 1);
         if (first == last) last += 0.001;
@@ -1441,10 +1468,10 @@ static void rope_prepare(Model *m, size_t rows) {
 
 /* ================================================================================================================= *
  * [model.lora] Adapters. Their place among the layers is found by the module's name; in a layer each adds to what its
- * linear layer makes, so nothing else knows of them.                                                                  */
+ * linear layer makes, so nothing else knows of them. */
 #define ADAPTER_PREFIX "base_model.model."
-/* What the classes are called, as config.json has it. PEFT's files do not say, and a config.json among them would be taken
- * for a whole model's by transformers. */
+/* What the classes are called, as config.json has it. PEFT's files do not say, and a config.json among them would be
+ * taken for a whole model's by transformers. */
 #define ADAPTER_LABELS "labels.json"
 static bool of_class_head(Role r) { return r == R_CLASS || r == R_CLASS_B || r == R_POOL || r == R_POOL_B; }
 /* "base_model.model.MODULE.lora_A.weight" -> MODULE, a new string; NULL when it ends otherwise. */
@@ -1459,11 +1486,13 @@ static Lora lora_of(const HubTensor *h, const LoraOpts *opts) {
     Lora lo = {.module = strf("%.*s", (int)(strlen(h->name) - strlen(".weight")), h->name), .layer = h->part[0]->layer,
                .n_parts = h->n_parts, .scale = scale};
     size_t R = (size_t)opts->r;
-    lo.a = (Param){.role = h->part[0]->role, .layer = lo.layer, .kind = KIND_MATRIX, .rows = R, .cols = h->cols, .n = size_mul(R, h->cols)};
+    lo.a = (Param){.role = h->part[0]->role, .layer = lo.layer, .kind = KIND_MATRIX, .rows = R, .cols = h->cols,
+        .n = size_mul(R, h->cols)};
     for (int j = 0; j < h->n_parts; j++) {
         const Param *p = h->part[j];
         lo.role[j] = p->role;
-        lo.b[j] = (Param){.role = p->role, .layer = lo.layer, .kind = KIND_MATRIX, .rows = p->rows, .cols = R, .n = size_mul(p->rows, R)};
+        lo.b[j] = (Param){.role = p->role, .layer = lo.layer, .kind = KIND_MATRIX, .rows = p->rows, .cols = R,
+            .n = size_mul(p->rows, R)};
     }
     return lo;
 }
@@ -1516,7 +1545,8 @@ static void lora_read(const Model *m, Lora *lo, const HubTensor *h, const Tensor
         Param *p = &lo->b[j];
         float *part = xmalloc(size_mul(p->n, sizeof(float)));
         for (size_t row = 0; row < p->rows; row++)
-            memcpy(part + row * p->cols, host + hub_row(h, j, row, (size_t)m->cfg.D) * p->cols, p->cols * sizeof(float));
+            memcpy(part + row * p->cols, host + hub_row(h, j, row, (size_t)m->cfg.D) * p->cols,
+                p->cols * sizeof(float));
         param_set(p, part);
         free(part);
     }
@@ -1566,7 +1596,8 @@ void model_lora_load(Model *m, const char *dir) {
         char *weight = strf("%s.weight", module);
         const HubTensor *h = hub_find(m, hub, n_hub, weight);
         if (!h) die("%s: the adapter is for module %s, which this model does not have", path, module);
-        if (h->vector || h->part[0]->layer < 0) die("%s: an adapter of %s is not supported (linear layers of blocks are)", path, module);
+        if (h->vector || h->part[0]->layer < 0)
+            die("%s: an adapter of %s is not supported (linear layers of blocks are)", path, module);
         for (int j = 0; j < m->n_lora; j++)
             if (of[j] == h) die("%s: the adapter has module %s twice", path, module);
         need_float(tensors_get(files, files->v[i].name, 2, (size_t[]){(size_t)r, h->cols})); /* before memory goes */
@@ -1585,7 +1616,8 @@ void model_lora_load(Model *m, const char *dir) {
     }
     for (int i = 0; i < n_hub; i++)
         if (hub[i].part[0]->beside) beside_read(&hub[i], files, name_of[i] ? name_of[i] : hub[i].name), n_used++;
-    if (n_used != files->n) die("%s: %d of its %d tensors are no lora_A and lora_B pairs", path, files->n - n_used, files->n);
+    if (n_used != files->n)
+        die("%s: %d of its %d tensors are no lora_A and lora_B pairs", path, files->n - n_used, files->n);
     hub_tensors_free(hub, n_hub);
     free(of);
     free(a_name), free(name_of);
@@ -1613,7 +1645,8 @@ void model_lora_reload(Model *m, const char *dir) {
     tensors_close(files);
     free(path);
 }
-/* The classes of an adapter that has a head: their names as a file beside it says, else as the base's config.json does. */
+/* The classes of an adapter that has a head: their names as a file beside it says, else as the base's config.json
+ * does. */
 static StrList adapter_labels(const Config *c, const char *dir, const char *adapter) {
     StrList labels = {0};
     char *head = hub_name(c, R_CLASS, -1), *path = path_join(adapter, "adapter_model.safetensors");
@@ -1659,7 +1692,8 @@ Model *model_load_adapted(const char *dir, const char *adapter) {
 static bool lora_targets(const char *module, const char *target) {
     size_t n = strlen(module), n_target = strlen(target);
     if (!strcmp(target, "all-linear")) return true;
-    return n >= n_target && !strcmp(module + n - n_target, target) && (n == n_target || module[n - n_target - 1] == '.');
+    return n >= n_target && !strcmp(module + n - n_target, target) &&
+        (n == n_target || module[n - n_target - 1] == '.');
 }
 void model_lora_new(Model *m, const LoraOpts *opts, uint64_t seed) {
     assert(!m->n_lora && opts->r > 0);
@@ -1680,7 +1714,8 @@ void model_lora_new(Model *m, const LoraOpts *opts, uint64_t seed) {
         else free(lo.module);
     }
     for (int t = 0; t < opts->targets.n; t++)
-        if (!used[t]) die("an adapter for \"%s\": this model has no such linear layer in its blocks", opts->targets.v[t]);
+        if (!used[t])
+            die("an adapter for \"%s\": this model has no such linear layer in its blocks", opts->targets.v[t]);
     if (!m->n_lora) die("an adapter without a target");
     for (int i = 0; i < m->n_params; i++)
         m->params[i].beside |= m->params[i].role == R_CLASS || m->params[i].role == R_CLASS_B;
@@ -1719,7 +1754,8 @@ void model_lora_save(const Model *m, const char *dir, const char *base) {
     cJSON *j = cJSON_CreateObject(), *targets = cJSON_CreateArray();
     cJSON_AddStringToObject(j, "peft_type", "LORA");
     cJSON_AddStringToObject(j, "base_model_name_or_path", base);
-    cJSON_AddStringToObject(j, "task_type", m->cfg.head == HEAD_CLASSIFY ? "SEQ_CLS" : m->cfg.head == HEAD_LM ? "CAUSAL_LM" : "FEATURE_EXTRACTION");
+    cJSON_AddStringToObject(j, "task_type", m->cfg.head == HEAD_CLASSIFY ? "SEQ_CLS" : m->cfg.head == HEAD_LM
+        ? "CAUSAL_LM" : "FEATURE_EXTRACTION");
     cJSON_AddNumberToObject(j, "r", opts->r);
     cJSON_AddNumberToObject(j, "lora_alpha", opts->alpha);
     cJSON_AddNumberToObject(j, "lora_dropout", 0);
@@ -1743,7 +1779,8 @@ void model_lora_save(const Model *m, const char *dir, const char *base) {
         for (int k = 0; k < 2; k++) {
             size_t n;
             TensorOut *o = &outs[2 * i + k];
-            *o = (TensorOut){.name = strf(ADAPTER_PREFIX "%s.lora_%c.weight", lo->module, "AB"[k]), .dtype = DT_F32, .n_dims = 2};
+            *o = (TensorOut){.name = strf(ADAPTER_PREFIX "%s.lora_%c.weight", lo->module, "AB"[k]), .dtype = DT_F32,
+                .n_dims = 2};
             o->ctx = model_lora_read(m, o->name, FIELD_WEIGHT, &n);
             o->shape[0] = k ? n / lo->a.rows : lo->a.rows;
             o->shape[1] = k ? lo->a.rows : lo->a.cols;
@@ -1789,13 +1826,15 @@ void model_lora_save(const Model *m, const char *dir, const char *base) {
     hub_tensors_free(hub, n_hub);
 }
 float *model_lora_read(const Model *m, const char *name, Field field, size_t *n) {
-    char *a = lora_module(name, ".lora_A.weight"), *b = lora_module(name, ".lora_B.weight"), *weight = strf("%s.weight", a ? a : b ? b : "");
+    char *a = lora_module(name, ".lora_A.weight"), *b = lora_module(name, ".lora_B.weight"),
+        *weight = strf("%s.weight", a ? a : b ? b : "");
     int n_hub;
     HubTensor *hub = hub_tensors(m, &n_hub);
     const HubTensor *h = hub_find(m, hub, n_hub, weight);
     const Lora *lo = NULL;
     for (int i = 0; h && i < m->n_lora; i++)
-        if (!strncmp(m->lora[i].module, h->name, strlen(m->lora[i].module)) && !strcmp(h->name + strlen(m->lora[i].module), ".weight"))
+        if (!strncmp(m->lora[i].module, h->name, strlen(m->lora[i].module)) &&
+            !strcmp(h->name + strlen(m->lora[i].module), ".weight"))
             lo = &m->lora[i];
     float *out = NULL;
     if (lo && a) {
@@ -1807,7 +1846,8 @@ float *model_lora_read(const Model *m, const char *name, Field field, size_t *n)
         for (int j = 0; j < lo->n_parts; j++) {
             float *part = param_download(&lo->b[j], field);
             for (size_t row = 0; row < lo->b[j].rows; row++)
-                memcpy(out + hub_row(h, j, row, (size_t)m->cfg.D) * lo->a.rows, part + row * lo->a.rows, lo->a.rows * sizeof(float));
+                memcpy(out + hub_row(h, j, row, (size_t)m->cfg.D) * lo->a.rows, part + row * lo->a.rows,
+                    lo->a.rows * sizeof(float));
             free(part);
         }
     }
@@ -1817,7 +1857,7 @@ float *model_lora_read(const Model *m, const char *name, Field field, size_t *n)
 }
 
 /* ================================================================================================================= *
- * [model.acts] All activations in one block of memory, laid out once: a first pass with no block counts the bytes.    */
+ * [model.acts] All activations in one block of memory, laid out once: a first pass with no block counts the bytes. */
 typedef struct { char *base; size_t at; } Carver;
 static void *carve(Carver *v, size_t n, size_t size) {
     size_t start = v->at;
@@ -1890,7 +1930,8 @@ static void acts_layout(Carver *v, const Config *c, Acts *a) {
     size_t O = by_token ? (size_t)c->V : c->head == HEAD_CLASSIFY ? (size_t)c->n_classes : 0;
     a->chunk = by_token ? logits_chunk(c, N) : a->B;
     a->logits = carve_act(v, a->chunk * O);
-    if (c->head == HEAD_CLASSIFY || c->pooler || a->train || c->head == HEAD_MASKED_LM) a->head_in = carve_act(v, a->chunk * C);
+    if (c->head == HEAD_CLASSIFY || c->pooler || a->train || c->head == HEAD_MASKED_LM)
+        a->head_in = carve_act(v, a->chunk * C);
     if (c->head == HEAD_MASKED_LM || c->pooler) {
         a->head_pre = carve_act(v, a->chunk * C);
         a->head_act = carve_act(v, a->chunk * C);
@@ -2012,7 +2053,7 @@ void acts_cache_copy(const Model *m, Acts *a, size_t to, size_t from, size_t n) 
 }
 
 /* ================================================================================================================= *
- * [model.layer] One block, forward. Each helper is one line of the picture in the head.                               */
+ * [model.layer] One block, forward. Each helper is one line of the picture in the head. */
 static Param *param(const Model *m, int layer, Role r) { return m->at[layer + 1][r]; }
 static float *vector(const Model *m, int layer, Role r) {
     Param *p = param(m, layer, r);
@@ -2047,7 +2088,7 @@ typedef struct { size_t B, T, N, cache_at; bool direct, rounded; Attn attn; Rope
 static Call call_of(const Model *m, const Acts *a, const Batch *b) {
     const Config *c = &m->cfg;
     Call k = {.B = b->B, .T = b->T, .N = b->B * b->T};
-    k.rounded = a->layer[0].k_i8;                                     /* k and v are made elsewhere, then rounded into the cache */
+    k.rounded = a->layer[0].k_i8;                          /* k and v are made elsewhere, then rounded into the cache */
     k.direct = b->T == a->S && !b->pos;                               /* k and v are born in their cache slots */
     k.attn = (Attn){.B = b->B, .T = b->T, .S = a->S, .H = c->H, .K = c->K, .D = c->D, .scale = 1 / sqrtf((float)c->D),
                     .causal = c->mask != MASK_BIDIRECTIONAL, .window = c->window, .pos = b->pos ? a->pos : NULL,
@@ -2091,8 +2132,8 @@ static uint64_t drop_site(const Acts *a, int layer, int site) {       /* one see
     return rng_mix(a->drop_seed, (uint64_t)(layer + 1) * 64 + (uint64_t)site);
 }
 
-/* An adapter's inner product t = scale x A^T, x under the adapter's own dropout. The layers of roles[] (n) read the same
- * x; a fused module's parts share one t. */
+/* An adapter's inner product t = scale x A^T, x under the adapter's own dropout. The layers of roles[] (n) read the
+ * same x; a fused module's parts share one t. */
 static Lora *lora_on(const Model *m, int l, Role r) { return m->lora_at ? m->lora_at[l + 1][r] : NULL; }
 static const act *lora_input(Acts *a, const Lora *lo, const act *x, size_t N) {
     if (a->noise.lora_dropout <= 0) return x;
@@ -2109,7 +2150,8 @@ static void lora_inner(const Model *m, Acts *a, int l, const Role *role, int n, 
     }
 }
 /* lin[i].y += t B^T, for the adapters among the layers. */
-static void lora_forward(const Model *m, Acts *a, int l, const Role *role, const Linear *lin, int n, const act *x, size_t N) {
+static void lora_forward(const Model *m, Acts *a, int l, const Role *role, const Linear *lin, int n, const act *x,
+    size_t N) {
     if (!m->lora_at) return;
     lora_inner(m, a, l, role, n, x, N);
     for (int i = 0; i < n; i++) {
@@ -2122,7 +2164,8 @@ static void lora_forward(const Model *m, Acts *a, int l, const Role *role, const
     }
 }
 /* Given lin[i].dy: gradients of A and B, and dx += what came through the adapters. */
-static void lora_backward(const Model *m, Acts *a, int l, const Role *role, const Linear *lin, int n, const act *x, act *dx, size_t N) {
+static void lora_backward(const Model *m, Acts *a, int l, const Role *role, const Linear *lin, int n, const act *x,
+    act *dx, size_t N) {
     for (int i = 0; i < n; i++) {
         Lora *lo = lora_on(m, l, role[i]);
         if (!lo || lo->role[0] != role[i]) continue;
@@ -2143,7 +2186,8 @@ static void lora_backward(const Model *m, Acts *a, int l, const Role *role, cons
 }
 
 /* y = scale * residual + dropout(x @ w^T + bias): the way back into the stream. */
-static void project(const Model *m, Acts *a, Role role, Linear l, const act *x, const act *residual, float scale, size_t N, int layer, int site) {
+static void project(const Model *m, Acts *a, Role role, Linear l, const act *x, const act *residual, float scale,
+    size_t N, int layer, int site) {
     if (a->noise.dropout <= 0 && scale == 1) {
         op.matmul(&l, 1, x, residual, N);
         lora_forward(m, a, layer, &role, &l, 1, x, N);
@@ -2227,7 +2271,8 @@ static void layer_forward(Model *m, Acts *a, int l, const Call *k, bool with_out
     if (!pre) norm(m, l, R_NORM2_W, R_NORM2_B, next, y->mean2, y->rstd2, y->n2, N);
 }
 
-/* The end of a sublayer's backward: its input's gradient joins that of the residual, a->dx. lin (n) read that input, x. */
+/* The end of a sublayer's backward: its input's gradient joins that of the residual, a->dx. lin (n) read that input,
+ * x. */
 static void join(Model *m, Acts *a, int l, const Role *role, const Linear *lin, int n, const act *x, Role w, Role b,
                  const act *norm_in, const float *mean, const float *rstd, size_t N) {
     const Config *c = &m->cfg;
@@ -2302,7 +2347,7 @@ float *model_attention(const Model *m, const Acts *a, const Batch *b, int layer,
 }
 
 /* ================================================================================================================= *
- * [model.forward] Tokens to the final norm's output                                                                   */
+ * [model.forward] Tokens to the final norm's output */
 /* Token ids become kernels' array indices: the one place where they are checked. */
 static void check_ids(const Model *m, const Acts *a, const Batch *b) {
     size_t N = b->B * b->T;
@@ -2325,10 +2370,10 @@ static void check_ids(const Model *m, const Acts *a, const Batch *b) {
         if (b->pos[i] < 0 || (size_t)b->pos[i] + b->T > a->S)
             die("%d + %zu tokens do not fit the context of %zu", b->pos[i], b->T, a->S);
 }
-/* Positions of the batch's tokens: slot numbers, or what the caller says. Where the mask has a prefix, it is found here:
- * the prefix ends at the row's bos token; from there on a token keeps the position of the first [gMASK] (or [MASK]), which
- * is the blank that it helps to fill, and its block position counts 1, 2, ... (GLM; Du et al. 2022). A row without bos
- * is causal and has slot numbers. */
+/* Positions of the batch's tokens: slot numbers, or what the caller says. Where the mask has a prefix, it is found
+ * here: the prefix ends at the row's bos token; from there on a token keeps the position of the first [gMASK] (or
+ * [MASK]), which is the blank that it helps to fill, and its block position counts 1, 2, ... (GLM; Du et al. 2022). A
+ * row without bos is causal and has slot numbers. */
 static void place_tokens(const Model *m, Acts *a, const Batch *b) {
     const Config *c = &m->cfg;
     size_t N = b->B * b->T;
@@ -2357,7 +2402,8 @@ static void place_tokens(const Model *m, Acts *a, const Batch *b) {
                 block[i] = slot - prefix_len[r] + 1;
             }
             if (position[i] < 0 || position[i] >= rows || block[i] >= rows)
-                die("position %d is past the %d that this model knows", position[i] > block[i] ? position[i] : block[i], rows);
+                die("position %d is past the %d that this model knows",
+                    position[i] > block[i] ? position[i] : block[i], rows);
         }
     }
     op.upload(a->position, position, N * 4);
@@ -2408,13 +2454,14 @@ void forward_part(Model *m, Acts *a, const Batch *b, int first, int end, act *st
 void forward(Model *m, Acts *a, const Batch *b) { forward_part(m, a, b, 0, m->cfg.L, NULL); }
 
 /* ================================================================================================================= *
- * [model.head] From the stream to logits. Rows are chosen first: a->head_in (n,C) holds rows[i] of a->final.          */
+ * [model.head] From the stream to logits. Rows are chosen first: a->head_in (n,C) holds rows[i] of a->final. */
 static act *gather_rows(Acts *a, const Config *c, size_t n) {
     Mat final = MAT(op.act_size == 2 ? DT_BF16 : DT_F32, a->B * a->T, (size_t)c->C, a->final);
     op.embed(a->head_in, a->rows, &final, n, false);
     return a->head_in;
 }
-/* Logits of n rows x (n,C). A masked-token head first sends them through dense, GELU and norm, kept for its backward. */
+/* Logits of n rows x (n,C). A masked-token head first sends them through dense, GELU and norm, kept for its
+ * backward. */
 static act *head_forward(Model *m, Acts *a, const act *x, size_t n) {
     const Config *c = &m->cfg;
     Linear head = linear(m, -1, R_HEAD, c->head == HEAD_MASKED_LM ? R_HEAD_B : R_COUNT, a->logits, NULL);
@@ -2490,7 +2537,7 @@ int32_t model_sample(Acts *a, const act *logits, size_t n_ids, const Sampler *s,
 }
 
 /* ================================================================================================================= *
- * [model.loss] Classifier, loss, and the whole backward                                                               */
+ * [model.loss] Classifier, loss, and the whole backward */
 /* Token positions sorted by id (counting sort): embedding gradients then add up in one order, run by run. */
 static void upload_order(int32_t *dst, const int32_t *ids, size_t N, size_t n_ids) {
     int32_t *start = xcalloc(n_ids + 1, 4), *order = xmalloc(N * 4);
@@ -2528,8 +2575,8 @@ static void backward(Model *m, Acts *a, const Batch *b) {
     free(ids);
 }
 
-/* a->dn's rows [lo, hi) from a->dhead's: row i takes the gathered row with rows[j] = i, j in [first, first + n), or zeros,
- * which the row before a->dhead is. */
+/* a->dn's rows [lo, hi) from a->dhead's: row i takes the gathered row with rows[j] = i, j in [first, first + n), or
+ * zeros, which the row before a->dhead is. */
 static void scatter_rows(Acts *a, const Config *c, const int32_t *rows, size_t first, size_t n, size_t lo, size_t hi) {
     int32_t *source = xmalloc((hi - lo + 1) * sizeof *source);
     for (size_t i = lo, j = 0; i < hi; i++) {
@@ -2582,7 +2629,7 @@ static void tokens_loss(Model *m, Acts *a, const Batch *b, float scale) {
             op.upload(a->rows, rows + first, n * sizeof *rows);
             x = gather_rows(a, c, n);
         }
-        act *dlogits = head_forward(m, a, x, n);                      /* cross_entropy turns logits into their gradient */
+        act *dlogits = head_forward(m, a, x, n);                    /* cross_entropy turns logits into their gradient */
         op.cross_entropy(a->loss + first, dlogits, a->targets + first, n, (size_t)c->V, scale);
         if (scale == 0) continue;
         head_backward(m, a, gather ? a->dhead : act_at(&op, a->dn, first * C), x, n);
@@ -2604,7 +2651,7 @@ double model_loss(Model *m, Acts *a, const Batch *b, float scale) {
     bool classes = m->cfg.head == HEAD_CLASSIFY;
     size_t n = classes ? b->B : b->B * b->T;
     assert(b->targets && m->cfg.head != HEAD_NONE && (scale == 0 || a->train));
-    assert(scale == 0 || (b->T == a->S && !b->pos));                  /* backward takes the whole cache to be this batch */
+    assert(scale == 0 || (b->T == a->S && !b->pos));               /* backward takes the whole cache to be this batch */
     if (classes) classify_loss(m, a, b, scale);
     else tokens_loss(m, a, b, scale);
     if (scale != 0) backward(m, a, b);
@@ -2619,7 +2666,7 @@ double model_loss(Model *m, Acts *a, const Batch *b, float scale) {
 }
 
 /* ================================================================================================================= *
- * [model.step] The optimiser                                                                                          */
+ * [model.step] The optimiser */
 double model_grad_norm(Model *m) {
     static double *sum;                                               /* one number on the device */
     if (!sum) sum = op.mem_alloc(sizeof *sum);
@@ -2636,8 +2683,9 @@ static void param_adamw(Param *p, AdamW *step, double weight_decay) {
 }
 void model_adamw(Model *m, const OptimOpts *h, int64_t t, double grad_norm) {
     AdamW step = {.lr = (float)h->lr, .beta1 = (float)h->beta1, .beta2 = (float)h->beta2, .eps = (float)h->eps,
+                  /* of the very betas that the op uses */
                   .bias1 = (float)(1 - pow((double)(float)h->beta1, (double)t)),
-                  .bias2 = (float)(1 - pow((double)(float)h->beta2, (double)t)),     /* of the very betas that the op uses */
+                  .bias2 = (float)(1 - pow((double)(float)h->beta2, (double)t)),
                   .grad_scale = h->clip > 0 && grad_norm > h->clip ? (float)(h->clip / grad_norm) : 1.0f};
     for (int i = 0; i < m->n_params; i++) param_adamw(&m->params[i], &step, h->weight_decay);
     for (int i = 0; i < m->n_lora; i++) {

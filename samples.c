@@ -315,8 +315,8 @@ static void row_read(RowReader *rr, const cJSON *row, const char *json) {
 }
 
 /* ================================================================================================================= *
- * [samples.augment] Variants of a row: what is asked is worded otherwise, instruction and input change places, and here and
- * there a letter is missing or twice. Answers, classes, digits and words of three letters stay: they may decide. */
+ * [samples.augment] Variants of a row: what is asked is worded otherwise, instruction and input change places, and here
+ * and there a letter is missing or twice. Answers, classes, digits and words of three letters stay: they may decide. */
 static const char *const wordings[2][5] = {
     {"Please answer: %s", "Question: %s", "Here is a task. %s", "%s\nYour answer, please.", "I have a question. %s"},
     {"请回答：%s", "问题：%s", "请完成下面的任务。%s", "%s\n请给出答案。", "我有一个问题。%s"},

@@ -26,12 +26,13 @@
 #define LN2 0.6931471805599453f
 
 #ifndef __CUDACC__
-/* [attn.cache] Keys and values in int8: (D + 4) / 4D of the floats' bytes. One scale for all heads, or for all tokens of
- * a head, would be cheaper still and worse: keys of one head have outliers that another's 127 steps would have to span,
- * and a scale over tokens would change with the tokens to come, so that slots filled long ago had to be rounded anew.
+/* [attn.cache] Keys and values in int8: (D + 4) / 4D of the floats' bytes. One scale for all heads, or for all tokens
+ * of a head, would be cheaper still and worse: keys of one head have outliers that another's 127 steps would have to
+ * span, and a scale over tokens would change with the tokens to come, so that slots filled long ago had to be rounded
+ * anew.
  * Keys are stored behind the rotation, which is then done once. A number is off by half a step, 1/255 of its head's
- * largest, at most (Dettmers et al. 2022 round activations alike). The new tokens' own keys are read back from the cache
- * as well: a token sees the same numbers, whether what it sees came with it in one pass or before. */
+ * largest, at most (Dettmers et al. 2022 round activations alike). The new tokens' own keys are read back from the
+ * cache as well: a token sees the same numbers, whether what it sees came with it in one pass or before. */
 static void cache_i8(int8_t *y, float *scale, const act *x, const Attn *a) {
     size_t K = (size_t)a->K, D = (size_t)a->D, n = a->B * a->T * K;
 #pragma omp parallel for if (n * D > 65536)
@@ -1195,9 +1196,9 @@ __global__ static void attention_probs_rows(float *probs, const act *q, const ac
  * [attn.split] One query has no rows to share among blocks, so the slots are shared out: a block takes `part` slots of
  * one kv head for all R rows that read it, in three steps (scores, softmax, values), and leaves its maximum, sum and
  * weighted sum; attention_join adds the parts up in order (flash decoding, Dao et al. 2023). K and V are read once, 16
- * bytes a lane (of int8 4 or 8): `team` lanes, a power of two, hold one slot's row. The grid covers all S slots, because
- * how many are filled stands in device memory (and a captured graph must not change); a block behind the last one ends
- * at once. */
+ * bytes a lane (of int8 4 or 8): `team` lanes, a power of two, hold one slot's row. The grid covers all S slots,
+ * because how many are filled stands in device memory (and a captured graph must not change); a block behind the last
+ * one ends at once. */
 static constexpr int SPLIT_ROWS = 8, SPLIT_MAX = 256;
 template <int R, typename Cell>
 __global__ static void __launch_bounds__(ATTN_THREADS)

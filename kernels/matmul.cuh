@@ -127,8 +127,9 @@ static void gemm_matmul(const Linear *lin, int n, const float *x, const float *r
     Product p[LINEAR_MAX];
     for (int i = 0; i < n; i++) {
         const Mat *w = &lin[i].w;
+        const Mat *quantised = mat_quantised(w) ? w : NULL;
         p[i] = (Product){N, w->rows, {lin[i].y, w->rows, lin[i].bias, residual, false}, 1,
-                         {{{x, DT_F32, N, C, true, NULL}, {w->data, w->dtype, w->rows, C, true, mat_quantised(w) ? w : NULL}, C}}};
+                         {{{x, DT_F32, N, C, true, NULL}, {w->data, w->dtype, w->rows, C, true, quantised}, C}}};
     }
     gemm_run(p, n, input_unit());
 }
@@ -566,7 +567,8 @@ static void matmul_dx(act *dx, const Linear *lin, int n, size_t N, bool accumula
         lt_matmul(to, sizeof(act) == 4, quantised ? quant_act(w) : weight_act(w), false, lin[i].dy, false, C, N, O, NULL,
                   add && !place ? 1.0f : 0.0f, NULL);
         if (!place) continue;
-        dx_place<<<(unsigned)MIN(CEIL_DIV(N * C, 256), (size_t)8192), 256, 0, stream>>>(dx, to, w->order, N * C, C, add);
+        dx_place<<<(unsigned)MIN(CEIL_DIV(N * C, 256), (size_t)8192), 256, 0,
+            stream>>>(dx, to, w->order, N * C, C, add);
         LAUNCHED();
     }
 }
