@@ -249,15 +249,25 @@ ALWAYS_INLINE void few8_row(char *to, float *scale, int16_t *v, const float *x, 
         input_step(to + s * bytes, v, bits, digits);
     }
 }
-/* All rows of x, for w and every other matrix of its kind; in scratch until the next call. */
-static Few8 few8_inputs(const Mat *w, const float *x, size_t N) {
+/* The loops read that many of N rows of x. */
+static size_t few8_rows_read(size_t N) { return N <= 2 ? N : N <= 4 ? 4 : FEW_ROWS; }
+/* What few8_inputs needs for N rows of x, in bytes. */
+static size_t few8_bytes(const Mat *w, size_t N) {
+    const int bits = w->dtype == DT_I4 ? 4 : 8, digits = w->input == INPUT_FLOAT ? 2 : 1;
+    const size_t steps = CEIL_DIV(w->cols, step_inputs(bits)), padded = steps * step_inputs(bits);
+    const size_t floats = (CEIL_DIV(steps, VL) + CEIL_DIV(mat_groups(w), VL)) * VL;
+    return few8_rows_read(N) * (steps * step_bytes(bits, digits) + floats * 4) + padded * 7 + 64;
+}
+/* All rows of x, for w and every other matrix of its kind, in buffer. Each thread makes its own: it takes 1 us, and to
+ * fetch them from another core's cache takes longer. */
+static Few8 few8_inputs(const Mat *w, const float *x, size_t N, char *buffer) {
     const int bits = w->dtype == DT_I4 ? 4 : 8, digits = w->input == INPUT_FLOAT ? 2 : 1;
     const size_t C = w->cols, n = step_inputs(bits), steps = CEIL_DIV(C, n), bytes = step_bytes(bits, digits);
-    const size_t G = group_size(w), n_groups = mat_groups(w), padded = steps * n, sums_step = CEIL_DIV(n_groups, VL) * VL;
-    const size_t rows = N <= 2 ? N : N <= 4 ? 4 : FEW_ROWS;   /* the loops read that many */
-    const size_t scale_step = CEIL_DIV(steps, VL) * VL;
-    char *buffer = scratch(SCRATCH_QUANT, rows * (steps * bytes + (scale_step + sums_step) * 4) + padded * 7 + 64);
-    float *scale = (float *)(buffer + rows * steps * bytes), *sums = scale + rows * scale_step, *row = sums + rows * sums_step;
+    const size_t G = group_size(w), n_groups = mat_groups(w), padded = steps * n;
+    const size_t rows = few8_rows_read(N);
+    const size_t scale_step = CEIL_DIV(steps, VL) * VL, sums_step = CEIL_DIV(n_groups, VL) * VL;
+    float *scale = (float *)(buffer + rows * steps * bytes), *sums = scale + rows * scale_step;
+    float *row = sums + rows * sums_step;
     int16_t *v = (int16_t *)(row + padded);
     int8_t *q = (int8_t *)(v + padded);
     Few8 f = {.data = buffer, .scale = scale, .sums = sums, .N = N, .steps = steps, .scale_step = scale_step,
@@ -289,11 +299,12 @@ static Few8 few8_inputs(const Mat *w, const float *x, size_t N) {
 }
 
 /* ---- few rows [quant.few] ---------------------------------------------------------------------------------------- *
- * As few_rows in gemm_cpu.cuh: rows are read from where they lie, several far apart side by side. Scales of a row are
- * widened first, to one a group where a step lies in one group, else to one a lane. */
+ * As few_rows in gemm_cpu.cuh: rows are read from where they lie, several far apart side by side; of neighbours, half
+ * as many bytes a second arrive. Scales of a row are widened first: to one a step, times those of the inputs, where a
+ * step lies in one group, else to one a lane. */
 #define SCALE_PAD (4 * VL)
 /* n scales from element i on, widened; may write up to VL floats more. */
-static void scales_read(float *y, const Mat *w, size_t i, size_t n) {
+ALWAYS_INLINE void scales_read(float *y, const Mat *w, size_t i, size_t n) {
     const size_t size = w->scale_dtype == DT_F32 ? 4 : 2;
     const char *at = (const char *)w->scale + i * size;
     size_t k = 0;
@@ -340,12 +351,15 @@ static void scales_spread(float *lane, const float *scale, size_t n_lanes, size_
         for (size_t i = g * per; i < MIN((g + 1) * per, n_lanes); i += VL) vf_store(lane + i, (vf){0} + scale[g]);
 }
 
-/* Floats that a row's scales may take, one a group and then one a lane, or one a step for every x and once more. */
-static size_t few8_room(const Few8 *f) {
-    return CEIL_DIV(f->n_groups, VL) * VL + VL + MAX(f->steps * VL, (FEW_ROWS + 1) * f->scale_step) + SCALE_PAD;
+enum { FEW8_ROWS = 4 };                                       /* rows of weights that meet one load of the inputs */
+/* Floats that a row's scales may take: one a group and then one a lane, or one a step for every x and once more. */
+ALWAYS_INLINE size_t few8_row_room(size_t n_groups, size_t steps) {
+    return CEIL_DIV(n_groups, VL) * VL + VL + MAX(steps, (FEW_ROWS + 1) * CEIL_DIV(steps, VL)) * VL + SCALE_PAD;
+}
+static size_t few8_room(const Mat *w) {
+    return FEW8_ROWS * few8_row_room(mat_groups(w), CEIL_DIV(w->cols, step_inputs(w->dtype == DT_I4 ? 4 : 8)));
 }
 #define FEW8_ARGS const Linear *l, const float *residual, size_t o0, size_t o1, const Few8 *f, float *buffer
-enum { FEW8_ROWS = 4 };                                       /* rows of weights that meet one load of the inputs */
 /* The sums of four vectors' lanes, each in the same order wherever it stands. */
 ALWAYS_INLINE void sum_four(float y[FEW8_ROWS], const vf v[FEW8_ROWS]) {
 #if VL == 16
@@ -353,7 +367,8 @@ ALWAYS_INLINE void sum_four(float y[FEW8_ROWS], const vf v[FEW8_ROWS]) {
     const __m512 a = _mm512_add_ps(_mm512_unpacklo_ps(p, q), _mm512_unpackhi_ps(p, q));
     const __m512 b = _mm512_add_ps(_mm512_unpacklo_ps(r, s), _mm512_unpackhi_ps(r, s));
     const __m512d c = _mm512_castps_pd(a), d = _mm512_castps_pd(b);
-    const __m512 e = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(c, d)), _mm512_castpd_ps(_mm512_unpackhi_pd(c, d)));
+    const __m512d even = _mm512_unpacklo_pd(c, d), odd = _mm512_unpackhi_pd(c, d);
+    const __m512 e = _mm512_add_ps(_mm512_castpd_ps(even), _mm512_castpd_ps(odd));
     const __m256 h = _mm256_add_ps(_mm512_castps512_ps256(e), _mm512_extractf32x8_ps(e, 1));
     _mm_storeu_ps(y, _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1)));
 #else
@@ -395,7 +410,7 @@ ALWAYS_INLINE void few8_rows(FEW8_ARGS, const int bits, const int digits, const 
     const Mat *m = &l->w;
     const size_t O = m->rows, bytes = mat_row_bytes(m), whole = bytes / VB, n = step_inputs(bits);
     const size_t G = group_size(m), n_groups = mat_groups(m), n_lanes = f->steps * VL;
-    const size_t room = few8_room(f);
+    const size_t room = few8_row_room(n_groups, f->steps), scale_bytes = n_groups * (m->scale_dtype == DT_F32 ? 4 : 2);
     const size_t per = G / (n / VL);                          /* lanes of a scale */
     const bool picked = VL == 16 && lanes && per < VL && VL % per == 0;
     const Pick pick = pick_of(picked ? per : 1);
@@ -412,6 +427,8 @@ ALWAYS_INLINE void few8_rows(FEW8_ARGS, const int bits, const int digits, const 
             const size_t o = MIN(row[r], o1 - 1);
             float *s = buffer + r * room, *steps = s + CEIL_DIV(n_groups, VL) * VL + VL;
             w[r] = (const char *)m->data + o * bytes;
+            for (size_t at = 0; at < scale_bytes; at += 64)   /* too slow a stream for the core's own prefetching */
+                __builtin_prefetch((const char *)m->scale + (o + 8) * scale_bytes + at);
             scales_read(s, m, o * n_groups, n_groups);
             vf_store(s + n_groups, (vf){0});                  /* of lanes past the end: no rubbish times zero */
             scale[r] = s, step_scale[r] = lanes && picked ? s : steps;
@@ -424,7 +441,8 @@ ALWAYS_INLINE void few8_rows(FEW8_ARGS, const int bits, const int digits, const 
         for (size_t k = 0; k < whole; k++) {
 #pragma GCC unroll 4
             for (size_t r = 0; r < n_rows; r++) {
-                if (bits == 4) __builtin_prefetch(w[r] + k * VB + 4096);
+                /* to L2: a core has few places for lines under way to L1. int8, half the work a byte, loses by it */
+                if (bits == 4) __builtin_prefetch(w[r] + k * VB + 4096, 0, 2);
                 few8_step(acc[r], w[r] + k * VB, lanes ? scales_pick(step_scale[r] + k * scale_step, pick) : (vf){0},
                           step_scale[r], f, k, bits, digits, lanes, n_x);
             }
@@ -456,7 +474,8 @@ ALWAYS_INLINE void few8_rows(FEW8_ARGS, const int bits, const int digits, const 
                 if (m->zero) {
                     vf off = {0};
                     for (size_t j = 0; j < n_groups; j += VL)
-                        off += vf_load(s + j) * vf_load(f->sums + t * f->sums_step + j) * zeros_load(m, o * n_groups + j, n_groups - j);
+                        off += vf_load(s + j) * vf_load(f->sums + t * f->sums_step + j) *
+                               zeros_load(m, o * n_groups + j, n_groups - j);
                     y -= few_sum(off);
                 }
                 y *= f->token_scale[t];
@@ -484,17 +503,30 @@ static void few8_i4_lanes(FEW8_ARGS) { few8_digits(FEW8_PASS, 4, true); }
 static void few8_i8(FEW8_ARGS) { few8_digits(FEW8_PASS, 8, false); }
 static void few8_i8_lanes(FEW8_ARGS) { few8_digits(FEW8_PASS, 8, true); }
 
-static void few8_run(const Linear *l, const float *residual, const Few8 *f) {
-    const Mat *w = &l->w;
-    const size_t O = w->rows, n = step_inputs(w->dtype == DT_I4 ? 4 : 8);
-    const bool lanes = mat_groups(w) > 1 && w->group % n;
-    void (*const run)(FEW8_ARGS) = w->dtype == DT_I4 ? lanes ? few8_i4_lanes : few8_i4 : lanes ? few8_i8_lanes : few8_i8;
-    const size_t threads = threads_for((double)O * (double)w->cols * (double)f->N);
-    const size_t block = MAX(CEIL_DIV(O, 4 * threads), (size_t)16), room = FEW8_ROWS * few8_room(f);
-    float *buffers = scratch(SCRATCH_A, threads * room * sizeof *buffers);
-#pragma omp parallel for schedule(dynamic, 1) num_threads((int)threads) if (threads > 1)
-    for (size_t o = 0; o < O; o += block)
-        run(l, residual, o, MIN(o + block, O), f, buffers + (size_t)omp_get_thread_num() * room);
+/* Neighbours of a list that want the same inputs. */
+static void few8_run(const Linear *lin, int n, const float *x, const float *residual, size_t N) {
+    const Mat *w = &lin->w;
+    const bool four = w->dtype == DT_I4, lanes = mat_groups(w) > 1 && w->group % step_inputs(four ? 4 : 8);
+    void (*const run)(FEW8_ARGS) = four ? lanes ? few8_i4_lanes : few8_i4 : lanes ? few8_i8_lanes : few8_i8;
+    size_t rows = 0, first[LINEAR_MAX + 1] = {0};
+    for (int i = 0; i < n; i++) rows += lin[i].w.rows;
+    const size_t threads = threads_for((double)rows * (double)w->cols * (double)N);
+    const size_t block = MAX(CEIL_DIV(rows, 4 * threads), (size_t)16);
+    for (int i = 0; i < n; i++) first[i + 1] = first[i] + CEIL_DIV(lin[i].w.rows, block);
+    const size_t in_bytes = CEIL_DIV(few8_bytes(w, N), 64) * 64, bytes = in_bytes + CEIL_DIV(few8_room(w), 16) * 64;
+    char *buffers = scratch(SCRATCH_QUANT, threads * bytes);
+#pragma omp parallel num_threads((int)threads) if (threads > 1)
+    {
+        char *mine = buffers + (size_t)omp_get_thread_num() * bytes;
+        const Few8 f = few8_inputs(w, x, N, mine);
+#pragma omp for schedule(dynamic, 1) nowait
+        for (size_t t = 0; t < first[n]; t++) {
+            int i = 0;
+            while (t >= first[i + 1]) i++;
+            const size_t o = (t - first[i]) * block;
+            run(&lin[i], residual, o, MIN(o + block, lin[i].w.rows), &f, (float *)(mine + in_bytes));
+        }
+    }
 }
 
 /* ---- many rows, int8 inputs [quant.gemm] ------------------------------------------------------------------------- *
@@ -728,8 +760,7 @@ static void quant_matmul(const Linear *lin, int n, const float *x, const float *
         const Mat *w = &lin[i].w;
         for (j = i + 1; j < n && mat_quantised(w) && same_inputs(w, &lin[j].w); j++) {}
         if (mat_quantised(w) && N <= FEW_ROWS) {
-            const Few8 f = few8_inputs(w, x, N);
-            for (int k = i; k < j; k++) few8_run(&lin[k], residual, &f);
+            few8_run(lin + i, j - i, x, residual, N);
         } else if (mat_quantised(w) && w->input != INPUT_FLOAT) {
             const Inputs8 f = inputs8(w, x, N);
             for (int k = i; k < j; k++) gemm8_run(&lin[k], residual, &f);
