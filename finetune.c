@@ -863,15 +863,6 @@ static bool quantised(const char *dir) {
     free(text), free(path);
     return is;
 }
-static DType stored_dtype(const char *dir) {                          /* of the largest tensor that holds floats */
-    Tensors *files = tensors_open(dir);
-    const Tensor *largest = NULL;
-    for (int i = 0; i < files->n; i++)
-        if (files->v[i].dtype <= DT_BF16 && (!largest || files->v[i].n > largest->n)) largest = &files->v[i];
-    DType t = largest ? largest->dtype : DT_F32;
-    tensors_close(files);
-    return t;
-}
 static void fold(Model *m, const Lora *lo) {
     size_t R = lo->a.rows, C = lo->a.cols;
     float *a = xmalloc(lo->a.n * sizeof *a);
@@ -923,7 +914,7 @@ static double log_sum(const float *x, size_t n) {
 static void merge(void) {
     Config cfg = config_read(o.model);
     bool as_quantised = quantised(o.model) && !strcmp(o.merge_as, "base");
-    DType dtype = stored_dtype(o.model);
+    DType dtype = tensors_dtype(o.model);
     Trainer t = {.out = o.out};
     claim_out(&t, -1);
     ops_select(common.device, common.isa, PREC_F32);
@@ -1072,7 +1063,7 @@ static void run(void) {
                                                     (long long)o.seq, r.cfg.max_pos);
         o.seq = r.cfg.max_pos;
     }
-    r.stored = stored_dtype(o.model);
+    r.stored = tensors_dtype(o.model);
     r.tok = tokenizer_load(o.model);
     if (task() == TASK_CHAT || dpo()) choose_template(&r);
     read_data(&r);

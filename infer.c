@@ -182,19 +182,6 @@ static ChatTemplate start_template(const Tokenizer *tok) {
     return chat_template(o.adapter && tokenizer_in_dir(o.adapter) ? o.adapter : o.model, tok, o.template);
 }
 
-/* The dtype that most weights have: norms are often F32 in a BF16 model. */
-static DType stored_dtype(const char *dir) {
-    Tensors *w = tensors_open(dir);
-    size_t count[DT_COUNT] = {0};
-    /* of int8: its scales */
-    for (int i = 0; i < w->n; i++) if (w->v[i].dtype <= DT_BF16) count[w->v[i].dtype] += w->v[i].n;
-    tensors_close(w);
-    DType most = DT_F32;
-    for (int t = 0; t < DT_COUNT; t++)
-        if (count[t] > count[most]) most = (DType)t;
-    return most;
-}
-
 /* bf16 by itself only where the weights lose nothing: F16 has three more bits, F32 sixteen. */
 static Precision precision;
 static void select_kernels(DType stored) {
@@ -212,7 +199,7 @@ static bool small_cache(void) { return !strcmp(o.kv_cache, "int8"); }
 static double before_model;        /* bytes of memory: what was there before it, and the ops' scratch */
 static Model *start_model(void) {
     require_model_dir();
-    select_kernels(!strcmp(o.precision, "auto") ? stored_dtype(o.model) : DT_F32);
+    select_kernels(!strcmp(o.precision, "auto") ? tensors_dtype(o.model) : DT_F32);
     before_model = memory_now() + scratch_bytes();
     Model *m = o.adapter ? model_load_adapted(o.model, o.adapter) : model_load(o.model, false);
     m->cfg.cache_i8 = small_cache();

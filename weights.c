@@ -311,6 +311,18 @@ void tensors_populate(const Tensors *w) {
 #endif
 }
 
+DType tensors_dtype(const char *path) {
+    Tensors *w = tensors_open(path);
+    size_t count[DT_COUNT] = {0};
+    for (int i = 0; i < w->n; i++)
+        if (w->v[i].dtype <= DT_BF16) count[w->v[i].dtype] += w->v[i].n;
+    tensors_close(w);
+    DType most = DT_F32;
+    for (int t = 0; t < DT_COUNT; t++)
+        if (count[t] > count[most]) most = (DType)t;
+    return most;
+}
+
 void tensors_close(Tensors *w) {
     if (!w) return;
     for (int i = 0; i < w->n; i++) free(w->v[i].name);

@@ -58,6 +58,9 @@ const char *tensors_metadata(const Tensors *w, const char *key); /* NULL when ab
 /* Brings the files into memory from the first page to the last, before anything else reads them: for weights used in
  * place. Does nothing where they would fill most of the memory. */
 void tensors_populate(const Tensors *w);
+/* The type of floats that most values of a file or directory have: norms are often F32 in a BF16 model. Where weights
+ * are whole numbers, their scales' type; F32 where there are no floats. */
+DType tensors_dtype(const char *path);
 void tensors_close(Tensors *w);                 /* every Tensor of it is gone */
 
 /* Widens to float. Exact for F32, F16, BF16, BOOL and for integers up to 2^24; larger integers round to nearest. */
