@@ -17,8 +17,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ALIGNMENT = 32 };
-enum { U32 = 4, I32 = 5, F32 = 6, BOOL = 7, TEXT_ = 8, ARRAY = 9 };                  /* types of values */
+enum { ALIGNMENT = 32 };                                                             /* bytes */
+enum { U32 = 4, I32 = 5, F32 = 6, BOOL = 7, STR = 8, ARRAY = 9 };                  /* types of values */
 enum { TYPE_F32 = 0, TYPE_Q4_0 = 2, TYPE_Q8_0 = 8 };                                 /* of tensors */
 enum { NORMAL = 1, UNKNOWN = 2, CONTROL = 3, USER = 4, UNUSED = 5, BYTE = 6 };       /* of tokens */
 
@@ -49,9 +49,7 @@ static void key(Gguf *g, const char *name, uint32_t type) {
 static void key_u32(Gguf *g, const char *name, int x) { key(g, name, U32), add32(&g->head, (uint32_t)x); }
 static void key_f32(Gguf *g, const char *name, float x) { key(g, name, F32), buf_add(&g->head, &x, 4); }
 static void key_bool(Gguf *g, const char *name, bool x) { key(g, name, BOOL), buf_add(&g->head, &(char){x}, 1); }
-static void key_text(Gguf *g, const char *name, const char *s) {
-    key(g, name, TEXT_), add_text(&g->head, s, strlen(s));
-}
+static void key_text(Gguf *g, const char *name, const char *s) { key(g, name, STR), add_text(&g->head, s, strlen(s)); }
 static void key_array(Gguf *g, const char *name, uint32_t type, size_t n) {
     key(g, name, ARRAY), add32(&g->head, type), add64(&g->head, n);
 }
@@ -103,15 +101,14 @@ static void keys_of_tokenizer(Gguf *g, const char *dir) {
         die("%s: GGUF files are written for BPE vocabularies, this is %s", path, kind ? kind : "none");
     Tokenizer *tok = tokenizer_load(dir);
     const char *words = tokenizer_words(tok);
-    if (!pieces && !words) die("%s: its way of cutting text into words has no name in GGUF that this program knows", path);
+    if (!pieces && !words) die("%s: its way of cutting text into words has no name in GGUF that is known here", path);
     size_t V = (size_t)g->m->cfg.V;
     if ((size_t)tokenizer_vocab(tok) > V) die("%s: %d ids, the model has %zu", path, tokenizer_vocab(tok), V);
     Piece *v = xcalloc(V, sizeof *v);
     /* tokenizer_load has checked that ids are whole numbers, and no more of them than the largest. */
     cJSON_ArrayForEach(one, vocab) v[one->valueint] = (Piece){one->string, NORMAL, 0};
     const char *unknown = text_at(model, "unk_token");
-    for (size_t i = 0; pieces && i < V; i++) {
-        /* Merges stand in the order of the pieces that they make, so an id is a rank: the score that SentencePiece had. */
+    for (size_t i = 0; pieces && i < V; i++) {                 /* ids are ranks of merges: SentencePiece's scores */
         v[i].score = -(float)i;
         if (v[i].text && strlen(v[i].text) == 6 && !strncmp(v[i].text, "<0x", 3)) v[i].type = BYTE;
         if (v[i].text && unknown && !strcmp(v[i].text, unknown)) v[i].type = UNKNOWN;
@@ -123,13 +120,13 @@ static void keys_of_tokenizer(Gguf *g, const char *dir) {
         if (v[id].type != UNKNOWN) v[id] = (Piece){text, cJSON_IsTrue(at(one, "special")) ? CONTROL : USER, 0};
     }
     key_text(g, "tokenizer.ggml.model", pieces ? "llama" : "gpt2");
-    const char *pre = !words ? "default" : !strcmp(words, "gpt2") ? "gpt-2" : !strcmp(words, "llama3") ? "llama-bpe" : words;
-    key_text(g, "tokenizer.ggml.pre", pre);
-    key_array(g, "tokenizer.ggml.tokens", TEXT_, V);
+    if (!words) words = "default";
+    words = !strcmp(words, "gpt2") ? "gpt-2" : !strcmp(words, "llama3") ? "llama-bpe" : words;
+    key_text(g, "tokenizer.ggml.pre", words);
+    key_array(g, "tokenizer.ggml.tokens", STR, V);
     for (size_t i = 0; i < V; i++) {
         char *pad = v[i].text ? NULL : strf("[PAD%zu]", i);    /* ids beyond the tokenizer's: names must differ */
-        add_text(&g->head, pad ? pad : v[i].text, strlen(pad ? pad : v[i].text));
-        free(pad);
+        add_text(&g->head, pad ? pad : v[i].text, strlen(pad ? pad : v[i].text)), free(pad);
     }
     key_array(g, "tokenizer.ggml.token_type", I32, V);
     for (size_t i = 0; i < V; i++) add32(&g->head, (uint32_t)(v[i].text ? v[i].type : UNUSED));
@@ -141,13 +138,12 @@ static void keys_of_tokenizer(Gguf *g, const char *dir) {
         key_bool(g, "tokenizer.ggml.add_space_prefix", blank);
         if (unknown) key_u32(g, "tokenizer.ggml.unknown_token_id", tokenizer_id(tok, unknown));
     } else {
-        key_array(g, "tokenizer.ggml.merges", TEXT_, (size_t)cJSON_GetArraySize(merges));
+        key_array(g, "tokenizer.ggml.merges", STR, (size_t)cJSON_GetArraySize(merges));
         cJSON_ArrayForEach(one, merges) {
             const char *a = cJSON_GetStringValue(cJSON_IsArray(one) ? one->child : one),
                        *b = cJSON_IsArray(one) ? cJSON_GetStringValue(one->child->next) : NULL;
             char *both = b ? strf("%s %s", a, b) : xstrdup(a);
-            add_text(&g->head, both, strlen(both));
-            free(both);
+            add_text(&g->head, both, strlen(both)), free(both);
         }
     }
     if (tokenizer_bos(tok) >= 0) key_u32(g, "tokenizer.ggml.bos_token_id", tokenizer_bos(tok));
@@ -159,8 +155,7 @@ static void keys_of_tokenizer(Gguf *g, const char *dir) {
         if (text_at(config, "chat_template")) key_text(g, "tokenizer.chat_template", text_at(config, "chat_template"));
         cJSON_Delete(config);
     }
-    tokenizer_free(tok);
-    cJSON_Delete(json);
+    tokenizer_free(tok), cJSON_Delete(json);
     free(v), free(path), free(config_path);
 }
 
@@ -212,21 +207,19 @@ static void announce_all(Gguf *g) {
 }
 static void check_model(const Model *m, const char *dir, const uint8_t *bits) {
     const Config *c = &m->cfg;
-    const char *type = config_model_type(c);
-    static const char *const known[] = {"llama", "mistral", "qwen2", "qwen3", "gpt2"};
-    bool ok = false;
-    for (int i = 0; i < 5; i++) ok |= !strcmp(type, known[i]);
-    if (!ok) die("%s: GGUF files are written for llama, mistral, qwen2, qwen3 and gpt2, this is a %s model", dir, type);
+    const char *type = config_model_type(c), *known = " llama mistral qwen2 qwen3 gpt2 ";
+    char *word = strf(" %s ", type);
+    if (!strstr(known, word)) die("%s: GGUF files are written for%shere, this is a %s model", dir, known, type);
+    free(word);
     if (c->head != HEAD_LM) die("%s: GGUF files are written for language models, this one has another head", dir);
     if (c->window && c->window < c->max_pos)
         die("%s: a window of %d tokens, which GGUF has no word for in a %s model", dir, c->window, type);
     bool part = c->pos == POS_ROPE && c->rope_dims != c->D;
     if (part || c->rope_scaling == ROPE_DYNAMIC || c->rope_scaling == ROPE_YARN)
-        die("%s: its positions turn %s, which is not written to GGUF files", dir, part ? "part of a head" : "by length");
+        die("%s: its positions turn %s, which is not written to GGUF", dir, part ? "part of a head" : "by length");
     for (int i = 0; i < m->n_params; i++)
         if (bits[i] && m->params[i].cols % GGUF_BLOCK)
-            die("%s: %s has rows of %zu, GGUF's blocks hold %d weights", dir, names[m->params[i].role], m->params[i].cols,
-                GGUF_BLOCK);
+            die("%s: %s has rows of %zu, GGUF's blocks hold 32", dir, names[m->params[i].role], m->params[i].cols);
 }
 Gguf *gguf_begin(const char *path, const Model *m, const char *dir, const uint8_t *bits) {
     check_model(m, dir, bits);
@@ -248,7 +241,7 @@ Gguf *gguf_begin(const char *path, const Model *m, const char *dir, const uint8_
     g->out = out_open(path);
     out_write(&g->out, start.data, start.len);
     out_write(&g->out, g->head.data, g->head.len);
-    out_seek(&g->out, g->data + g->size - 1), out_write(&g->out, "", 1);   /* its length stands; what comes overwrites */
+    out_seek(&g->out, g->data + g->size - 1), out_write(&g->out, "", 1);   /* the length stands; what comes replaces */
     if (factors) {                                             /* what a frequency is divided by */
         Config plain = *c;
         plain.rope_scaling = ROPE_PLAIN;

@@ -13,7 +13,7 @@
 enum { GGUF_BLOCK = 32 };                       /* weights that share a scale */
 typedef struct Gguf Gguf;
 Gguf *gguf_begin(const char *path, const Model *m, const char *dir, const uint8_t *bits);
-/* A matrix (rows, cols) as whole numbers q, -128 .. 127 or -8 .. 7, and scales (rows, cols / GGUF_BLOCK) that F16 holds. */
+/* A matrix (rows, cols) as whole numbers, -128..127 or -8..7, with scales (rows, cols / GGUF_BLOCK) that F16 holds. */
 void gguf_put(Gguf *g, const Param *p, const int8_t *q, const float *scale);
 void gguf_put_floats(Gguf *g, const Param *p, const float *x);
 /* Returns the file's size in bytes. */

@@ -3,7 +3,7 @@
  *
  *     ./quantize --model DIR --out DIR2 --bits 4 --calibration text.txt --eval held-out.txt
  *     ./quantize --model DIR --out DIR2 --bits 8 --activations dynamic     int8 products: prefill at twice bf16's speed
- *     ./quantize --model DIR --out small.gguf --bits 8 --format gguf       one file for llama.cpp: Q8_0, or with --bits 4 Q4_0
+ *     ./quantize --model DIR --out small.gguf --bits 8 --format gguf       one file for llama.cpp: Q8_0; --bits 4: Q4_0
  *     ./quantize --bits 4 --calibration corpus:200k --eval corpus-valid:50k --out small     on ./train's model, a minute
  *
  * THE LESSON. Decoding reads every weight once per token, so half the bytes is twice the speed. A group of G weights w is
@@ -56,15 +56,16 @@ static struct {
     double smooth;
     bool rotate, overwrite, json, bench;
     StrList calibration, keep, eval;
-} o = {.model = "out", .out = "quantised", .format = "hub", .symmetric = "yes", .activations = "none", .method = "rtn", .precision = "auto",
+} o = {.model = "out", .out = "quantised", .format = "hub",
+       .symmetric = "yes", .activations = "none", .method = "rtn", .precision = "auto",
        .dtype = "auto", .bits = 4, .tokens = 65536, .seq = 512};
 
 static Opt table[] = {
     TEXT("model", model, "the model to quantise: a directory, which stays as it is"),
     TEXT("out", out, "directory of the quantised model"),
     FLAG("overwrite", overwrite, "replace a model that is there"),
-    ONE_OF("format", format, "hub: a directory in compressed-tensors' layout; gguf: --out is one file for llama.cpp, with the "
-           "tokenizer in it (8 bits: Q8_0; 4 bits: Q4_0, token embedding and head in Q8_0)", "hub|gguf"),
+    ONE_OF("format", format, "hub: a directory in compressed-tensors' layout; gguf: --out is one file for llama.cpp, with "
+           "the tokenizer in it (8 bits: Q8_0; 4 bits: Q4_0, token embedding and head in Q8_0)", "hub|gguf"),
 
     SECTION("What is stored"),
     INT("bits", bits, "of a weight: 8 or 4", 4, 8),
@@ -719,7 +720,8 @@ static DType float_dtype(const Tensor *t) {
 /* 16 bits are enough for a scale, which is chosen before its weights are rounded; a row's one scale costs nothing. */
 static Grid grid_of(const Plan *p, const HubTensor *h, int bits) {
     DType stays = float_dtype(hub_file(p->m, h));
-    if (!strcmp(o.format, "gguf")) return (Grid){.bits = bits, .symmetric = true, .group = GGUF_BLOCK, .scale_dtype = DT_F16};
+    if (!strcmp(o.format, "gguf"))
+        return (Grid){.bits = bits, .symmetric = true, .group = GGUF_BLOCK, .scale_dtype = DT_F16};
     Grid g = {.bits = bits, .symmetric = !strcmp(o.symmetric, "yes"), .group = bits == o.bits ? (size_t)o.group : 0};
     g.scale_dtype = stays == DT_F32 && g.group ? DT_BF16 : stays;
     return g;
@@ -915,8 +917,10 @@ static Writer writer_new(const Plan *p, const char *dir) {
 }
 static Writer writer_gguf(const Plan *p, const char *path) {
     Writer w = {.bits = xcalloc((size_t)p->m->n_params, 1)};
-    for (int i = 0; i < p->n; i++)
-        for (int j = 0; j < p->v[i].h->n_parts; j++) w.bits[p->v[i].h->part[j] - p->m->params] = (uint8_t)p->v[i].grid.bits;
+    for (int i = 0; i < p->n; i++) {
+        const Module *q = &p->v[i];
+        for (int j = 0; j < q->h->n_parts; j++) w.bits[q->h->part[j] - p->m->params] = (uint8_t)q->grid.bits;
+    }
     w.gguf = gguf_begin(path, p->m, o.model, w.bits);
     return w;
 }
@@ -1365,9 +1369,10 @@ static void check_options(void) {
     if (!strcmp(o.activations, "static") && !o.calibration.n) die_usage("--activations static needs --calibration, to measure their range");
     if (o.smooth > 0 && !o.calibration.n) die_usage("--smooth needs --calibration, to measure the inputs' range");
     if (to_gguf()) {
-        static const char *const none[] = {"group", "budget", "embedding", "dtype", "rotate", "activations", "eval", "bench", "symmetric"};
+        static const char *const none[] = {"group", "budget", "embedding", "dtype", "rotate", "activations", "eval",
+                                           "bench", "symmetric"};
         for (size_t i = 0; i < sizeof none / sizeof *none; i++)
-            if (given(none[i])) die_usage("--%s does not go with --format gguf, whose file says what llama.cpp wants", none[i]);
+            if (given(none[i])) die_usage("--%s does not go with --format gguf: llama.cpp has it its own way", none[i]);
         if (!given("out")) o.out = "quantised.gguf";
         o.group = GGUF_BLOCK, o.embedding = 8;
     }
@@ -1381,7 +1386,8 @@ int main(int argc, char **argv) {
     if (from && to && !strcmp(from, to)) die("--out is the model itself: name another directory");
     if (to_gguf() && is_dir(o.out)) die("--out %s is a directory: a GGUF file is one file", o.out);
     if (file_exists(there) && !o.overwrite) die("%s holds a model already: replace it with --overwrite, or choose another --out", o.out);
-    if (to_gguf() && file_exists(o.out) && !o.overwrite) die("%s is there already: replace it with --overwrite, or choose another --out", o.out);
+    if (to_gguf() && file_exists(o.out) && !o.overwrite)
+        die("%s is there already: replace it with --overwrite, or choose another --out", o.out);
     free(from), free(to), free(there);
     Config c = config_read(o.model);
     check_source(&c);
@@ -1431,7 +1437,8 @@ int main(int argc, char **argv) {
         size_t bytes = gguf_end(w.gguf);
         half_written = NULL;
         progress_end(&bar, "%d matrices in %s", p.n, human_time(now_s() - begin_s));
-        if (!common.quiet) fprintf(stderr, "%s: %s, %.3f bits a weight\n", o.out, human_bytes((double)bytes), 8 * (double)bytes / weights);
+        if (!common.quiet)
+            fprintf(stderr, "%s: %s, %.3f bits a weight\n", o.out, human_bytes((double)bytes), 8 * (double)bytes / weights);
         if (o.json) printf("{\"event\":\"quantize\",\"format\":\"gguf\",\"bytes\":%zu}\n", bytes);
         free(w.bits), free(tmp);
         if (k) calibration_free(k);

@@ -1,6 +1,6 @@
-/* tests/test_gguf.c - the GGUF files that ./quantize writes, read by a reader of its own: header, keys, vocabulary, places
- * and sizes of the tensors, and their values against the model's. A matrix is off by no more than what rounding each block
- * to the nearest step of its largest weight costs, and whole rows in the wrong order would be off by far more. */
+/* tests/test_gguf.c - the GGUF files that ./quantize writes, read by a reader of its own: header, keys, vocabulary,
+ * places and sizes of the tensors, and their values against the model's. A matrix is off by no more than what rounding
+ * each block to the nearest step of its largest weight costs; rows in the wrong order would be off by far more. */
 #define main quantize_main
 #include "../quantize.c"
 #undef main
@@ -103,7 +103,8 @@ static float value(const File *f, const Entry *t, size_t i) {
 }
 
 /* ---- models ----------------------------------------------------------------------------------------------------- */
-static const char story[] = "The old fox went to the river. It saw a boat and was glad, for the water was cold. \xe4\xbd\xa0\xe5\xa5\xbd 123 12";
+static const char story[] = "The old fox went to the river. It saw a boat and was glad, for the water was cold. "
+                            "\xe4\xbd\xa0\xe5\xa5\xbd 123 12";
 static int n_documents;
 static const char *next_document(void *state, size_t *n) {
     (void)state, *n = strlen(story);
@@ -131,14 +132,15 @@ static char *make(const Case *k) {
     model_free(m);
     return dir;
 }
-static int quantise(const char *dir, const char *out, const char *bits, const char *how) {
+static int quantise(const char *dir, const char *out, const char *bits) {
     fflush(NULL);
     pid_t pid = fork();
     if (!pid) {
         test_in_child = true;
-        const char *argv[] = {"quantize", "--model", dir, "--out", out, "--bits", bits, "--format", "gguf", "--quiet", "--threads", "1", how, NULL};
+        const char *argv[] = {"quantize", "--model", dir, "--out", out, "--bits", bits, "--format", "gguf", "--quiet",
+                              "--threads", "1", NULL};
         omp_set_num_threads(1);
-        exit(quantize_main(how ? 13 : 12, (char **)(uintptr_t)argv));
+        exit(quantize_main(12, (char **)(uintptr_t)argv));
     }
     int status = 1;
     waitpid(pid, &status, 0);
@@ -212,7 +214,7 @@ static void check_values(const Case *k, const Model *m, const File *f, bool eigh
 static void check_file(const Case *k, const char *dir, const char *bits) {
     char *path = strf("%s.%s.gguf", dir, bits), *tmp = strf("%s.tmp", path);
     bool eight = *bits == '8';
-    CHECK(quantise(dir, path, bits, NULL) == 0 && file_exists(path) && !file_exists(tmp), "%s in %s bits", k->name, bits);
+    CHECK(quantise(dir, path, bits) == 0 && file_exists(path) && !file_exists(tmp), "%s in %s bits", k->name, bits);
     File *f = file_open(path);
     size_t end = 0;
     bool apart = true;
@@ -220,7 +222,8 @@ static void check_file(const Case *k, const char *dir, const char *bits) {
         apart &= f->tensor[i].bytes && f->tensor[i].offset == end;
         end = (f->tensor[i].offset + f->tensor[i].bytes + 31) / 32 * 32;
     }
-    CHECK(!f->broken && apart && f->n == f->data + end, "%s: %zu tensors in %zu bytes, each at its place", k->name, (size_t)f->n_tensors, f->n);
+    CHECK(!f->broken && apart && f->n == f->data + end, "%s: %zu tensors in %zu bytes, each at its place", k->name,
+          (size_t)f->n_tensors, f->n);
     Model *m = model_load(dir, false);
     const Config *c = &m->cfg;
     Tokenizer *tok = tokenizer_load(dir);
@@ -237,7 +240,8 @@ static void check_file(const Case *k, const char *dir, const char *bits) {
     if (k->scaling == ROPE_LLAMA3)                             /* waves of 6 tokens and of thousands, by the paper's rule */
         CHECK(factors && value(f, factors, 0) == 1 && fabsf(value(f, factors, 7) - 4) < 1e-5f, "llama3: frequencies' factors");
     else CHECK(!factors && (k->scaling != ROPE_LINEAR || real(f, "llama.rope.scaling.factor") == 4), "%s: no factors", k->name);
-    CHECK(text_is(f, "tokenizer.ggml.model", "gpt2") && text_is(f, "tokenizer.ggml.pre", !strcmp(k->split, "gpt2") ? "gpt-2" : "llama-bpe") &&
+    const char *pre = !strcmp(k->split, "gpt2") ? "gpt-2" : "llama-bpe";
+    CHECK(text_is(f, "tokenizer.ggml.model", "gpt2") && text_is(f, "tokenizer.ggml.pre", pre) &&
               number(f, "tokenizer.ggml.bos_token_id") == 0, "%s: the keys of the tokenizer", k->name);
     size_t n_same = 0;
     bool there = find_key(f, "tokenizer.ggml.tokens") && take(f, 4) == 8 && take(f, 8) == (uint64_t)c->V;
@@ -250,11 +254,12 @@ static void check_file(const Case *k, const char *dir, const char *bits) {
     there = find_key(f, "tokenizer.ggml.token_type") && take(f, 4) == 5 && take(f, 8) == 307;
     bool types = there && take(f, 4) == 3 && take(f, 4) == 1;
     f->at += 4 * (307 - 3);
-    CHECK(types && take(f, 4) == (tokenizer_vocab(tok) == 307 ? 1 : 5), "%s: special, plain and unused tokens are told apart", k->name);
+    CHECK(types && take(f, 4) == (tokenizer_vocab(tok) == 307 ? 1 : 5), "%s: special, plain and unused tokens", k->name);
     there = find_key(f, "tokenizer.ggml.merges") && take(f, 4) == 8;
     size_t n_merges = take(f, 8);
     char *first = take_text(f);
-    CHECK(there && n_merges == (size_t)tokenizer_vocab(tok) - 257 && strchr(first, ' '), "%s: %zu merges, the first \"%s\"", k->name, n_merges, first);
+    CHECK(there && n_merges == (size_t)tokenizer_vocab(tok) - 257 && strchr(first, ' '),
+          "%s: %zu merges, the first \"%s\"", k->name, n_merges, first);
     check_values(k, m, f, eight);
     tokenizer_free(tok);
     model_free(m);

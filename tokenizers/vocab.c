@@ -65,7 +65,8 @@ int tokenizer_eos(const Tokenizer *t) { return t->eos; }
 const char *tokenizer_words(const Tokenizer *t) {
     if (t->n_pre || t->add_prefix_space || !t->byte_level) return NULL;
     if (t->split.kind == SPLIT_GPT2) return "gpt2";
-    return t->split.kind != SPLIT_LLAMA3 ? NULL : t->split.max_digits == 3 ? "llama3" : t->split.max_digits == 1 ? "qwen2" : NULL;
+    if (t->split.kind != SPLIT_LLAMA3) return NULL;
+    return t->split.max_digits == 3 ? "llama3" : t->split.max_digits == 1 ? "qwen2" : NULL;
 }
 bool tokenizer_adds_bos(const Tokenizer *t) { return t->prefix.n && t->prefix.v[0] == t->bos; }
 const Ids *tokenizer_prefix(const Tokenizer *t) { return &t->prefix; }
