@@ -555,6 +555,12 @@ static void check_small_cache(const Case *k) {
     pos[0] = PROMPT;
     forward(m, at_once, &(Batch){.B = 1, .T = MORE, .tokens = d.tokens + PROMPT, .pos = pos});
     small = logits_of(m, at_once, MORE);
+    off = size = 0;
+    for (size_t i = 0; i < MORE * V; i++) {
+        off += pow((double)small[i] - (double)want[PROMPT * V + i], 2);
+        size += pow((double)want[PROMPT * V + i], 2);
+    }
+    CHECK(off < 4e-4 * size, "%s: and of tokens behind a prompt by %.2g", k->name, sqrt(off / size));
     for (int t = 0; t < MORE; t++) {
         pos[0] = PROMPT + t;
         forward(m, alone, &(Batch){.B = 1, .T = 1, .tokens = d.tokens + PROMPT + t, .pos = pos});
