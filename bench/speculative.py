@@ -44,7 +44,8 @@ def prompts(args):
     draw = random.Random(args.seed)
     for _ in range(args.count):
         at, length = draw.randrange(max(1, len(text) - 400)), int(2 ** draw.uniform(1, 8.5))
-        yield text[at:at + length].strip() or "The"
+        stretch = text[at:at + length].strip()
+        yield "The" if stretch in ("", "-") else stretch       # --prompt=- would read stdin
 
 
 def answer(args, prompt, *options):
