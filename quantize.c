@@ -1,23 +1,23 @@
-/* quantize.c - stage 4: a model a quarter its size. Weights become whole numbers of 8 or 4 bits and a scale for each group
- * of them; what is lost is measured, layer by layer and in perplexity.
+/* quantize.c - stage 4: a model a quarter its size. Weights become whole numbers of 8 or 4 bits and a scale for each
+ * group of them; what is lost is measured, layer by layer and in perplexity.
  *
  *     ./quantize --model DIR --out DIR2 --bits 4 --calibration text.txt --eval held-out.txt
  *     ./quantize --model DIR --out DIR2 --bits 8 --activations dynamic     int8 products: prefill at twice bf16's speed
  *     ./quantize --model DIR --out small.gguf --bits 8 --format gguf       one file for llama.cpp: Q8_0; --bits 4: Q4_0
- *     ./quantize --bits 4 --calibration corpus:200k --eval corpus-valid:50k --out small     on ./train's model, a minute
+ *     ./quantize --bits 4 --calibration corpus:200k --eval corpus-valid:50k --out small    on ./train's model, a minute
  *
- * THE LESSON. Decoding reads every weight once per token, so half the bytes is twice the speed. A group of G weights w is
- * stored as whole numbers q and one scale (and, asymmetric, one zero point): w ~ (q - zero) * scale. Three questions
+ * THE LESSON. Decoding reads every weight once per token, so half the bytes is twice the speed. A group of G weights w
+ * is stored as whole numbers q and one scale (and, asymmetric, one zero point): w ~ (q - zero) * scale. Three questions
  * decide how much that costs, and each has its section:
  *   which scale?     The largest weight on the last step wastes steps on outliers; a smaller scale clips them. Search.
- *   which number?    Rounding each weight to the nearest is best for the weight, not for the layer's output. A layer sees
- *                    inputs that go together; the error of one weight can be paid back by its neighbours: GPTQ.
+ *   which number?    Rounding each weight to the nearest is best for the weight, not for the layer's output. A layer
+ *                    sees inputs that go together; the error of one weight can be paid back by its neighbours: GPTQ.
  *   which weights?   The same function can be written with other weights that are easier to round: the stream turned by
  *                    an orthogonal matrix, or scales moved from a weight into the norm before it.
  *
  * Blocks are quantised in order, each with the inputs that the quantised ones before it make. One block is in memory as
- * floats at a time, the rest stays in the mapped file; what is done is written at once. The directory appears when it is
- * whole (compressed-tensors' layout, which transformers and vLLM load), or not at all.
+ * floats at a time, the rest stays in the mapped file; what is done is written at once. The directory appears when it
+ * is whole (compressed-tensors' layout, which transformers loads), or not at all.
  *
  * MAP
  *   [quantize.options]    every choice, one line each
@@ -64,31 +64,40 @@ static Opt table[] = {
     TEXT("model", model, "the model to quantise: a directory, which stays as it is"),
     TEXT("out", out, "directory of the quantised model"),
     FLAG("overwrite", overwrite, "replace a model that is there"),
-    ONE_OF("format", format, "hub: a directory in compressed-tensors' layout; gguf: --out is one file for llama.cpp, with "
+    ONE_OF("format", format, "hub: a directory in compressed-tensors' layout; gguf: --out is one file for llama.cpp, "
+                             "with "
            "the tokenizer in it (8 bits: Q8_0; 4 bits: Q4_0, token embedding and head in Q8_0)", "hub|gguf"),
 
     SECTION("What is stored"),
     INT("bits", bits, "of a weight: 8 or 4", 4, 8),
-    INT("group", group, "inputs that share a scale: 128, 64, 32, any multiple of 8 that divides them all; 0: a whole row (if "
+    INT("group", group, "inputs that share a scale: 128, 64, 32, any multiple of 8 that divides them all; 0: a whole "
+                        "row (if "
         "not given: 128 with 4 bits, 0 with 8)", 0, 1 << 20),
     ONE_OF("symmetric", symmetric, "no: each group has a zero point too, for weights that are not centred", "yes|no"),
     WORDS("keep", keep, "leave these matrices as they are: a part of their module's name, or a pattern with *"),
-    TEXT("budget", budget, "bits per weight that the blocks may take, scales included, such as 4.8bpw: the matrices that "
+    TEXT("budget", budget, "bits per weight that the blocks may take, scales included, such as 4.8bpw: the matrices "
+                           "that "
          "lose most for their size at 4 bits get 8"),
     INT("embedding", embedding, "8: token embedding and head too, a scale a row (0: they stay as they are)", 0, 8),
     ONE_OF("dtype", dtype, "of what stays as it is; auto: as it was", "auto|f32|f16|bf16"),
 
     SECTION("How"),
-    ONE_OF("method", method, "round to nearest, or GPTQ, which needs --calibration (if not given: gptq where there is one)",
+    ONE_OF("method", method, "round to nearest, or GPTQ, which needs --calibration (if not given: gptq where there is "
+                             "one)",
            "rtn|gptq"),
-    WORDS("calibration", calibration, "text of the kind that the model will see: .txt, .jsonl, a folder, corpus:BYTES, .bin"),
+    WORDS("calibration", calibration, "text of the kind that the model will see: .txt, .jsonl, a folder, "
+                                      "corpus:BYTES, .bin"),
     INT("calibration-tokens", tokens, "at most so many of its tokens", 1, 1e9),
     INT("calibration-seq", seq, "tokens of a window", 8, 1 << 20),
-    FLAG("rotate", rotate, "turn the stream by a random Hadamard matrix first, which spreads outliers (models with RMSNorm)"),
-    REAL("smooth", smooth, "move this part of the inputs' range into the weights, 0 to 1 (SmoothQuant has 0.5; 0: none)", 0, 1),
-    ONE_OF("activations", activations, "round inputs to int8 too: with a scale a token (dynamic), or one measured beforehand "
+    FLAG("rotate", rotate, "turn the stream by a random Hadamard matrix first, which spreads outliers (models with "
+                           "RMSNorm)"),
+    REAL("smooth", smooth, "move this part of the inputs' range into the weights, 0 to 1 (SmoothQuant has 0.5; 0: "
+                           "none)", 0, 1),
+    ONE_OF("activations", activations, "round inputs to int8 too: with a scale a token (dynamic), or one measured "
+                                       "beforehand "
            "(static, needs --calibration)", "none|dynamic|static"),
-    ONE_OF("precision", precision, "of products while calibrating and evaluating; auto: bf16 for more than a billion weights "
+    ONE_OF("precision", precision, "of products while calibrating and evaluating; auto: bf16 for more than a billion "
+                                   "weights "
            "where the CPU multiplies it, else f32", "auto|f32|bf16"),
 
     SECTION("Report"),
@@ -111,14 +120,15 @@ static const char about[] =
 /* ================================================================================================================= *
  * [quantize.grid] One group of weights on a grid of 2^bits steps.
  *
- *     q = clamp(round(w / scale) + zero, low, high)        w ~ (q - zero) * scale        low = -2^(bits-1), high = -low - 1
+ *     q = clamp(round(w / scale) + zero, low, high)      w ~ (q - zero) * scale      low = -2^(bits-1), high = -low - 1
  *
  * Symmetric: zero = 0, and |scale| = max|w| / 7 or / 8 (4 bits). The grid has one step more below zero than above, so a
  * negative scale is worth a try as well: it gives that step to the larger side. Asymmetric: from the smallest to the
  * largest weight (and 0, which must stay 0).
  *
- * Of these and of scales down to half of them the one is taken whose squared error, each weight's counted by the energy h
- * of its input, is least; then the best scale for the whole numbers that came out, sum h q w / sum h q^2, is tried. */
+ * Of these and of scales down to half of them the one is taken whose squared error, each weight's counted by the energy
+ * h of its input, is least; then the best scale for the whole numbers that came out, sum h q w / sum h q^2, is
+ * tried. */
 typedef struct { int bits; bool symmetric; size_t group; DType scale_dtype; } Grid;
 typedef struct Codes {                 /* a matrix on its grid */
     size_t rows, cols, groups;
@@ -134,7 +144,7 @@ static size_t group_size(const Grid *g, size_t cols) { return cols / groups_of(g
 static inline float nearest(float x) { return (x + 12582912.0f) - 12582912.0f; }
 static inline float code(float w, float inverse, float zero, float low, float high) {
     float x = w * inverse;
-    x = x < -1000 ? -1000 : x > 1000 ? 1000 : x;                      /* past every grid, and nearest() is for small numbers */
+    x = x < -1000 ? -1000 : x > 1000 ? 1000 : x;               /* past every grid, and nearest() is for small numbers */
     float q = nearest(x) + zero;
     return q < low ? low : q > high ? high : q;
 }
@@ -192,7 +202,8 @@ static Step fit(const Grid *g, const float *w, const float *h, size_t n, bool th
         }
         if (down > 0) fit_try(&f, g->scale_dtype, up / down, best.zero, &best);
     }
-    if (!isfinite(best.error)) best.scale = stored_scale(g->scale_dtype, fabsf(widest) / high);   /* errors too large for a float */
+    /* errors too large for a float */
+    if (!isfinite(best.error)) best.scale = stored_scale(g->scale_dtype, fabsf(widest) / high);
     return best;
 }
 
@@ -240,12 +251,12 @@ static void dequantise(const Codes *c, const Grid *g, float *w) {
 }
 
 /* ================================================================================================================= *
- * [quantize.factor] GPTQ needs H = X^T X, the inputs' products summed over the calibration text, as H = L L^T with L lower
- * triangular. The inputs stand in the order in which they will be rounded, from the last place to the first: those with
- * most energy go first, when there are most others left to pay for them ("act-order").
+ * [quantize.factor] GPTQ needs H = X^T X, the inputs' products summed over the calibration text, as H = L L^T with L
+ * lower triangular. The inputs stand in the order in which they will be rounded, from the last place to the first:
+ * those with most energy go first, when there are most others left to pay for them ("act-order").
  *
- * n may be 14,000, and n^3/3 products should run at matmul's speed: L is kept in panels of P columns, each contiguous from
- * its diagonal block down, so that everything but the diagonal blocks is op.matmul on whole panels. */
+ * n may be 14,000, and n^3/3 products should run at matmul's speed: L is kept in panels of P columns, each contiguous
+ * from its diagonal block down, so that everything but the diagonal blocks is op.matmul on whole panels. */
 enum { P = 128 };
 typedef struct Factor {
     size_t n;
@@ -286,7 +297,7 @@ static bool factor_try(Factor *f, const float *H, float damp) {
         for (size_t i = 0; i < rows; i++)
             for (size_t j = 0; j < b; j++)
                 a[i * b + j] = H[(size_t)f->order[r0 + i] * n + f->order[r0 + j]] + (i == j ? damp : 0);
-        for (size_t q = 0; q < p; q++) {                              /* a -= (its rows of q) (its first b rows of q)^T */
+        for (size_t q = 0; q < p; q++) {                            /* a -= (its rows of q) (its first b rows of q)^T */
             const float *done = f->panel[q] + (r0 - q * P) * P;
             for (size_t i = 0; i < b * P; i++) minus[i] = -done[i];
             Linear l = {.w = MAT(DT_F32, b, P, minus), .y = (act *)a};
@@ -311,12 +322,14 @@ static Factor factor_new(const float *H, size_t n) {
     Factor f = {n, xmalloc(n * sizeof(uint32_t)), xcalloc(panels(n), sizeof(float *))};
     float *energy = xmalloc(n * sizeof *energy);
     double mean = 0;
-    for (size_t i = 0; i < n; i++) energy[i] = H[i * n + i], mean += (double)energy[i] / (double)n, f.order[i] = (uint32_t)i;
+    for (size_t i = 0; i < n; i++)
+        energy[i] = H[i * n + i], mean += (double)energy[i] / (double)n, f.order[i] = (uint32_t)i;
     if (!isfinite(mean)) die("the calibration text makes inputs that are not finite: broken weights?");
     sort_energy = energy;
     qsort(f.order, n, sizeof *f.order, by_energy);
     free(energy);
-    for (size_t p = 0; p < panels(n); p++) f.panel[p] = op.mem_alloc(size_mul(n - p * P, panel_width(n, p) * sizeof(float)));
+    for (size_t p = 0; p < panels(n); p++)
+        f.panel[p] = op.mem_alloc(size_mul(n - p * P, panel_width(n, p) * sizeof(float)));
     float damp = mean > 0 ? (float)(0.01 * mean) : 1;
     for (int tries = 0; !factor_try(&f, H, damp); tries++) {
         if (tries == 6) die("a Hessian has no Cholesky factor: is the calibration text one word?");
@@ -326,19 +339,21 @@ static Factor factor_new(const float *H, size_t n) {
 }
 
 /* ================================================================================================================= *
- * [quantize.gptq] (Frantar et al. 2023, in the form that Chee et al. 2023 call LDLQ: the same numbers, one factor instead of
- * an inverse's.) For a row w of weights and its rounded row v, with e = w - v, the layer's squared error on the text is
+ * [quantize.gptq] (Frantar et al. 2023, in the form that Chee et al. 2023 call LDLQ: the same numbers, one factor
+ * instead of an inverse's.) For a row w of weights and its rounded row v, with e = w - v, the layer's squared error on
+ * the text is
  *
  *     e H e^T = |e L|^2 = sum over places r of ( sum over s >= r of e_s L_sr )^2
  *
- * Go through the places from the last to the first. When r's turn comes, all e_s with s > r are known, and only e_r, times
- * L_rr, is left in r's term. To make the term small, round not w_r but w_r and what the others have left it:
+ * Go through the places from the last to the first. When r's turn comes, all e_s with s > r are known, and only e_r,
+ * times L_rr, is left in r's term. To make the term small, round not w_r but w_r and what the others have left it:
  *
  *     v_r = round( w_r + sum over s > r of e_s L_sr / L_rr )
  *
- * Scales are fixed before, group by group of the stored order ("static groups"), so the order leaves no trace in the file.
- * Rows do not meet: a tile of them goes through a block of P places in cache, and between blocks the sum over all s is one
- * product of matrices. Returns the error, summed over rows. */
+ * Scales are fixed before, group by group of the stored order ("static groups"), so the order leaves no trace in the
+ * file.
+ * Rows do not meet: a tile of them goes through a block of P places in cache, and between blocks the sum over all s is
+ * one product of matrices. Returns the error, summed over rows. */
 enum { TILE = 64 };
 static double gptq(Codes *c, const Grid *g, const Factor *f, const float *w) {
     size_t n = f->n, O = c->rows, G = group_size(g, n);
@@ -363,7 +378,8 @@ static double gptq(Codes *c, const Grid *g, const Factor *f, const float *w) {
                 for (size_t k = 0; k < tile; k++) {
                     size_t row = o0 + k, at = row * c->groups + group;
                     float weight = w[row * n + in], target = weight + debt[i * O + row] / diagonal;
-                    float q = code(target, 1 / c->scale[at], c->zero[at], low, high), value = (q - c->zero[at]) * c->scale[at];
+                    float q = code(target, 1 / c->scale[at], c->zero[at], low, high),
+                        value = (q - c->zero[at]) * c->scale[at];
                     c->q[row * n + in] = (int8_t)q;
                     e_i[k] = weight - value;
                     double term = (double)((target - value) * diagonal);
@@ -399,10 +415,11 @@ static double quadratic(const float *x, size_t rows, const float *H, size_t n) {
 }
 
 /* ================================================================================================================= *
- * [quantize.calibrate] What the linear layers see. Ops are called through a table: op.matmul is replaced by one that looks
- * at its input first, knows the layer by its weights, and goes on. Layers that read the same x share a tap. */
+ * [quantize.calibrate] What the linear layers see. Ops are called through a table: op.matmul is replaced by one that
+ * looks at its input first, knows the layer by its weights, and goes on. Layers that read the same x share a tap. */
 typedef enum { TAP_QKV, TAP_O, TAP_UP, TAP_DOWN, N_TAPS } TapKind;
-static const Role tap_roles[N_TAPS][3] = {{R_Q, R_K, R_V}, {R_O, R_O, R_O}, {R_GATE, R_UP, R_UP}, {R_DOWN, R_DOWN, R_DOWN}};
+static const Role tap_roles[N_TAPS][3] = {{R_Q, R_K, R_V}, {R_O, R_O, R_O}, {R_GATE, R_UP, R_UP},
+    {R_DOWN, R_DOWN, R_DOWN}};
 /* |x| is counted by its float's exponent and first five bits: 3% wide bins, and no range to be known beforehand. */
 enum { BIN_SHIFT = 18, N_BINS = 1 << (31 - BIN_SHIFT) };
 typedef struct Tap {
@@ -474,7 +491,7 @@ static void tap_see(Tap *t, const act *x, size_t N) {
         t->bins[(b & 0x7fffffff) >> BIN_SHIFT]++;
     }
     if (!t->H) return;
-    look.op.set_precision(PREC_F32);                                  /* sums of rounded products would be a noisy Hessian */
+    look.op.set_precision(PREC_F32);                             /* sums of rounded products would be a noisy Hessian */
     Linear l = {.w = MAT(DT_F32, n, n, NULL), .dy = x, .dw = t->H};
     look.op.matmul_dw(&l, 1, x, N);
 }
@@ -519,13 +536,16 @@ static Calibration calibration_read(Model *m, const Tokenizer *tok) {
     Stream s = stream_read(o.calibration, c, tok, true);
     const Ids none = {0}, *prefix = tok ? tokenizer_prefix(tok) : &none, *suffix = tok ? tokenizer_suffix(tok) : &none;
     size_t T = (size_t)o.seq < (size_t)c->max_pos ? (size_t)o.seq : (size_t)c->max_pos, around = prefix->n + suffix->n;
-    if (T <= around) die("--calibration-seq %zu: a text of this model begins and ends with %zu tokens already", T, around);
+    if (T <= around)
+        die("--calibration-seq %zu: a text of this model begins and ends with %zu tokens already", T, around);
     size_t inner = T - around, n_ids = s.ids.n < (size_t)o.tokens ? s.ids.n : (size_t)o.tokens, rows = n_ids / inner;
     if (!rows)
-        die("%s: %zu tokens are too few to calibrate with, %zu make one window (--calibration-seq)", o.calibration.v[0], n_ids, inner);
+        die("%s: %zu tokens are too few to calibrate with, %zu make one window (--calibration-seq)",
+            o.calibration.v[0], n_ids, inner);
     size_t widest = (size_t)(c->F > c->C ? c->F : c->C);
     if (rows * T < widest)
-        warn("%zu tokens of calibration for layers with %zu inputs: what they do not show is rounded blindly", rows * T, widest);
+        warn("%zu tokens of calibration for layers with %zu inputs: what they do not show is rounded blindly",
+            rows * T, widest);
     enum { BATCH_TOKENS = 4096 };
     Calibration k = {.B = BATCH_TOKENS / T < 1 ? 1 : BATCH_TOKENS / T, .T = T};
     if (k.B > rows) k.B = rows;
@@ -568,10 +588,10 @@ static void calibration_run(Model *m, Calibration *k, int first, int end, bool k
  * [quantize.fold] The same function with other weights.
  *
  * Rotation (QuaRot; Ashkboos et al. 2024). RMSNorm without its weights commutes with any orthogonal R, since it only
- * divides by the row's length. So the norms' weights go into the matrices behind them, the embedding and what writes into
- * the stream are multiplied by R, what reads it by R^T, and nobody notices, but each value of the stream is now a mixture
- * of all: outliers are gone. R is a random sign for each place and then, for C = 2^k m, the Hadamard matrix of 2^k and the
- * Hartley matrix of m (cos + sin of 2 pi i j / m, over sqrt m), both orthogonal and nearly flat. */
+ * divides by the row's length. So the norms' weights go into the matrices behind them, the embedding and what writes
+ * into the stream are multiplied by R, what reads it by R^T, and nobody notices, but each value of the stream is now a
+ * mixture of all: outliers are gone. R is a random sign for each place and then, for C = 2^k m, the Hadamard matrix of
+ * 2^k and the Hartley matrix of m (cos + sin of 2 pi i j / m, over sqrt m), both orthogonal and nearly flat. */
 typedef struct { size_t n, pow2, odd; float *sign, *hartley; } Rotation;
 static Rotation rotation_new(size_t n, uint64_t seed) {
     Rotation r = {.n = n, .pow2 = n & -n};
@@ -636,7 +656,8 @@ static float *values(const Model *m, int layer, Role role) {          /* of a pa
 static void layer_rotate(Model *m, int l, const Rotation *r) {
     const Config *c = &m->cfg;
     size_t C = (size_t)c->C;
-    static const struct { Role norm, into[3]; } norms[] = {{R_NORM1_W, {R_Q, R_K, R_V}}, {R_NORM2_W, {R_GATE, R_UP, R_COUNT}}};
+    static const struct { Role norm, into[3]; } norms[] = {
+        {R_NORM1_W, {R_Q, R_K, R_V}}, {R_NORM2_W, {R_GATE, R_UP, R_COUNT}}};
     for (int i = 0; i < 2; i++) {
         float *g = values(m, l, norms[i].norm);
         for (int j = 0; j < 3; j++) {
@@ -654,18 +675,20 @@ static void layer_rotate(Model *m, int l, const Rotation *r) {
         if (values(m, l, bias[i])) rotate_rows(r, values(m, l, bias[i]), 1);
     }
 }
-/* Scales moved (SmoothQuant; Xiao et al. 2022): x / s and W s make the same product, and 1/s goes into the norm before. With
- * s = max|x|^a / max|w|^(1-a), inputs whose range is wide give some of it to their weights. Only where nothing
+/* Scales moved (SmoothQuant; Xiao et al. 2022): x / s and W s make the same product, and 1/s goes into the norm before.
+ * With s = max|x|^a / max|w|^(1-a), inputs whose range is wide give some of it to their weights. Only where nothing
  * but these matrices reads the norm. */
 static void layer_smooth(Model *m, int l, TapKind kind, const Tap *t, double part) {
     Role norm = kind == TAP_QKV ? R_NORM1_W : R_NORM2_W, bias = kind == TAP_QKV ? R_NORM1_B : R_NORM2_B;
-    float *g = values(m, l, norm), *b = values(m, l, bias), *s = xmalloc(t->n * sizeof *s), *inverse = xmalloc(t->n * sizeof *s);
+    float *g = values(m, l, norm), *b = values(m, l, bias), *s = xmalloc(t->n * sizeof *s),
+        *inverse = xmalloc(t->n * sizeof *s);
     for (size_t c = 0; c < t->n; c++) {
         float most = 0;
         for (int i = 0; i < 3; i++) {
             const Param *p = m->at[l + 1][tap_roles[kind][i]];
             const float *w = p ? p->w.data : NULL;
-            for (size_t r = 0; p && r < p->rows; r++) most = fabsf(w[r * t->n + c]) > most ? fabsf(w[r * t->n + c]) : most;
+            for (size_t r = 0; p && r < p->rows; r++) most = fabsf(w[r * t->n + c]) > most ? fabsf(w[r * t->n + c])
+                : most;
         }
         double x = (double)t->largest[c], y = (double)most;
         s[c] = x > 0 && y > 0 ? (float)fmin(fmax(pow(x, part) / pow(y, 1 - part), 1e-4), 1e4) : 1;
@@ -683,8 +706,8 @@ static void layer_smooth(Model *m, int l, TapKind kind, const Tap *t, double par
 }
 
 /* ================================================================================================================= *
- * [quantize.plan] Which matrices, in how many bits. Those of the blocks are quantised; token embedding and head, where a
- * rounded row is a rounded word and the sum over many inputs does not help, only when asked, and in 8 bits. */
+ * [quantize.plan] Which matrices, in how many bits. Those of the blocks are quantised; token embedding and head, where
+ * a rounded row is a rounded word and the sum over many inputs does not help, only when asked, and in 8 bits. */
 typedef struct Module {
     const HubTensor *h;
     char *name;                        /* the tensor's, less ".weight" */
@@ -715,7 +738,8 @@ static bool is_kept(const char *name, int *used) {
     return kept;
 }
 static DType float_dtype(const Tensor *t) {
-    return !strcmp(o.dtype, "f32") ? DT_F32 : !strcmp(o.dtype, "f16") ? DT_F16 : !strcmp(o.dtype, "bf16") ? DT_BF16 : t->dtype;
+    return !strcmp(o.dtype, "f32") ? DT_F32 : !strcmp(o.dtype, "f16") ? DT_F16 : !strcmp(o.dtype, "bf16") ? DT_BF16
+        : t->dtype;
 }
 /* 16 bits are enough for a scale, which is chosen before its weights are rounded; a row's one scale costs nothing. */
 static Grid grid_of(const Plan *p, const HubTensor *h, int bits) {
@@ -738,7 +762,8 @@ static void check_group(const Module *q) {
 }
 /* All bits that h will take on this grid. */
 static double bits_on(const Grid *g, const HubTensor *h) {
-    double scale = 8 * (double)dtype_size(g->scale_dtype) + (g->symmetric ? 0 : g->bits), shape = g->bits == 4 ? 128 : 0;
+    double scale = 8 * (double)dtype_size(g->scale_dtype) + (g->symmetric ? 0 : g->bits),
+        shape = g->bits == 4 ? 128 : 0;
     return (double)h->rows * ((double)h->cols * g->bits + (double)groups_of(g, h->cols) * scale) + shape;
 }
 static Plan plan_new(Model *m) {
@@ -751,12 +776,14 @@ static Plan plan_new(Model *m) {
     for (int i = 0; i < p.n_hub; i++) {
         const HubTensor *h = &p.hub[i];
         const Param *first = h->part[0];
-        bool block = first->layer >= 0 && first->kind == KIND_MATRIX, ends = first->role == R_WTE || first->role == R_HEAD;
+        bool block = first->layer >= 0 && first->kind == KIND_MATRIX, ends = first->role == R_WTE ||
+            first->role == R_HEAD;
         if (!block && !(ends && o.embedding)) continue;
         char *name = strf("%.*s", (int)(strlen(h->name) - strlen(".weight")), h->name);
         if (is_kept(name, used)) { free(name); continue; }
         Module *q = p.of[i] = &p.v[p.n++];
-        *q = (Module){.h = h, .name = name, .layer = first->layer, .error = NAN, .lost8 = NAN, .lost4 = NAN, .input_scale = 1};
+        *q = (Module){.h = h, .name = name, .layer = first->layer, .error = NAN, .lost8 = NAN, .lost4 = NAN,
+            .input_scale = 1};
         q->grid = grid_of(&p, h, block ? (int)o.bits : 8);
         if (!block && strcmp(o.format, "gguf")) q->grid.group = 0;
         for (int t = 0; t < N_TAPS; t++)
@@ -787,7 +814,7 @@ static void layer_load(Model *m, int l) {
         #pragma omp parallel for schedule(static) reduction(&& : finite)
         for (size_t j = 0; j < p->n; j++) finite = finite && isfinite(wide[j]);
         if (!finite) die("%s: a weight of layer %d's %s is not finite: nothing to quantise", o.model, l, param_name(p));
-        param_drop(m, p);                                             /* GPT-2's are no part of the file: turned when loaded */
+        param_drop(m, p);                                      /* GPT-2's are no part of the file: turned when loaded */
         p->w = MAT(DT_F32, p->rows, p->cols, wide);
     }
 }
@@ -810,7 +837,8 @@ static double nearest_error(const float *w, size_t rows, size_t cols, const Grid
     *all += sum;
     return error;
 }
-/* --budget: all matrices begin with 4 bits; those with most error to lose for each byte more get 8, as long as it lasts. */
+/* --budget: all matrices begin with 4 bits; those with most error to lose for each byte more get 8, as long as it
+ * lasts. */
 static double gain(const Module *q) { return (q->error4 - q->error8) / q->more_bits; }
 static int by_gain(const void *a, const void *b) {
     const Module *x = *(Module *const *)a, *y = *(Module *const *)b;
@@ -824,7 +852,8 @@ static void plan_budget(Plan *p, Calibration *k) {
         die_usage("--budget %s: want bits per weight, such as 4.8bpw", o.budget);
     Model *m = p->m;
     Tap *taps = xcalloc((size_t)m->cfg.L * N_TAPS, sizeof *taps);
-    for (int i = 0; k && i < m->cfg.L * N_TAPS; i++) taps[i] = tap_new(m, i / N_TAPS, (TapKind)(i % N_TAPS), false, false);
+    for (int i = 0; k && i < m->cfg.L * N_TAPS; i++)
+        taps[i] = tap_new(m, i / N_TAPS, (TapKind)(i % N_TAPS), false, false);
     if (k) {
         look.tap = taps, look.n_taps = m->cfg.L * N_TAPS;
         calibration_run(m, k, 0, m->cfg.L, false);
@@ -841,7 +870,8 @@ static void plan_budget(Plan *p, Calibration *k) {
         spent += bits_on(&g4, q->h);
         q->more_bits = bits_on(&g8, q->h) - bits_on(&g4, q->h);
         double e4 = 0, e8 = 0, all4 = 0, all8 = 0;
-        float *ones = xmalloc(q->h->cols * sizeof *ones), *energy = k ? taps[q->layer * N_TAPS + (int)q->tap].energy : ones;
+        float *ones = xmalloc(q->h->cols * sizeof *ones), *energy = k ? taps[q->layer * N_TAPS + (int)q->tap].energy
+            : ones;
         for (size_t c = 0; c < q->h->cols; c++) ones[c] = 1;
         for (int j = 0; j < q->h->n_parts; j++) {
             const Param *part = q->h->part[j];
@@ -856,7 +886,8 @@ static void plan_budget(Plan *p, Calibration *k) {
         progress_at(&bar, n, "%s: %.2f%%", q->name, 100 * sqrt(q->error4));
     }
     progress_end(&bar, "%d matrices", n);
-    if (spent > budget * weights) die("--budget %s: 4 bits take %.3f already, scales included", o.budget, spent / weights);
+    if (spent > budget * weights)
+        die("--budget %s: 4 bits take %.3f already, scales included", o.budget, spent / weights);
     qsort(order, (size_t)n, sizeof *order, by_gain);
     for (int i = 0; i < n; i++) {
         if (spent + order[i]->more_bits > budget * weights) continue; /* a smaller one may still fit */
@@ -868,10 +899,11 @@ static void plan_budget(Plan *p, Calibration *k) {
 }
 
 /* ================================================================================================================= *
- * [quantize.file] compressed-tensors (github.com/vllm-project/compressed-tensors). A module's 4-bit values lie eight to a
- * word, first in the low bits, each plus 8 (pack-quantized: weight_packed, weight_shape, zero points packed down the
- * outputs); 8-bit values are bytes in the weight's place (int-quantized). Both have weight_scale. Fused matrices (c_attn,
- * query_key_value, gate_up_proj) are one module, its rows in the Hub's order; a Conv1D is stored (outputs, inputs) here. */
+ * [quantize.file] compressed-tensors (github.com/vllm-project/compressed-tensors). A module's 4-bit values lie eight to
+ * a word, first in the low bits, each plus 8 (pack-quantized: weight_packed, weight_shape, zero points packed down the
+ * outputs); 8-bit values are bytes in the weight's place (int-quantized). Both have weight_scale. Fused matrices
+ * (c_attn, query_key_value, gate_up_proj) are one module, its rows in the Hub's order; a Conv1D is stored (outputs,
+ * inputs) here. */
 enum { TENSORS_EACH = 5 };
 typedef struct Writer {
     TensorFile file;
@@ -905,10 +937,14 @@ static Writer writer_new(const Plan *p, const char *dir) {
         else announce(&w, strf("%s.weight", q->name), DT_I8, h->rows, h->cols);
         announce(&w, strf("%s.weight_scale", q->name), q->grid.scale_dtype, h->rows, groups);
         if (!q->grid.symmetric)
-            announce(&w, strf("%s.weight_zero_point", q->name), packed ? DT_I32 : DT_I8, packed ? (h->rows + 7) / 8 : h->rows, groups);
+            announce(&w, strf("%s.weight_zero_point", q->name), packed ? DT_I32 : DT_I8,
+                packed ? (h->rows + 7) / 8 : h->rows, groups);
         if (packed) announce(&w, strf("%s.weight_shape", q->name), DT_I64, 2, 0);
-        if (q->layer >= 0 && !strcmp(o.activations, "static")) announce(&w, strf("%s.input_scale", q->name), DT_F32, 1, 0);
-        for (int t = first; t < w.n; t++) w.quantised_bytes += (double)(w.v[t].shape[0] * (w.v[t].n_dims > 1 ? w.v[t].shape[1] : 1) * dtype_size(w.v[t].dtype));
+        if (q->layer >= 0 && !strcmp(o.activations, "static"))
+            announce(&w, strf("%s.input_scale", q->name), DT_F32, 1, 0);
+        for (int t = first; t < w.n; t++)
+            w.quantised_bytes += (double)(w.v[t].shape[0] * (w.v[t].n_dims > 1 ? w.v[t].shape[1]
+                : 1) * dtype_size(w.v[t].dtype));
     }
     char *path = path_join(dir, "model.safetensors");
     w.file = tensors_begin(path, w.v, w.n, "pt");
@@ -998,7 +1034,8 @@ static void put_codes(Writer *w, const Plan *p, const Module *q, const Codes *pa
 }
 
 static cJSON *scheme_json(const Plan *p, int bits, bool ends, bool mixed) {
-    cJSON *g = cJSON_CreateObject(), *targets = cJSON_AddArrayToObject(g, "targets"), *w = cJSON_AddObjectToObject(g, "weights");
+    cJSON *g = cJSON_CreateObject(), *targets = cJSON_AddArrayToObject(g, "targets"),
+        *w = cJSON_AddObjectToObject(g, "weights");
     const Module *any = NULL;
     for (int i = 0; i < p->n; i++) {
         const Module *q = &p->v[i];
@@ -1050,7 +1087,7 @@ static void config_save(const Plan *p, const char *dir) {
         cJSON_AddItemToArray(ignore, cJSON_CreateString(name));
         free(name);
     }
-    bool head = false;                                                /* tied, it is no tensor, but a module all the same */
+    bool head = false;                                            /* tied, it is no tensor, but a module all the same */
     for (int i = 0; i < p->n; i++) head |= p->v[i].h->part[0]->role == R_HEAD;
     char *head_name = head ? NULL : hub_name(&p->m->cfg, R_HEAD, -1);
     if (head_name) {
@@ -1059,7 +1096,8 @@ static void config_save(const Plan *p, const char *dir) {
     }
     free(head_name);
     cJSON_AddStringToObject(q, "quant_method", "compressed-tensors");
-    cJSON_AddStringToObject(q, "format", mixed && n[4] && n[8] ? "mixed-precision" : n[4] ? "pack-quantized" : "int-quantized");
+    cJSON_AddStringToObject(q, "format", mixed && n[4] &&
+        n[8] ? "mixed-precision" : n[4] ? "pack-quantized" : "int-quantized");
     cJSON_AddStringToObject(q, "quantization_status", "compressed");
     cJSON_AddItemToObject(q, "ignore", ignore);
     cJSON_AddNullToObject(q, "kv_cache_scheme");
@@ -1071,7 +1109,8 @@ static void config_save(const Plan *p, const char *dir) {
     if (strcmp(o.dtype, "auto")) {
         const char *key = cJSON_HasObjectItem(j, "dtype") ? "dtype" : "torch_dtype";
         cJSON_DeleteItemFromObject(j, key);
-        cJSON_AddStringToObject(j, key, !strcmp(o.dtype, "f32") ? "float32" : !strcmp(o.dtype, "f16") ? "float16" : "bfloat16");
+        cJSON_AddStringToObject(j, key, !strcmp(o.dtype, "f32") ? "float32" : !strcmp(o.dtype, "f16") ? "float16"
+            : "bfloat16");
     }
     char *text = cJSON_Print(j), *path = path_join(dir, "config.json");
     file_write(path, text, strlen(text));
@@ -1155,12 +1194,16 @@ static void card_save(const Quality *k, const char *dir) {
     Buf b = {0};
     char *scheme = scheme_text();
     double n = (double)k->e.n;
-    buf_fmt(&b, "---\nlibrary_name: transformers\nbase_model: %s\nbase_model_relation: quantized\n---\n# %s, quantised with tea\n\n", o.model, o.model);
-    buf_fmt(&b, "%s. %.3f bits per quantised weight, %.3f per weight of the model, %s.\n\n", scheme, k->bits, k->bits_all, human_bytes(k->bytes));
+    buf_fmt(&b, "---\nlibrary_name: transformers\nbase_model: %s\nbase_model_relation: quantized\n---\n# %s, "
+                "quantised with tea\n\n", o.model, o.model);
+    buf_fmt(&b, "%s. %.3f bits per quantised weight, %.3f per weight of the model, %s.\n\n", scheme, k->bits,
+        k->bits_all, human_bytes(k->bytes));
     if (o.calibration.n) buf_fmt(&b, "- Calibrated with %s\n", o.calibration.v[0]);
     if (k->measured)
-        buf_fmt(&b, "- Perplexity on %s: %.4f, before %.4f; KL divergence %.5f nats per token; the same likeliest token at %.2f%%\n",
-                o.eval.v[0], exp(k->e.nats / n), exp(k->e.reference_nats / n), k->e.kl / n, 100 * (double)k->e.agree / n);
+        buf_fmt(&b, "- Perplexity on %s: %.4f, before %.4f; KL divergence %.5f nats per token; the same likeliest "
+                    "token at %.2f%%\n",
+                o.eval.v[0], exp(k->e.nats / n), exp(k->e.reference_nats / n), k->e.kl / n,
+                    100 * (double)k->e.agree / n);
     buf_str(&b, "- Limits: those of the model it was made from, and what rounding adds.\n");
     char *path = path_join(dir, "README.md");
     file_write(path, b.data, b.len);
@@ -1178,7 +1221,8 @@ static void report(const Plan *p, const Quality *k, const char *dir) {
     Module **order = xmalloc((size_t)p->n * sizeof *order);
     for (int i = 0; i < p->n; i++) {
         const Module *q = order[i] = &p->v[i];
-        log_line("module", 0, "\"name\":\"%s\",\"layer\":%d,\"bits\":%d,\"error\":%.5g,\"input8\":%s,\"input4\":%s", q->name, q->layer,
+        log_line("module", 0, "\"name\":\"%s\",\"layer\":%d,\"bits\":%d,\"error\":%.5g,\"input8\":%s,\"input4\":%s",
+            q->name, q->layer,
                  q->grid.bits, q->error, or_null(q->lost8), or_null(q->lost4));
     }
     qsort(order, (size_t)p->n, sizeof *order, by_error);
@@ -1189,30 +1233,39 @@ static void report(const Plan *p, const Quality *k, const char *dir) {
         if (isfinite(p->v[i].lost8)) in8 += p->v[i].lost8, in4 += p->v[i].lost4, n_in++;
     }
     buf_fmt(&json, "\"scheme\":\"%s\",\"bits_per_weight\":%.5g,\"bits_per_weight_of_all\":%.5g,\"bytes\":%.0f,\"mean_error\":%.5g,"
-            "\"worst\":\"%s\",\"worst_error\":%.5g,\"seconds\":%.4g", scheme, k->bits, k->bits_all, k->bytes, error, order[0]->name,
+            "\"worst\":\"%s\",\"worst_error\":%.5g,\"seconds\":%.4g", scheme, k->bits, k->bits_all, k->bytes, error,
+                order[0]->name,
             order[0]->error, k->seconds);
     if (n_in) buf_fmt(&json, ",\"input8_error\":%.5g,\"input4_error\":%.5g", in8 / n_in, in4 / n_in);
     if (k->measured)
-        buf_fmt(&json, ",\"perplexity_before\":%.8g,\"perplexity\":%.8g,\"kl\":%.6g,\"top1\":%.6g,\"tokens\":%zu", exp(k->e.reference_nats / n),
+        buf_fmt(&json, ",\"perplexity_before\":%.8g,\"perplexity\":%.8g,\"kl\":%.6g,\"top1\":%.6g,\"tokens\":%zu",
+            exp(k->e.reference_nats / n),
                 exp(k->e.nats / n), k->e.kl / n, (double)k->e.agree / n, k->e.n);
-    if (k->after_s > 0) buf_fmt(&json, ",\"decode_before_tok_s\":%.5g,\"decode_tok_s\":%.5g", 1 / k->before_s, 1 / k->after_s);
+    if (k->after_s > 0)
+        buf_fmt(&json, ",\"decode_before_tok_s\":%.5g,\"decode_tok_s\":%.5g", 1 / k->before_s, 1 / k->after_s);
     log_line("end", 0, "%s", json.data);
     log_close();
     report_write(dir);
 
-    fprintf(stderr, "\n%s\n%-28s %.3f bits a weight, %.3f over the whole model, %s\n", scheme, "size", k->bits, k->bits_all, human_bytes(k->bytes));
+    fprintf(stderr, "\n%s\n%-28s %.3f bits a weight, %.3f over the whole model, %s\n", scheme, "size", k->bits,
+        k->bits_all, human_bytes(k->bytes));
     if (k->measured) {
         double before = exp(k->e.reference_nats / n), after = exp(k->e.nats / n);
-        fprintf(stderr, "%-28s %.4f before, %.4f after: %+.2f%%\n", "perplexity", before, after, 100 * (after / before - 1));
-        fprintf(stderr, "%-28s %.5f nats a token\n%-28s %.2f%% of %s tokens\n", "KL divergence", k->e.kl / n, "same likeliest token",
+        fprintf(stderr, "%-28s %.4f before, %.4f after: %+.2f%%\n", "perplexity", before, after,
+            100 * (after / before - 1));
+        fprintf(stderr, "%-28s %.5f nats a token\n%-28s %.2f%% of %s tokens\n", "KL divergence", k->e.kl / n,
+            "same likeliest token",
                 100 * (double)k->e.agree / n, human_count(n));
     }
     if (k->after_s > 0)
-        fprintf(stderr, "%-28s %.1f tokens/s before, %.1f after: %.2f x\n", "decoding", 1 / k->before_s, 1 / k->after_s, k->before_s / k->after_s);
+        fprintf(stderr, "%-28s %.1f tokens/s before, %.1f after: %.2f x\n", "decoding", 1 / k->before_s,
+            1 / k->after_s, k->before_s / k->after_s);
     fprintf(stderr, "%-28s %.3f%% of the output on average; the worst:\n", "error of a layer", 100 * error);
-    for (int i = 0; i < p->n && i < 5; i++) fprintf(stderr, "    %-40s %d bits %8.3f%%\n", order[i]->name, order[i]->grid.bits, 100 * order[i]->error);
+    for (int i = 0; i < p->n && i < 5; i++)
+        fprintf(stderr, "    %-40s %d bits %8.3f%%\n", order[i]->name, order[i]->grid.bits, 100 * order[i]->error);
     if (n_in)
-        fprintf(stderr, "%-28s to 8 bits loses %.2f%%, to 4 bits %.1f%%: %s\n", "rounding inputs by token", 100 * in8 / n_in, 100 * in4 / n_in,
+        fprintf(stderr, "%-28s to 8 bits loses %.2f%%, to 4 bits %.1f%%: %s\n", "rounding inputs by token",
+            100 * in8 / n_in, 100 * in4 / n_in,
                 "weights have outliers in a few rows, inputs in every token");
     if (o.json) printf("{\"event\":\"quantize\",\"model\":\"%s\",%s}\n", model.data, json.data);
     free(order), free(scheme);
@@ -1248,7 +1301,8 @@ static void module_quantise(Writer *w, const Plan *p, Module *q, const Tap *t, c
         dequantise(&code[j], &q->grid, x);
         if (t && t->H) all += quadratic(was, part->rows, t->H, C);
         for (size_t i = 0; i < part->n; i++) {
-            if (!(t && t->H)) all += (double)(was[i] * was[i]) * (double)ones[i % C], error += (double)((was[i] - x[i]) * (was[i] - x[i]) * ones[i % C]);
+            if (!(t && t->H)) all += (double)(was[i] * was[i])
+                * (double)ones[i % C], error += (double)((was[i] - x[i]) * (was[i] - x[i]) * ones[i % C]);
             was[i] -= x[i];
         }
         if (t && t->H) error += quadratic(was, part->rows, t->H, C);
@@ -1267,7 +1321,7 @@ static void layer_run(Writer *w, Plan *p, Calibration *k, int l, const Rotation 
     if (r) layer_rotate(m, l, r);
     bool hessian = !strcmp(o.method, "gptq"), bins = !strcmp(o.activations, "static");
     Tap tap[N_TAPS] = {{0}};
-    if (k && o.smooth > 0) {                                          /* a pass of its own: what follows sees the inputs moved */
+    if (k && o.smooth > 0) {                                 /* a pass of its own: what follows sees the inputs moved */
         for (int t = 0; t < N_TAPS; t++) tap[t] = tap_new(m, l, (TapKind)t, false, false);
         look.tap = tap, look.n_taps = N_TAPS;
         calibration_run(m, k, l, l + 1, false);
@@ -1275,8 +1329,8 @@ static void layer_run(Writer *w, Plan *p, Calibration *k, int l, const Rotation 
         layer_smooth(m, l, TAP_UP, &tap[TAP_UP], o.smooth);
         for (int t = 0; t < N_TAPS; t++) tap_free(&tap[t]);
     }
-    /* One pass for all of a block's taps. A pass each, with what the block's own quantised matrices make, was measured no
-     * better (the default model: KL 0.0086 against 0.0084) and costs three more. */
+    /* One pass for all of a block's taps. A pass each, with what the block's own quantised matrices make, was measured
+     * no better (the default model: KL 0.0086 against 0.0084) and costs three more. */
     if (k) {
         for (int t = 0; t < N_TAPS; t++) tap[t] = tap_new(m, l, (TapKind)t, hessian, bins);
         look.tap = tap, look.n_taps = N_TAPS;
@@ -1350,14 +1404,17 @@ static void check_source(const Config *c) {
     const cJSON *q = cJSON_GetObjectItemCaseSensitive(j, "quantization_config");
     if (q && !cJSON_IsNull(q)) {
         const char *method = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(q, "quant_method"));
-        die("%s is quantised already (%s): quantise the model that it was made from", o.model, method ? method : "config.json says so");
+        die("%s is quantised already (%s): quantise the model that it was made from", o.model,
+            method ? method : "config.json says so");
     }
     cJSON_Delete(j);
     free(text), free(path);
     if (o.rotate && (c->norm != NORM_RMS || c->norm_place != NORM_PRE || c->residual_from_norm))
-        die("--rotate: a %s model's norms are not RMSNorm on a plain stream, which alone can be turned", config_model_type(c));
+        die("--rotate: a %s model's norms are not RMSNorm on a plain stream, which alone can be turned",
+            config_model_type(c));
     if (o.smooth > 0 && (c->norm_place != NORM_PRE || c->residual_from_norm))
-        die("--smooth: in a %s model the norms' outputs go elsewhere too, so no scale can be moved into them", config_model_type(c));
+        die("--smooth: in a %s model the norms' outputs go elsewhere too, so no scale can be moved into them",
+            config_model_type(c));
 }
 static void check_options(void) {
     if (o.bits != 4 && o.bits != 8) die_usage("--bits %lld: 8 or 4", (long long)o.bits);
@@ -1365,8 +1422,10 @@ static void check_options(void) {
     if (o.embedding && o.embedding != 8) die_usage("--embedding %lld: 8, or 0 for as it is", (long long)o.embedding);
     if (!given("group")) o.group = o.bits == 4 ? 128 : 0;
     if (!given("method") && o.calibration.n) o.method = "gptq";
-    if (!strcmp(o.method, "gptq") && !o.calibration.n) die_usage("--method gptq needs --calibration: text of the kind that the model will see");
-    if (!strcmp(o.activations, "static") && !o.calibration.n) die_usage("--activations static needs --calibration, to measure their range");
+    if (!strcmp(o.method, "gptq") && !o.calibration.n)
+        die_usage("--method gptq needs --calibration: text of the kind that the model will see");
+    if (!strcmp(o.activations, "static") && !o.calibration.n)
+        die_usage("--activations static needs --calibration, to measure their range");
     if (o.smooth > 0 && !o.calibration.n) die_usage("--smooth needs --calibration, to measure the inputs' range");
     if (to_gguf()) {
         static const char *const none[] = {"group", "budget", "embedding", "dtype", "rotate", "activations", "eval",
@@ -1381,11 +1440,13 @@ static void check_options(void) {
 int main(int argc, char **argv) {
     options_parse(argc, argv, 1, about, table, N_OPTIONS);
     check_options();
-    if (!is_dir(o.model)) die("%s: no such directory: a model is a directory with config.json and model.safetensors", o.model);
+    if (!is_dir(o.model))
+        die("%s: no such directory: a model is a directory with config.json and model.safetensors", o.model);
     char *from = realpath(o.model, NULL), *to = realpath(o.out, NULL), *there = path_join(o.out, "config.json");
     if (from && to && !strcmp(from, to)) die("--out is the model itself: name another directory");
     if (to_gguf() && is_dir(o.out)) die("--out %s is a directory: a GGUF file is one file", o.out);
-    if (file_exists(there) && !o.overwrite) die("%s holds a model already: replace it with --overwrite, or choose another --out", o.out);
+    if (file_exists(there) && !o.overwrite)
+        die("%s holds a model already: replace it with --overwrite, or choose another --out", o.out);
     if (to_gguf() && file_exists(o.out) && !o.overwrite)
         die("%s is there already: replace it with --overwrite, or choose another --out", o.out);
     free(from), free(to), free(there);
@@ -1399,7 +1460,8 @@ int main(int argc, char **argv) {
     bool text = o.calibration.n || o.eval.n;
     if (o.eval.n && c.head != HEAD_LM) die("--eval: a %s model does not predict next tokens", config_model_type(&c));
     Tokenizer *tok = text && tokenizer_in_dir(o.model) ? tokenizer_load(o.model) : NULL;
-    if (text && !tok && !ends_with((o.calibration.n ? o.calibration : o.eval).v[0], ".bin")) die("%s holds no tokenizer: only token shards (.bin) can be read", o.model);
+    if (text && !tok && !ends_with((o.calibration.n ? o.calibration : o.eval).v[0], ".bin"))
+        die("%s holds no tokenizer: only token shards (.bin) can be read", o.model);
 
     Plan p = plan_new(m);
     Calibration calibration, *k = NULL;
@@ -1438,7 +1500,8 @@ int main(int argc, char **argv) {
         half_written = NULL;
         progress_end(&bar, "%d matrices in %s", p.n, human_time(now_s() - begin_s));
         if (!common.quiet)
-            fprintf(stderr, "%s: %s, %.3f bits a weight\n", o.out, human_bytes((double)bytes), 8 * (double)bytes / weights);
+            fprintf(stderr, "%s: %s, %.3f bits a weight\n", o.out, human_bytes((double)bytes),
+                8 * (double)bytes / weights);
         if (o.json) printf("{\"event\":\"quantize\",\"format\":\"gguf\",\"bytes\":%zu}\n", bytes);
         free(w.bits), free(tmp);
         if (k) calibration_free(k);

@@ -17,7 +17,7 @@ tmp=$(mktemp -d "${TMPDIR:-/tmp}/tea-forgetting-XXXXXX")
 trap 'rm -rf "$tmp"' EXIT
 trap 'exit 130' INT TERM
 cd "$tmp"
-stories=4M problems=600k asked=300 shape="--vocab 4096" steps="--steps 3000"
+stories=4M problems=2M asked=300 shape="--vocab 4096" steps="--steps 3000"
 [ -z "$quick" ] || {
     stories=100k problems=30k asked=20 steps="--steps 60"
     shape="--layers 2 --width 64 --heads 2 --vocab 600"
@@ -54,7 +54,7 @@ try() { # NAME TITLE OPTIONS...
     name=$1 title=$2
     shift 2
     "$bin/finetune" --model base --task lm --data problems-train.txt --eval-data problems-valid.txt stories-valid.txt \
-        --epochs 2 --lr 5e-4 --batch 8 --seq 256 --schedule cosine --warmup-ratio 0.05 --eval-steps 0 --save-steps 0 \
+        --epochs 3 --lr 1e-3 --batch 8 --seq 256 --schedule cosine --warmup-ratio 0.05 --eval-steps 0 --save-steps 0 \
         --quiet --out $name "$@" >train.txt
     before=$(loss before $name) after=$(loss after $name)
     case "$*" in *--lora*) got=$(accuracy base --adapter $name) ;; *) got=$(accuracy $name) ;; esac

@@ -3,15 +3,16 @@
  *     w[o,c] = (q[o,c] - zero[o,g]) * scale[o,g],  g = c / G        four or eight bits a weight instead of sixteen
  *     y[t,o] = sum over g of scale[o,g] * (sum over c in g of q[o,c] x[t,c]  -  zero[o,g] * sum over c in g of x[t,c])
  *
- * Decoding reads every weight once per token, so a quarter of the bytes is a quarter of the time, if the core can unpack
- * as fast as memory delivers: 9 clocks for 64 bytes. Widening 128 nibbles to floats would take 25. So the inner sums are
- * made of integers, four bytes times four bytes into a 32-bit lane at a time [quant.dot], and only one sum per vector
- * becomes a float. Inputs that are to count in full are written with two int8 digits, x = s * (256 hi + lo), s one scale
- * per vector of weights [quant.input]: sixteen bits below the largest of those inputs, an error of 1e-5 of the sum of
- * magnitudes at most. Inputs that the model wants in int8 (Dettmers et al. 2022, Xiao et al. 2022) are one digit, and
- * every sum is exact.
+ * Decoding reads every weight once per token, so a quarter of the bytes is a quarter of the time, if the core can
+ * unpack as fast as memory delivers: 9 clocks for 64 bytes. Widening 128 nibbles to floats would take 25. So the inner
+ * sums are made of integers, four bytes times four bytes into a 32-bit lane at a time [quant.dot], and only one sum per
+ * vector becomes a float. Inputs that are to count in full are written with two int8 digits, x = s * (256 hi + lo), s
+ * one scale per vector of weights [quant.input]: sixteen bits below the largest of those inputs, an error of 1e-5 of
+ * the sum of magnitudes at most. Inputs that the model wants in int8 (Dettmers et al. 2022, Xiao et al. 2022) are one
+ * digit, and every sum is exact.
  *
- * Prefill and training with float inputs go through the packed product of gemm_cpu.cuh, whose packing widens the weights.
+ * Prefill and training with float inputs go through the packed product of gemm_cpu.cuh, whose packing widens the
+ * weights.
  * With int8 inputs there is a product of its own here [quant.gemm]: twice the speed of bf16 where the CPU has VNNI. */
 #pragma once
 #ifndef __CUDACC__
@@ -35,7 +36,7 @@ static float input_to_i8(int8_t *q, const float *x, size_t n, const Mat *w) {
         return NAN;
     }
     if (w->input == INPUT_DYNAMIC) scale = largest / 127.5f;
-    float divisor = scale > 0x1p-120f ? scale : INFINITY;     /* a true division: the largest lands between 127 and 128 */
+    float divisor = scale > 0x1p-120f ? scale : INFINITY;   /* a true division: the largest lands between 127 and 128 */
 #pragma omp simd
     for (size_t c = 0; c < n; c++) {
         float v = MIN(MAX(x[c] / divisor, -128.0f), 127.0f) + 12582912.0f;      /* adding 1.5 * 2^23 rounds ... */
@@ -116,9 +117,9 @@ static void matmul_i8(const Linear *l, const float *x, const float *residual, si
 }
 #else
 /* ---- vectors of bytes [quant.dot] -------------------------------------------------------------------------------- *
- * dot4: each 32-bit lane gains the four products of its bytes. x86's instruction wants unsigned times signed, so weights
- * are shifted to be positive (q + 8 as stored, q + 128) and the sum starts at -8 or -128 times the sum of the inputs,
- * which is known once per input and costs nothing. */
+ * dot4: each 32-bit lane gains the four products of its bytes. x86's instruction wants unsigned times signed, so
+ * weights are shifted to be positive (q + 8 as stored, q + 128) and the sum starts at -8 or -128 times the sum of the
+ * inputs, which is known once per input and costs nothing. */
 typedef int8_t vb __attribute__((vector_size(4 * VL)));
 typedef int32_t vi __attribute__((vector_size(4 * VL)));
 typedef int8_t vb_any __attribute__((vector_size(4 * VL), aligned(1), may_alias));
@@ -533,7 +534,7 @@ static void few8_run(const Linear *lin, int n, const float *x, const float *resi
  * The product of gemm_cpu.cuh in units of four bytes along K: the same tile, chunks and tasks. The sum over K is cut at
  * the borders of groups (and of blocks, KC units at most): a piece is summed in integers, then scaled and added to y.
  * The inputs are packed once, for all tasks; weights are unpacked by whoever needs them. */
-typedef struct Piece { size_t k0, k1, group; } Piece;         /* a run of inputs in one group, from a multiple of 8 on */
+typedef struct Piece { size_t k0, k1, group; } Piece;        /* a run of inputs in one group, from a multiple of 8 on */
 typedef struct Inputs8 {
     const uint32_t *panels;    /* (ceil(N/MR), units, MR): four inputs each */
     const int32_t *sums;       /* (N, n_pieces): of the inputs */
@@ -621,7 +622,7 @@ ALWAYS_INLINE void weights_pack(const Mat *w, size_t o, size_t k0, size_t k1, Pl
 }
 
 /* y (rows, cols) of one piece: integers, then scales. first: y begins here, with what stands in out. */
-typedef struct Scales8 { const float *scale, *zero; } Scales8;  /* (columns of the panel): scale; zero * scale or NULL */
+typedef struct Scales8 { const float *scale, *zero; } Scales8; /* (columns of the panel): scale; zero * scale or NULL */
 #define TILE8_ARGS size_t n_units, const uint32_t *a, const char *b, const Out *out, const int32_t *sums, \
                    size_t sums_step, const float *row_scale, const Scales8 *s, size_t rows, size_t cols
 ALWAYS_INLINE void tile8(const int nv, const int bits, TILE8_ARGS) {
@@ -799,7 +800,14 @@ template <bool SCALED> __global__ static void quant_inputs(act *y, float *scales
     if (!threadIdx.x) scales[blockIdx.x] = scale;
 }
 
-typedef struct QuantFew { Mat w; const float *bias; act *y; const act *x, *residual; const float *x_scale; int N; } QuantFew;
+typedef struct QuantFew {
+    Mat w;
+    const float *bias;
+    act *y;
+    const act *x, *residual;
+    const float *x_scale;
+    int N;
+} QuantFew;
 template <int BITS, int NX, int SPLIT> __global__ static void quant_few(QuantFew f) {
     constexpr int PACK = 128 / BITS, WARPS = 4;
     __shared__ float part[WARPS][NX];
