@@ -1216,7 +1216,8 @@ static void report(const Plan *p, const Quality *k, const char *dir) {
     Buf model = {0}, json = {0};
     json_escape(&model, o.model, strlen(o.model));
     log_open(dir, -1);
-    log_line("start", 0, "\"stage\":\"quantize\",\"arch\":\"%s\",\"title\":\"%s\",\"scheme\":\"%s\",\"device\":\"%s\",\"precision\":\"%s\"",
+    log_line("start", 0, "\"stage\":\"quantize\",\"arch\":\"%s\",\"title\":\"%s\",\"scheme\":\"%s\",\"device\":\"%s\","
+             "\"precision\":\"%s\"",
              config_model_type(&p->m->cfg), model.data, scheme, op.name, precision == PREC_BF16 ? "bf16" : "f32");
     Module **order = xmalloc((size_t)p->n * sizeof *order);
     for (int i = 0; i < p->n; i++) {
@@ -1232,10 +1233,9 @@ static void report(const Plan *p, const Quality *k, const char *dir) {
         error += p->v[i].error / p->n;
         if (isfinite(p->v[i].lost8)) in8 += p->v[i].lost8, in4 += p->v[i].lost4, n_in++;
     }
-    buf_fmt(&json, "\"scheme\":\"%s\",\"bits_per_weight\":%.5g,\"bits_per_weight_of_all\":%.5g,\"bytes\":%.0f,\"mean_error\":%.5g,"
-            "\"worst\":\"%s\",\"worst_error\":%.5g,\"seconds\":%.4g", scheme, k->bits, k->bits_all, k->bytes, error,
-                order[0]->name,
-            order[0]->error, k->seconds);
+    buf_fmt(&json, "\"scheme\":\"%s\",\"bits_per_weight\":%.5g,\"bits_per_weight_of_all\":%.5g,\"bytes\":%.0f,"
+            "\"mean_error\":%.5g,\"worst\":\"%s\",\"worst_error\":%.5g,\"seconds\":%.4g", scheme, k->bits, k->bits_all,
+            k->bytes, error, order[0]->name, order[0]->error, k->seconds);
     if (n_in) buf_fmt(&json, ",\"input8_error\":%.5g,\"input4_error\":%.5g", in8 / n_in, in4 / n_in);
     if (k->measured)
         buf_fmt(&json, ",\"perplexity_before\":%.8g,\"perplexity\":%.8g,\"kl\":%.6g,\"top1\":%.6g,\"tokens\":%zu",
