@@ -296,6 +296,8 @@ static Few8 few8_inputs(const Mat *w, const float *x, size_t N, char *buffer) {
             sums[t * sums_step + g] = sum;
         }
     }
+    for (size_t i = N * steps; i < rows * steps; i++)         /* read, times zero: but no sum there may overflow */
+        memset(buffer + i * bytes + (size_t)digits * n, 0, VB);
     return f;
 }
 

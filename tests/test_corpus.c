@@ -43,7 +43,7 @@ static void test_determinism(void) {
     Buf all = {0}, one = {0};
     uint64_t n = 0;
     while (all.len < 1000000) corpus_document(0, CORPUS_TRAIN, CORPUS_ALL, n++, &all);
-    uint64_t got = hash(all.data, all.len), want = 0xfaf000b2a679b7a4ull;
+    uint64_t got = hash(all.data, all.len), want = 0x6b0c7dc3446779d3ull;
     CHECK(got == want, "the first megabyte of seed 0 has hash %016llx (pinned: %016llx; any change of text changes it)",
           (unsigned long long)got, (unsigned long long)want);
     size_t end = all.len; /* backwards: no document depends on one drawn before it */
@@ -484,7 +484,7 @@ static void test_facts(void) {
 /* ---- the mix ---------------------------------------------------------------------------------------------------- */
 
 static void test_mix(void) {
-    static const double want[] = {0, 42, 30, 6, 14, 8};
+    static const double want[] = {0, 40, 28, 6, 14, 12};
     double bytes[CORPUS_KINDS] = {0}, total = 0;
     Buf doc = {0};
     for (uint64_t i = 0; i < 30000; i++) {

@@ -132,7 +132,7 @@ check "--out is not --model" grep -q 'the model itself' err.txt
 (ulimit -f 40; run --quiet --threads 1 --model base --out full --bits 8)
 check "a full disk is a sentence" grep -q '^tea: cannot write .*model.safetensors' err.txt
 check "and leaves nothing" none_of full full.tmp
-"$bin/quantize" --quiet --threads 1 --model base --out stopped --bits 4 --group 32 --calibration corpus:4M --calibration-tokens 2000000 \
+"$bin/quantize" --quiet --threads 1 --model base --out stopped --bits 4 --group 32 --calibration corpus:1200k --calibration-tokens 500000 \
     >out.txt 2>err.txt &
 started=$!
 tries=0
