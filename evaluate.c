@@ -65,7 +65,6 @@ void stream_free(Stream *s) { ids_free(&s->ids); }
  * [evaluate.compare] KL(p || q) = sum p (log p - log q) says how many nats are lost by believing q where p is right:
  * unlike perplexity it counts every token, not only the one that came, so it needs far less text to see a
  * difference. */
-typedef struct { double nats, reference_nats, kl; bool agree; } Row;
 static void log_softmax(float *x, size_t V, size_t *largest) {
     size_t best = 0;
     for (size_t i = 1; i < V; i++)
@@ -77,11 +76,11 @@ static void log_softmax(float *x, size_t V, size_t *largest) {
     for (size_t i = 0; i < V; i++) x[i] -= log_sum;
     *largest = best;
 }
-static Row compare_row(float *model, float *reference, size_t V, int32_t target) {
+RowComparison compare_row(float *model, float *reference, size_t V, int32_t target) {
     size_t a, b;
     log_softmax(model, V, &a);
     log_softmax(reference, V, &b);
-    Row r = {.nats = -(double)model[target], .reference_nats = -(double)reference[target], .agree = a == b};
+    RowComparison r = {.nats = -(double)model[target], .reference_nats = -(double)reference[target], .agree = a == b};
     for (size_t i = 0; i < V; i++) r.kl += (double)(expf(reference[i]) * (reference[i] - model[i]));
     return r;
 }
@@ -90,7 +89,7 @@ static void compare_batch(Evaluation *e, Model *m, Acts *a, Model *reference, Ac
     size_t N) {
     size_t V = (size_t)m->cfg.V, chunk = a->chunk < r->chunk ? a->chunk : r->chunk;
     float *x = xmalloc(size_mul(chunk * V, sizeof *x)), *y = xmalloc(size_mul(chunk * V, sizeof *y));
-    Row *row = xmalloc(chunk * sizeof *row);
+    RowComparison *row = xmalloc(chunk * sizeof *row);
     for (size_t first = 0; first < N; first += chunk) {
         size_t n = N - first < chunk ? N - first : chunk;
         op.act_to_host(x, model_logits(m, a, first, n), n * V);

@@ -30,6 +30,11 @@ int opening_token(const Config *c, const Tokenizer *tok);
 Stream stream_read(StrList paths, const Config *c, const Tokenizer *tok, bool opened);
 void stream_free(Stream *s);
 
+/* Logits (V) of two models at one place, which become log-probabilities: what the model and its reference paid for the
+ * target, KL(reference || model), and whether the likeliest token is the same. */
+typedef struct { double nats, reference_nats, kl; bool agree; } RowComparison;
+RowComparison compare_row(float *model, float *reference, size_t V, int32_t target);
+
 typedef struct {
     double nats, seconds;          /* summed over n predictions */
     size_t n;

@@ -31,6 +31,7 @@
  *
  * Refused here: pre-training (train.c), and anything that would make two runs of one command differ. */
 #include "dataset.h"
+#include "evaluate.h"
 #include "profile.h"
 #include "quantized.h"
 #include "samples.h"
@@ -444,7 +445,7 @@ static void dpo_reference(Run *r) {
     r->acts->noise = noise;
 }
 
-static Eval evaluate(Run *r, int set) {
+static Eval evaluate_set(Run *r, int set) {
     Acts *a = r->acts;
     Noise noise = a->noise;
     a->noise = (Noise){0};
@@ -482,7 +483,7 @@ static Eval evaluate(Run *r, int set) {
 /* All evaluation sets, each one's figures to e (n_eval); the first decides. */
 static void evaluate_all(Run *r, Eval *e) {
     Buf line = {0};
-    for (int i = r->n_eval - 1; i >= 0; i--) e[i] = evaluate(r, i);    /* the first last: its confusion matrix stays */
+    for (int i = r->n_eval - 1; i >= 0; i--) e[i] = evaluate_set(r, i); /* the first last: its confusion matrix stays */
     if (!r->n_eval || stop_requested) return;
     buf_fmt(&line, "\"val_loss\":%.8g,\"n_tok\":%zu", e[0].loss, e[0].n_target);
     if (!dpo()) buf_fmt(&line, ",\"perplexity\":%.6g", exp(e[0].loss));
@@ -905,12 +906,6 @@ static float *logits_of(Model *m, const int32_t *tokens, size_t *n) {
     acts_free(a);
     return logits;
 }
-static double log_sum(const float *x, size_t n) {
-    double most = (double)x[0], sum = 0;
-    for (size_t i = 1; i < n; i++) most = fmax(most, (double)x[i]);
-    for (size_t i = 0; i < n; i++) sum += exp((double)x[i] - most);
-    return most + log(sum);
-}
 static void merge(void) {
     Config cfg = config_read(o.model);
     bool as_quantised = quantised(o.model) && !strcmp(o.merge_as, "base");
@@ -943,17 +938,14 @@ static void merge(void) {
     }
     double worst = 0, largest = 0, divergence = 0;
     for (size_t row = 0; row < COMPARED; row++) {
-        const float *x = logits[0] + row * n, *y = logits[1] + row * n;
-        double x_sum = log_sum(x, n), y_sum = log_sum(y, n);
-        size_t best[2] = {0, 0};
+        float *x = logits[0] + row * n, *y = logits[1] + row * n;
         for (size_t v = 0; v < n; v++) {
             worst = fmax(worst, fabs((double)x[v] - (double)y[v]));
             largest = fmax(largest, fabs((double)x[v]));
-            divergence += exp((double)x[v] - x_sum) * ((double)x[v] - x_sum - (double)y[v] + y_sum) / COMPARED;
-            if (x[v] > x[best[0]]) best[0] = v;
-            if (y[v] > y[best[1]]) best[1] = v;
         }
-        same += best[0] == best[1];
+        RowComparison r = compare_row(y, x, n, 0);
+        divergence += r.kl / COMPARED;
+        same += r.agree;
     }
     if (!isfinite(worst) || !isfinite(divergence)) die("%s: the merged model's logits are not finite", o.out);
     printf("merged into %s (%s): logits differ from the adapter's by at most %.3g (the largest is %.3g), by a KL "

@@ -45,6 +45,13 @@ same_end() { # UNBROKEN OTHER
         [ ! -e "$1/$f" ] || cmp "$1/$f" "$2/$f" || return 1
     done
 }
+resumes() { # TITLE RUN CHECKPOINT: from there on, the same adapter in the end, byte for byte
+    cp -r "$2/$3" from
+    run --resume from --out "$2-resumed" --threads 1 --quiet || broke "$1: resume: exit $?"
+    check "$1: resumed, it ends as the unbroken run" cmp "$2/adapter_model.safetensors" \
+        "$2-resumed/adapter_model.safetensors"
+    rm -r from
+}
 value() { sed -n "s/.*\"event\":\"$2\".*\"$3\":\(-\{0,1\}[0-9.e+-]*\).*/\1/p" "$1/log.jsonl"; } # RUN EVENT KEY
 last_value() { value "$@" | tail -n 1; }
 best_of() { # RUN: "LOSS STEP"; the best weights, loaded, are evaluated once more under the last step's number
@@ -258,11 +265,7 @@ for q in q4 q8; do
     check "$q: the same losses and adapter as over the same numbers as floats" same_end $q-lora $q-same
     tune $q-threads --model $q $over --threads 3 --recompute
     check "$q: on three threads, recomputed" same_end $q-lora $q-threads
-    cp -r $q-lora/checkpoint-5 from5
-    run --resume from5 --out $q-resumed --threads 1 --quiet || broke "$q: resume: exit $?"
-    check "$q: resumed, it ends as the unbroken run" cmp $q-lora/adapter_model.safetensors \
-        $q-resumed/adapter_model.safetensors
-    rm -r from5
+    resumes $q $q-lora checkpoint-5
     run --model $q --merge $q-lora --out $q-merged --overwrite --threads 1 || broke "$q: --merge"
     cp out.txt report.txt
     check "$q: merged, it is quantised as its base was" grep -q '(quantised as its base): .* KL divergence' report.txt
@@ -345,11 +348,7 @@ for kind in bert base q4; do # a head beside an adapter
         broke "infer --adapter $kind-head --classify"
     check "$kind: ./infer --adapter --classify tells them apart" is "$(awk '{print $2}' told.txt | tr '\n' ' ')" \
         "$(cut -f 2 some.txt | tr '\n' ' ')"
-    cp -r $kind-head/checkpoint-18 from18
-    run --resume from18 --out $kind-head2 --threads 1 --quiet || broke "$kind: resume: exit $?"
-    check "$kind: resumed, it ends as the unbroken run" cmp $kind-head/adapter_model.safetensors \
-        $kind-head2/adapter_model.safetensors
-    rm -r from18
+    resumes $kind $kind-head checkpoint-18
     run --model $kind --merge $kind-head --out $kind-one --overwrite --threads 1 || broke "$kind: --merge"
     check "$kind: merged, the likeliest class is the same" grep -q 'likeliest class is the same in 6[0-4] of 64' out.txt
     cut -f 1 some.txt | "$bin/infer" --model $kind-one --classify - --quiet >one.txt 2>err.txt ||
