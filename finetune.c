@@ -84,9 +84,8 @@ static Opt table[] = {
      false},
     FLAG("freeze-embeddings", freeze_embeddings, "nor do the embeddings"),
     TEXT("merge", merge, "no training: fold this adapter into --model, write the result to --out, compare the two"),
-    ONE_OF("merge-as", merge_as, "merged weights are what the base's are (of 4 or 8 bits: each the nearest), or plain "
-                                 "floats",
-           "base|float"),
+    ONE_OF("merge-as", merge_as, "merged weights are what the base's are (of 4 or 8 bits: each the nearest), or "
+        "plain floats", "base|float"),
     SECTION("Data"),
     {"data", OPT_LIST, &o.data,
      "FILE or FILE:WEIGHT: JSON rows, plain text, corpus:BYTES; 0.3 shows a part of it each epoch", 0, 0, NULL,
@@ -98,8 +97,7 @@ static Opt table[] = {
     REAL("replay", replay, "share of the samples that come from what the model was trained on", 0, 0.95),
     WORDS("replay-data", replay_data, "what it was trained on (default: what its log.jsonl says)"),
     INT("augment", augment, "so many variants of each row beside it: reworded, its input before its instruction, "
-                            "letters "
-        "missing or doubled; answers and digits stay", 0, 100),
+        "letters missing or doubled; answers and digits stay", 0, 100),
     WORDS("sweep-mix", sweep_mix,
           "shares of --replay to try one after another, such as 0 0.1 0.3; the table shows what each costs"),
     {"seq", OPT_INT, &o.seq, "tokens of a sample at most, and of a packed row", 2, 1 << 20, NULL, "max-seq-length",

@@ -65,86 +65,79 @@ static struct {
 static Opt options[] = {
     TEXT("model", model, "model directory: config.json, model.safetensors, tokenizer.json"),
     TEXT("adapter", adapter, "a LoRA adapter's directory, in PEFT's layout, to run the model with"),
-    ONE_OF("precision", precision, "what matmuls multiply (sums are always f32); auto: bf16 for weights stored in BF16 "
-           "where the device multiplies them natively, else f32", "auto|f32|bf16"),
+    ONE_OF("precision", precision, "what matmuls multiply (sums are always f32); auto: bf16 for weights stored in "
+        "BF16 where the device multiplies them natively, else f32", "auto|f32|bf16"),
     INT("context", context, "cache slots: prompt and answer together (0: all that the model knows); with --eval the "
         "window (0: that, at most 1024); with --chat 0 means that, at most 4096", 0, MANY),
     ONE_OF("kv-cache", kv_cache, "int8: keys and values of past tokens take a quarter of the memory, and a long "
-                                 "context is "
-           "read faster; they lose their last digits (--eval with --reference says what that costs). auto: kept as "
-           "they are",
-           "auto|int8"),
+        "context is read faster; they lose their last digits (--eval with --reference says what that costs). auto: "
+        "kept as they are", "auto|int8"),
     FLAG("json", json, "the result as JSON, one object a line"),
 
     SECTION("Generate (the default)"),
-    TEXT("prompt", prompt, "text to continue; - reads it from stdin, less one final newline; without it a new document "
-         "begins"),
+    TEXT("prompt", prompt, "text to continue; - reads it from stdin, less one final newline; without it a new "
+        "document begins"),
     INT("n", n, "at most this many new tokens (--chat: as many as fit, if not given)", 0, MANY),
     INT("samples", samples, "continuations of the one prompt", 1, MANY),
-    REAL("temperature", temperature, "0: always the likeliest token; 1: as the model says. This and the next four take "
-         "what generation_config.json states, if they are not given", 0, 100),
+    REAL("temperature", temperature, "0: always the likeliest token; 1: as the model says. This and the next four "
+        "take what generation_config.json states, if they are not given", 0, 100),
     INT("top-k", top_k, "only the k likeliest tokens (0: off)", 0, MANY),
     REAL("top-p", top_p, "only the fewest tokens with this probability together (1: off)", 0, 1),
     REAL("min-p", min_p, "only tokens with this share of the likeliest one's probability (0: off)", 0, 1),
     REAL("repetition-penalty", repetition, "above 1: makes tokens seen before less likely (1: off)", 0.01, 100),
-    ONE_OF("bos", bos, "put the token that opens a document before the prompt; auto: where the tokenizer asks for it, "
-           "as transformers does (with --eval: where there is one)", "auto|yes|no"),
+    ONE_OF("bos", bos, "put the token that opens a document before the prompt; auto: where the tokenizer asks for "
+        "it, as transformers does (with --eval: where there is one)", "auto|yes|no"),
     FLAG("ignore-eos", ignore_eos, "go on past the end of the text"),
     FLAG("echo", echo, "print the prompt too"),
     TEXT("draft", draft, "guess several tokens and check them in one pass; the text stays the same: \"lookup\" "
-                         "repeats what "
-         "followed the last words before, a model directory (of the same tokenizer, much smaller) writes the guesses"),
+        "repeats what followed the last words before, a model directory (of the same tokenizer, much smaller) writes "
+        "the guesses"),
     INT("draft-tokens", draft_tokens, "guesses a pass", 1, DRAFT_MAX),
     TEXT("prompt-cache", prompt_cache, "keep the prompt's keys and values in this file: a later prompt that begins "
-                                       "alike "
-         "starts behind that beginning"),
+        "alike starts behind that beginning"),
 
     SECTION("Many prompts"),
     TEXT("batch", batch, "answer each line of this .jsonl, {\"prompt\": TEXT} or {\"messages\": [...]}, with a line "
-                         "of JSON, "
-         "in order; - reads stdin"),
-    INT("batch-size", batch_size, "prompts that are decoded together; above 8 the sums are made in another order, and "
-                                  "the "
-        "last digits of logits may differ from those of a prompt alone", 1, 1024),
+        "of JSON, in order; - reads stdin"),
+    INT("batch-size", batch_size, "prompts that are decoded together; above 8 the sums are made in another order, "
+        "and the last digits of logits may differ from those of a prompt alone", 1, 1024),
 
     SECTION("Chat"),
     FLAG("chat", chat, "talk with the model: /help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves"),
     TEXT("system", system, "what the model is told before all else"),
     ONE_OF("template", template, "how messages are written for the model, if its files do not say so", CHAT_TEMPLATES),
     TEXT("messages", messages, "answer the last message of each line of this .jsonl, {\"messages\": [{\"role\", "
-         "\"content\"}, ...]}, with a line of JSON; - reads stdin"),
+        "\"content\"}, ...]}, with a line of JSON; - reads stdin"),
     TEXT("history", history, "keep the lines typed in this file (none: nothing is kept)"),
 
     SECTION("Encoders (BERT)"),
     WORDS("fill-mask", fill_mask, "texts with [MASK]: the likeliest tokens in its place (--top-k of them, else 5); - "
-                                  "reads "
-          "lines from stdin"),
+        "reads lines from stdin"),
     WORDS("embed", embed, "texts to embed: a line of JSON for each; - reads lines from stdin"),
     ONE_OF("pooling", pooling, "an embedding is the tokens' mean, the first token's state, their largest values, or "
-                               "the "
-           "pooler's output; auto: what 1_Pooling/config.json says, else the mean. It has length 1 where modules.json "
-           "normalises, and for mean and cls where there is no such file", "auto|mean|cls|max|pooler"),
+        "the pooler's output; auto: what 1_Pooling/config.json says, else the mean. It has length 1 where "
+        "modules.json normalises, and for mean and cls where there is no such file", "auto|mean|cls|max|pooler"),
     TEXT("embed-out", embed_out, "write tensor \"embeddings\", F32 (texts, width), to this .safetensors instead"),
     WORDS("classify", classify, "texts to classify, with a model that has classes; - reads lines from stdin"),
     TEXT("pair", pair, "the second text of each pair, for --embed and --classify"),
 
     SECTION("Evaluate"),
     WORDS("eval", eval, "perplexity and bits per byte of this data: .txt, .jsonl, a folder of them, "
-          "corpus-valid:BYTES, or token shards .bin"),
+        "corpus-valid:BYTES, or token shards .bin"),
     TEXT("reference", reference, "a model with the same vocabulary, to measure the KL divergence from: what was lost "
-                                 "by quantising"),
-    INT("stride", stride, "the window moves by this: each token is predicted from at least context - stride tokens, or "
-        "all that its document has (0: half the context)", 0, MANY),
+        "by quantising"),
+    INT("stride", stride, "the window moves by this: each token is predicted from at least context - stride tokens, "
+        "or all that its document has (0: half the context)", 0, MANY),
 
     SECTION("Look inside"),
     TEXT("logits", logits, "file of token ids, [[1,2,3],[4,5,6]]: rows of one length, used as they are"),
     TEXT("logits-out", logits_out, "write tensor \"logits\", F32 (rows, tokens, vocabulary), to this .safetensors"),
-    TEXT("attention-out", attention_out, "write tensor \"attention\", F32 (heads, tokens, tokens), of the first row of "
-         "--logits, or of --prompt"),
+    TEXT("attention-out", attention_out, "write tensor \"attention\", F32 (heads, tokens, tokens), of the first row "
+        "of --logits, or of --prompt"),
     INT("layer", layer, "the layer that --attention-out shows, from 0", 0, 4095),
-    TEXT("compare", compare, "A,B: run --prompt (or --logits' first row) on both and compare every layer. Each is one "
-         "of cpu, cuda, plain, avx2, avx512, avx512bf16, neon; :f32 or :bf16 behind it is its precision (else "
-         "--precision; auto: f32)"),
+    TEXT("compare", compare, "A,B: run --prompt (or --logits' first row) on both and compare every layer. Each is "
+        "one of cpu, cuda, plain, avx2, avx512, avx512bf16, neon; :f32 or :bf16 behind it is its precision (else "
+        "--precision; auto: f32)"),
 
     SECTION("Measure"),
     FLAG("bench", bench, "prefill and decode tokens/s against the machine's limits: a table on stderr, JSON on stdout"),

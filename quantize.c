@@ -65,40 +65,34 @@ static Opt table[] = {
     TEXT("out", out, "directory of the quantised model"),
     FLAG("overwrite", overwrite, "replace a model that is there"),
     ONE_OF("format", format, "hub: a directory in compressed-tensors' layout; gguf: --out is one file for llama.cpp, "
-                             "with "
-           "the tokenizer in it (8 bits: Q8_0; 4 bits: Q4_0, token embedding and head in Q8_0)", "hub|gguf"),
+        "with the tokenizer in it (8 bits: Q8_0; 4 bits: Q4_0, token embedding and head in Q8_0)", "hub|gguf"),
 
     SECTION("What is stored"),
     INT("bits", bits, "of a weight: 8 or 4", 4, 8),
     INT("group", group, "inputs that share a scale: 128, 64, 32, any multiple of 8 that divides them all; 0: a whole "
-                        "row (if "
-        "not given: 128 with 4 bits, 0 with 8)", 0, 1 << 20),
+        "row (if not given: 128 with 4 bits, 0 with 8)", 0, 1 << 20),
     ONE_OF("symmetric", symmetric, "no: each group has a zero point too, for weights that are not centred", "yes|no"),
     WORDS("keep", keep, "leave these matrices as they are: a part of their module's name, or a pattern with *"),
     TEXT("budget", budget, "bits per weight that the blocks may take, scales included, such as 4.8bpw: the matrices "
-                           "that "
-         "lose most for their size at 4 bits get 8"),
+        "that lose most for their size at 4 bits get 8"),
     INT("embedding", embedding, "8: token embedding and head too, a scale a row (0: they stay as they are)", 0, 8),
     ONE_OF("dtype", dtype, "of what stays as it is; auto: as it was", "auto|f32|f16|bf16"),
 
     SECTION("How"),
-    ONE_OF("method", method, "round to nearest, or GPTQ, which needs --calibration (if not given: gptq where there is "
-                             "one)",
-           "rtn|gptq"),
+    ONE_OF("method", method, "round to nearest, or GPTQ, which needs --calibration (if not given: gptq where there "
+        "is one)", "rtn|gptq"),
     WORDS("calibration", calibration, "text of the kind that the model will see: .txt, .jsonl, a folder, "
-                                      "corpus:BYTES, .bin"),
+        "corpus:BYTES, .bin"),
     INT("calibration-tokens", tokens, "at most so many of its tokens", 1, 1e9),
     INT("calibration-seq", seq, "tokens of a window", 8, 1 << 20),
     FLAG("rotate", rotate, "turn the stream by a random Hadamard matrix first, which spreads outliers (models with "
-                           "RMSNorm)"),
+        "RMSNorm)"),
     REAL("smooth", smooth, "move this part of the inputs' range into the weights, 0 to 1 (SmoothQuant has 0.5; 0: "
-                           "none)", 0, 1),
+        "none)", 0, 1),
     ONE_OF("activations", activations, "round inputs to int8 too: with a scale a token (dynamic), or one measured "
-                                       "beforehand "
-           "(static, needs --calibration)", "none|dynamic|static"),
+        "beforehand (static, needs --calibration)", "none|dynamic|static"),
     ONE_OF("precision", precision, "of products while calibrating and evaluating; auto: bf16 for more than a billion "
-                                   "weights "
-           "where the CPU multiplies it, else f32", "auto|f32|bf16"),
+        "weights where the CPU multiplies it, else f32", "auto|f32|bf16"),
 
     SECTION("Report"),
     WORDS("eval", eval, "text to measure perplexity and KL divergence on, before and after"),

@@ -48,8 +48,7 @@ static struct {
 static Opt table[] = {
     SECTION("Model"),
     ONE_OF("arch", arch, "family: llama (RMSNorm, rotary, SwiGLU), gpt2, chatglm (as ChatGLM3-6B), bert (masked "
-                         "tokens)",
-           "llama|gpt2|chatglm|bert"),
+        "tokens)", "llama|gpt2|chatglm|bert"),
     TEXT("config", config, "a config.json (or its directory) that gives family and sizes instead"),
     TEXT("init", init, "a model directory whose weights to start from (continued pre-training)"),
     INT("layers", layers, "blocks", 1, 4096),
@@ -89,7 +88,7 @@ static Opt table[] = {
     REAL("dropout", dropout, "part of the activations dropped on their way into the stream", 0, 0.95),
     ONE_OF("precision", precision, "inputs of products; sums, weights and moments stay f32", "f32|bf16"),
     FLAG("recompute", recompute, "keep only each layer's input, compute the rest again: less memory, a third more "
-                                 "work"),
+        "work"),
     SECTION("Looking and saving"),
     TEXT("out", out, "directory of the run: the model, log.jsonl, report.html, checkpoint-STEP"),
     INT("eval-steps", eval_steps, "validate every so many steps (0: only at the end)", 0, 1000000000),
