@@ -1,8 +1,9 @@
 #!/bin/sh
 # run.sh - every test of this build, one line each; what `make test` runs.
 #
-#     BUILD=build/gcc sh tests/run.sh            all of them
+#     BUILD=build/gcc sh tests/run.sh            all of them, as many at a time as there are processors
 #     BUILD=build/gcc sh tests/run.sh model      those whose name contains "model"
+#     BUILD=build/gcc JOBS=1 sh tests/run.sh     one after the other
 #
 # A test is a program BUILD/test_NAME (from tests/test_NAME.c), a script tests/test_NAME.sh, or the conformance program
 # on the committed fixtures. Its last line is "N passed, N failed"; lines that begin with FAIL say what is wrong. Exit
@@ -11,16 +12,18 @@
 set -u
 : "${BUILD:?say which build to test: BUILD=build/gcc sh tests/run.sh}"
 export BUILD
-only=${1:-}
-passed=0 failed=0 skipped=0
-out=$(mktemp) || exit 1
-trap 'rm -f "$out"' EXIT
-trap 'exit 130' INT TERM
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}" # tests share the processors: a thread that waits must not spin
 
-run() { # NAME COMMAND...
-    name=$1
-    shift
-    case $name in *"$only"*) ;; *) return ;; esac
+# One test, FILE: prints its line, after what went wrong, at once, so that two that end together do not mix.
+one() { # FILE
+    case $1 in
+    *.c) name=$(basename "$1" .c) && set -- "$BUILD/$name" ;;
+    */test_*.sh) name=$(basename "$1" .sh) && set -- bash "$1" ;;
+    */doc-check.sh) name=doc-check && set -- sh "$1" ;;
+    */fixtures) name=conformance && set -- "$BUILD/conformance" "$1" ;;
+    esac
+    name=${name#test_}
+    out=$TEST_RUN/$$.out
     start=$(date +%s)
     "$@" >"$out" 2>&1 </dev/null
     code=$?
@@ -28,39 +31,45 @@ run() { # NAME COMMAND...
     last=$(tail -n 1 "$out")
     if [ $code = 77 ]; then
         printf 'skip  %-16s %s\n' "$name" "$last"
-        skipped=$((skipped + 1))
         return
     fi
     p=$(printf '%s\n' "$last" | sed -n 's/^\([0-9][0-9]*\) passed, [0-9][0-9]* failed$/\1/p')
     f=$(printf '%s\n' "$last" | sed -n 's/^[0-9][0-9]* passed, \([0-9][0-9]*\) failed$/\1/p')
     if [ -z "$p" ]; then # no closing line: what it said last is all there is
         tail -n 20 "$out" | sed 's/^/      | /'
-        printf 'FAIL  %-16s ended early, exit code %d\n' "$name" $code
-        failed=$((failed + 1))
+        printf 'FAIL  %-16s 0 passed, 1 failed, ended early, exit code %d\n' "$name" $code
         return
     fi
     grep '^FAIL' "$out"
     if [ $code != 0 ] && [ "$f" = 0 ] || grep -q 'Sanitizer\|runtime error:' "$out"; then
         grep -A 12 'Sanitizer\|runtime error:' "$out" | head -n 30 | sed 's/^/      | /'
-        printf 'FAIL  %-16s exit code %d\n' "$name" $code
+        printf '      | exit code %d\n' $code
         f=$((f + 1))
     fi
     if [ "$f" = 0 ]; then word='ok   '; else word='FAIL '; fi
     printf '%s %-16s %s passed, %s failed, %s s\n' "$word" "$name" "$p" "$f" "$took"
-    passed=$((passed + p)) failed=$((failed + f))
 }
+if [ "${TEST_RUN:-}" ]; then # one of the processes that xargs starts below
+    one "$1" >"$TEST_RUN/$$.said"
+    cat "$TEST_RUN/$$.said"
+    exit
+fi
 
-for source in tests/test_*.c; do
-    name=$(basename "$source" .c)
-    run "${name#test_}" "$BUILD/$name"
-done
-run conformance "$BUILD/conformance" tests/fixtures
-run doc-check sh tests/doc-check.sh
-for script in tests/test_*.sh; do
-    [ -e "$script" ] || continue
-    name=$(basename "$script" .sh)
-    run "${name#test_}" bash "$script"
-done
-[ $skipped = 0 ] || echo "$skipped skipped: see above"
-echo "$passed passed, $failed failed"
-[ $failed = 0 ] && [ $passed != 0 ]
+TEST_RUN=$(mktemp -d) || exit 1
+export TEST_RUN
+trap 'rm -rf "$TEST_RUN"' EXIT
+trap 'exit 130' INT TERM
+only=${1:-}
+: "${JOBS:=$(nproc 2>/dev/null || echo 1)}"
+for test in tests/test_*.sh tests/test_*.c tests/doc-check.sh tests/fixtures/conformance; do # the longest first
+    case ${test##*/} in *"$only"*) printf '%s\n' "${test%/conformance}" ;; esac
+done | xargs -r -n 1 -P "$JOBS" sh "$0"
+
+cat "$TEST_RUN"/*.said 2>/dev/null | awk '
+    /^(ok|FAIL ) .* passed, [0-9]+ failed, / { passed += $3; failed += $5 }
+    /^skip /                               { skipped++ }
+    END {
+        if (skipped) print skipped " skipped: see above"
+        print passed + 0 " passed, " failed + 0 " failed"
+        exit failed || !passed
+    }'
