@@ -33,7 +33,6 @@
 #include "dataset.h"
 #include "evaluate.h"
 #include "profile.h"
-#include "quantized.h"
 #include "samples.h"
 #include "trainer.h"
 #include <cjson/cJSON.h>
@@ -854,38 +853,6 @@ static void claim_out(const Trainer *t, int64_t from_step) {
 /* ================================================================================================================= *
  * [finetune.merge] W += scale B A in f32, rounded to what the base is stored in: a float type, or the steps of a
  * quantised weight. Then both ways to run it are compared, for what the rounding loses. */
-static bool quantised(const char *dir) {
-    char *path = path_join(dir, "config.json"), *text = file_read(path, NULL);
-    QuantConfig *q = quant_config(path, text);
-    bool is = q != NULL;
-    quant_config_free(q);
-    free(text), free(path);
-    return is;
-}
-static void fold(Model *m, const Lora *lo) {
-    size_t R = lo->a.rows, C = lo->a.cols;
-    float *a = xmalloc(lo->a.n * sizeof *a);
-    op.download(a, lo->a.master, lo->a.n * sizeof *a);
-    for (int j = 0; j < lo->n_parts; j++) {
-        Param *p = m->at[lo->layer + 1][lo->role[j]];
-        float *w = xmalloc(size_mul(p->n, sizeof *w)), *b = xmalloc(lo->b[j].n * sizeof *b);
-        float *wide = op.mem_alloc(size_mul(p->n, sizeof *wide));
-        op.mat_to_f32(wide, &p->w);
-        op.download(w, wide, p->n * sizeof *w);
-        op.download(b, lo->b[j].master, lo->b[j].n * sizeof *b);
-        #pragma omp parallel for schedule(static)
-        for (size_t row = 0; row < p->rows; row++)
-            for (size_t k = 0; k < R; k++) {
-                float s = lo->scale * b[row * R + k];
-                for (size_t c = 0; c < C; c++) w[row * C + c] += s * a[k * C + c];
-            }
-        op.upload(wide, w, p->n * sizeof *w);
-        p->master = wide;                                             /* what is written */
-        free(w);
-        free(b);
-    }
-    free(a);
-}
 /* Logits (N, n) of the same random tokens: the next tokens', or the classes' of N texts of as many tokens. */
 enum { COMPARED = 64 };
 static float *logits_of(Model *m, const int32_t *tokens, size_t *n) {
@@ -906,17 +873,14 @@ static float *logits_of(Model *m, const int32_t *tokens, size_t *n) {
 }
 static void merge(void) {
     Config cfg = config_read(o.model);
-    bool as_quantised = quantised(o.model) && !strcmp(o.merge_as, "base");
+    bool as_quantised = cfg.quantised && !strcmp(o.merge_as, "base");
     DType dtype = tensors_dtype(o.model);
     Trainer t = {.out = o.out};
     claim_out(&t, -1);
     ops_select(common.device, common.isa, PREC_F32);
     Model *m = model_load_adapted(o.model, o.merge);
-    for (int i = 0; i < m->n_lora; i++) fold(m, &m->lora[i]);
     if (as_quantised) model_save_quantised(m, o.out);
     else model_save(m, o.out, dtype);
-    for (int i = 0; i < m->n_params; i++)
-        if (m->params[i].master && !m->params[i].beside) op.mem_free(m->params[i].master), m->params[i].master = NULL;
     tokenizer_copy_files(o.model, o.out);
     tokenizer_copy_files(o.merge, o.out);                             /* the adapter's know its template */
     bool by_text = m->cfg.head == HEAD_CLASSIFY;
@@ -1046,7 +1010,7 @@ static void run(void) {
     r.cfg = config_read(o.model);
     if (!classes() && r.cfg.head != HEAD_LM) die("%s: a %s model does not write text; it learns --task classify",
                                                  o.model, config_model_type(&r.cfg));
-    if (!o.lora && quantised(o.model))
+    if (!o.lora && r.cfg.quantised)
         die("%s holds weights of few bits, which cannot be trained: an adapter over them can (--lora 8)", o.model);
     if (o.seq > r.cfg.max_pos) {
         if (option_given(table, N_OPTS, "seq")) die("--seq %lld is longer than the model's %d positions",

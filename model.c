@@ -556,6 +556,7 @@ static Config config_parse(const char *text, size_t n, const char *path) {
     c.mask_id = config_int(&f, "mask_token_id", -1, MAX, -1);
     c.gmask_id = config_int(&f, "gmask_token_id", -1, MAX, -1);
     config_read_eos(&f, &c);
+    c.quantised = cJSON_IsObject(config_find(&f, "quantization_config|compression_config"));
     if (c.mask == MASK_PREFIX && (c.bos < 0 || c.gmask_id < 0))
         die("%s: a prefix model needs \"bos_token_id\" and \"gmask_token_id\"", path);
     cJSON_Delete(json);
@@ -1153,11 +1154,63 @@ Model *model_load_classifier(const char *dir, StrList labels, uint64_t seed, boo
     return load(dir, train, labels, seed);
 }
 
-/* For writing: produces the elements of a Hub tensor from the host copies of its parts. */
-typedef struct { const HubTensor *hub; size_t D; const float *host[PARTS_MAX]; DType dtype; } SaveJob;
+static float *param_field(const Param *p, Field field) {
+    return field == FIELD_GRAD ? p->grad : field == FIELD_M ? p->m : field == FIELD_V ? p->v : p->master;
+}
+/* One field of a parameter, in f32 on the host: a new array. */
+static float *param_download(const Param *p, Field field) {
+    float *host = xmalloc(size_mul(p->n, sizeof(float)));
+    const float *src = param_field(p, field);
+    if (src) op.download(host, src, p->n * sizeof(float));
+    else {
+        assert(field == FIELD_WEIGHT);                               /* the others exist after model_train_begin only */
+        float *wide = op.mem_alloc(p->n * sizeof(float));
+        op.mat_to_f32(wide, &p->w);
+        op.download(host, wide, p->n * sizeof(float));
+        op.mem_free(wide);
+    }
+    return host;
+}
+static Lora *lora_on(const Model *m, int l, Role r) { return m->lora_at ? m->lora_at[l + 1][r] : NULL; }
+/* w (O,C) += scale B A, where p has an adapter. */
+static void lora_fold(const Model *m, const Param *p, float *w) {
+    const Lora *lo = lora_on(m, p->layer, p->role);
+    if (!lo) return;
+    int j = 0;
+    while (lo->role[j] != p->role) j++;
+    const size_t R = lo->a.rows, C = lo->a.cols;
+    float *a = param_download(&lo->a, FIELD_WEIGHT), *b = param_download(&lo->b[j], FIELD_WEIGHT);
+    #pragma omp parallel for schedule(static)
+    for (size_t row = 0; row < p->rows; row++)
+        for (size_t k = 0; k < R; k++) {
+            float s = lo->scale * b[row * R + k];
+            for (size_t c = 0; c < C; c++) w[row * C + c] += s * a[k * C + c];
+        }
+    free(a), free(b);
+}
+
+/* For writing: produces the elements of a Hub tensor, from its parts in f32 on the host: masters that lie there, else
+ * copies from the first piece to the last. */
+typedef struct {
+    const Model *m;
+    const HubTensor *hub;
+    DType dtype;
+    Field field;
+    bool fold;                                                        /* with adapters added */
+    const float *host[PARTS_MAX];
+    float *own[PARTS_MAX];
+} SaveJob;
 static void save_fill(void *ctx, size_t first, size_t n, void *out) {
-    const SaveJob *s = ctx;
+    SaveJob *s = ctx;
     const HubTensor *h = s->hub;
+    const size_t D = (size_t)s->m->cfg.D;
+    for (int j = 0; j < h->n_parts && !first; j++) {
+        const Param *p = h->part[j];
+        s->host[j] = param_field(p, s->field);
+        if (s->host[j] && op.host_memory && !(s->fold && lora_on(s->m, p->layer, p->role))) continue;
+        s->host[j] = s->own[j] = param_download(p, s->field);
+        if (s->fold) lora_fold(s->m, p, s->own[j]);
+    }
     float *f = xmalloc(n * sizeof(float));
     for (size_t i = 0; i < n; i++) {
         size_t at = first + i, row, col;
@@ -1165,42 +1218,26 @@ static void save_fill(void *ctx, size_t first, size_t n, void *out) {
         else row = at / h->cols, col = at % h->cols;
         int j = 0;
         if (h->layout == BY_HEAD) {                                   /* hub_row's inverse */
-            size_t block = row / s->D;
+            size_t block = row / D;
             j = (int)(block % (size_t)h->n_parts);
-            row = block / (size_t)h->n_parts * s->D + row % s->D;
+            row = block / (size_t)h->n_parts * D + row % D;
         } else
             while (row >= h->part[j]->rows) row -= h->part[j++]->rows;
         f[i] = s->host[j][row * h->cols + col];
     }
     f32_to_dtype(f, n, s->dtype, out);
     free(f);
+    for (int j = 0; j < h->n_parts && first + n == h->rows * h->cols; j++) free(s->own[j]), s->own[j] = NULL;
 }
 
-void model_save(Model *m, const char *dir, DType dtype) {
+void model_save(const Model *m, const char *dir, DType dtype) {
     int n;
     HubTensor *hub = hub_tensors(m, &n);
     SaveJob *jobs = xcalloc((size_t)n, sizeof *jobs);
     TensorOut *outs = xcalloc((size_t)n, sizeof *outs);
-    float **host = xcalloc((size_t)m->n_params, sizeof *host);
     for (int i = 0; i < n; i++) {
-        HubTensor *h = &hub[i];
-        jobs[i] = (SaveJob){.hub = h, .D = (size_t)m->cfg.D, .dtype = dtype};
-        for (int j = 0; j < h->n_parts; j++) {
-            Param *p = h->part[j];
-            float **w = &host[p - m->params];
-            if (p->master && op.host_memory) jobs[i].host[j] = p->master;
-            else {
-                *w = xmalloc(p->n * sizeof(float));
-                if (p->master) op.download(*w, p->master, p->n * sizeof(float));
-                else {
-                    float *wide = op.mem_alloc(p->n * sizeof(float));
-                    op.mat_to_f32(wide, &p->w);
-                    op.download(*w, wide, p->n * sizeof(float));
-                    op.mem_free(wide);
-                }
-                jobs[i].host[j] = *w;
-            }
-        }
+        const HubTensor *h = &hub[i];
+        jobs[i] = (SaveJob){.m = m, .hub = h, .dtype = dtype, .field = FIELD_WEIGHT, .fold = true};
         outs[i] = (TensorOut){.name = h->name, .dtype = dtype, .n_dims = h->vector ? 1 : 2, .fill = save_fill,
             .ctx = &jobs[i]};
         outs[i].shape[0] = h->layout == IO ? h->cols : h->rows;
@@ -1232,29 +1269,17 @@ void model_save(Model *m, const char *dir, DType dtype) {
         free(text);
     }
     free(path);
-    for (int i = 0; i < m->n_params; i++) free(host[i]);
-    free(host);
     free(jobs);
     free(outs);
     hub_tensors_free(hub, n);
 }
 
-static float *param_field(const Param *p, Field field) {
-    return field == FIELD_GRAD ? p->grad : field == FIELD_M ? p->m : field == FIELD_V ? p->v : p->master;
-}
-/* One field of a parameter, in f32 on the host: a new array. */
-static float *param_download(const Param *p, Field field) {
-    float *host = xmalloc(size_mul(p->n, sizeof(float)));
-    const float *src = param_field(p, field);
-    if (src) op.download(host, src, p->n * sizeof(float));
-    else {
-        assert(field == FIELD_WEIGHT);                               /* the others exist after model_train_begin only */
-        float *wide = op.mem_alloc(p->n * sizeof(float));
-        op.mat_to_f32(wide, &p->w);
-        op.download(host, wide, p->n * sizeof(float));
-        op.mem_free(wide);
-    }
-    return host;
+/* Whether the files' tensor is no longer what the model computes with. */
+static bool hub_changed(const Model *m, const HubTensor *h) {
+    bool changed = false;
+    for (int j = 0; j < h->n_parts; j++)
+        changed |= h->part[j]->master || lora_on(m, h->part[j]->layer, h->part[j]->role);
+    return changed;
 }
 void model_save_quantised(const Model *m, const char *dir) {
     char *path = strf("%s: config.json", m->files->path);
@@ -1272,7 +1297,7 @@ void model_save_quantised(const Model *m, const char *dir) {
     char module[NAME_MAX_BYTES];
     for (int i = 0; i < n_hub; i++) {
         const HubTensor *h = &hub[i];
-        if (!h->part[0]->master) continue;
+        if (!hub_changed(m, h)) continue;
         const Tensor *t = hub_quantised(m, m->files, h, module) ? quant_find(m->files, module) : hub_get(m, m->files,
             h);
         if (t) { of[t - m->files->v] = h; continue; }
@@ -1291,7 +1316,8 @@ void model_save_quantised(const Model *m, const char *dir) {
         for (int d = 0; d < outs[i].n_dims; d++) bytes *= outs[i].shape[d];
         if (!h) { tensors_put(&file, outs[i].name, outs[i].ctx, bytes); continue; }
         float *part[PARTS_MAX], *whole = xmalloc(size_mul(h->rows * h->cols, sizeof *whole));
-        for (int j = 0; j < h->n_parts; j++) part[j] = param_download(h->part[j], FIELD_WEIGHT);
+        for (int j = 0; j < h->n_parts; j++)
+            lora_fold(m, h->part[j], part[j] = param_download(h->part[j], FIELD_WEIGHT));
         void *data;
         if (hub_quantised(m, m->files, h, module)) {             /* outputs first, whatever the plain tensor's layout */
             for (int j = 0; j < h->n_parts; j++)
@@ -1333,13 +1359,10 @@ float *model_hub_read(const Model *m, const char *name, Field field, size_t *n) 
     const HubTensor *h = hub_find(m, hub, n_hub, name);
     float *out = NULL;
     if (h) {
-        SaveJob job = {.hub = h, .D = (size_t)m->cfg.D, .dtype = DT_F32};
-        float *part[PARTS_MAX];
-        for (int j = 0; j < h->n_parts; j++) job.host[j] = part[j] = param_download(h->part[j], field);
+        SaveJob job = {.m = m, .hub = h, .dtype = DT_F32, .field = field};
         *n = h->rows * h->cols;
         out = xmalloc(size_mul(*n, sizeof(float)));
         save_fill(&job, 0, *n, out);
-        for (int j = 0; j < h->n_parts; j++) free(part[j]);
     }
     hub_tensors_free(hub, n_hub);
     return out;
@@ -2134,7 +2157,6 @@ static uint64_t drop_site(const Acts *a, int layer, int site) {       /* one see
 
 /* An adapter's inner product t = scale x A^T, x under the adapter's own dropout. The layers of roles[] (n) read the
  * same x; a fused module's parts share one t. */
-static Lora *lora_on(const Model *m, int l, Role r) { return m->lora_at ? m->lora_at[l + 1][r] : NULL; }
 static const act *lora_input(Acts *a, const Lora *lo, const act *x, size_t N) {
     if (a->noise.lora_dropout <= 0) return x;
     op.dropout(a->lora_x, x, N * lo->a.cols, a->noise.lora_dropout, drop_site(a, lo->layer, 8 + (int)lo->role[0]));

@@ -57,6 +57,7 @@ typedef struct Config {
     int bos, eos[8], n_eos, pad, mask_id, gmask_id;
     int lora_r;                    /* the largest rank among the adapters; 0: no adapters */
     bool cache_i8;                 /* inference keeps keys and values in int8: set before acts_new, stands in no file */
+    bool quantised;                /* the files hold weights of few bits */
 } Config;
 
 /* One tensor of the model, by what it does. Shapes follow from the role and the sizes: see the table in model.c. */
@@ -142,11 +143,12 @@ Model *model_load(const char *dir, bool train);
 Model *model_load_classifier(const char *dir, StrList labels, uint64_t seed, bool train);
 /* To run: a model with the adapter in a directory, a classifier's where the adapter has a head. */
 Model *model_load_adapted(const char *dir, const char *adapter);
-/* config.json, generation_config.json and model.safetensors into dir (which exists), rounded to dtype. */
-void model_save(Model *m, const char *dir, DType dtype);
-/* As the quantised directory that m was loaded from, byte for byte, but for parameters that have masters: those take
- * the nearest of their groups' steps, scales and zero points as they are; where they are not quantised, their tensor's
- * dtype. */
+/* config.json, generation_config.json and model.safetensors into dir (which exists), rounded to dtype; adapters are
+ * added to what they adapt. Needs memory for one tensor in f32 beside the model. */
+void model_save(const Model *m, const char *dir, DType dtype);
+/* As the quantised directory that m was loaded from, byte for byte, but for what has adapters or masters: that takes
+ * the nearest of its groups' steps, scales and zero points as they are; where it is not quantised, its tensor's dtype.
+ */
 void model_save_quantised(const Model *m, const char *dir);
 /* One field of the tensor that the Hub calls name (with the family's prefix or without), in the Hub's shape and order,
  * f32 on the host: a new array of *n values; NULL when the model has no such tensor. For tests and reports: it lists

@@ -1393,16 +1393,7 @@ static void clean_up(void) {
     else if (dir) dir_remove(dir);
 }
 static void check_source(const Config *c) {
-    char *path = path_join(o.model, "config.json"), *text = file_read(path, NULL);
-    cJSON *j = cJSON_Parse(text);
-    const cJSON *q = cJSON_GetObjectItemCaseSensitive(j, "quantization_config");
-    if (q && !cJSON_IsNull(q)) {
-        const char *method = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(q, "quant_method"));
-        die("%s is quantised already (%s): quantise the model that it was made from", o.model,
-            method ? method : "config.json says so");
-    }
-    cJSON_Delete(j);
-    free(text), free(path);
+    if (c->quantised) die("%s is quantised already: quantise the model that it was made from", o.model);
     if (o.rotate && (c->norm != NORM_RMS || c->norm_place != NORM_PRE || c->residual_from_norm))
         die("--rotate: a %s model's norms are not RMSNorm on a plain stream, which alone can be turned",
             config_model_type(c));

@@ -11,7 +11,8 @@
     int8     ./quantize --bits 8                   Q8_0
     int4     ./quantize --bits 4 --group 128       Q4_0, Q4_K_M
 
-int8-dynamic has int8 inputs, too. Embedding and head have 8 bits in our quantised rows, 8 or fewer in llama.cpp's.
+The rows -dynamic have int8 inputs, too, as all of llama.cpp's quantised ones. Embedding and head have 8 bits in our
+quantised rows, 8 or fewer in llama.cpp's.
 
 Both programs get random weights of the same shape (width 2048, 22 layers, 32 heads that share 4 of keys and values,
 feed-forward 5632, vocabulary 32000), written once below --models. A turn is one start of ./infer --bench, or of
@@ -37,6 +38,8 @@ ROWS = {  # name -> dtype of ours, options of ./quantize, llama.cpp's types
     "int8": ("BF16", ["--bits", 8, "--embedding", 8], ["Q8_0"]),
     "int8-dynamic": ("BF16", ["--bits", 8, "--embedding", 8, "--activations", "dynamic"], ["Q8_0"]),
     "int4": ("BF16", ["--bits", 4, "--group", 128, "--embedding", 8], ["Q4_0", "Q4_K_M"]),
+    "int4-dynamic": ("BF16", ["--bits", 4, "--group", 128, "--embedding", 8, "--activations", "dynamic"],
+                     ["Q4_0", "Q4_K_M"]),
 }
 PROMPT, DECODE = 512, 128
 

@@ -29,6 +29,7 @@ OURS = [  # name, options; {g} is --group, {c} the calibration text
     ("int4 to nearest", "--bits 4 --group {g}"),
     ("int4 to nearest, zero points", "--bits 4 --group {g} --symmetric no"),
     ("int4 GPTQ", "--bits 4 --group {g} {c}"),
+    ("int4 GPTQ, dynamic int8 inputs", "--bits 4 --group {g} --activations dynamic {c}"),
     ("int4 GPTQ, zero points", "--bits 4 --group {g} --symmetric no {c}"),
     ("int4 GPTQ, ranges moved", "--bits 4 --group {g} --smooth 0.25 {c}"),
     ("int4 GPTQ, rotated", "--bits 4 --group {g} --rotate {c}"),

@@ -492,7 +492,10 @@ INLINE void softmax_step(AttnBlock w, size_t n, bool pairs) {
     for (int c = 0; c < 2; c++) STORE(w.sum + c * VL, sum[c]);
 }
 /* [attn.block] Rows [r0, r0 + QUERIES) against every slot they see, SLOTS at a time; blocks that no row sees are never
- * visited, which halves a causal mask's work. */
+ * visited, which halves a causal mask's work. Texts of 1,024 tokens reach 70 to 80% of the products' limit, those of 256
+ * only 36 to 53%: with 128 slots to see on average, packing and exp, a quarter of the time each, are paid back by few
+ * products, and an eighth of those is the upper half of the diagonal's blocks. Halving these blocks, a cheaper exp and
+ * fetching ahead into L1 did not help. */
 static void attend(act *out, float *lse, const act *q, const float *keys, const float *values, const Attn *a, size_t b,
                    size_t kh, size_t r0, float *work, AttnShape z) {
     size_t D = (size_t)a->D;

@@ -275,6 +275,9 @@ static void check_adapters(const Case *k, int bits) {
     op.mem_free(m->grad), op.mem_free(m->m), op.mem_free(m->v);
     for (int i = 0; i < m->n_params; i++) m->params[i].grad = NULL;
     if (bits) quantise_blocks(m, bits, false);
+    bool files = k->dropout == 0 && !k->change && !bits;
+    char *base = files ? scratch_dir(k->family, DT_F32, "lora-base") : NULL;
+    if (files) model_save(m, base, DT_F32);
     model_lora_new(m, &(LoraOpts){.r = 3, .alpha = 5, .rslora = true, .targets = {all, 1}}, 6);
     model_train_begin(m);
     CHECK(!c.n_classes == !m->at[0][R_CLASS] && (!c.n_classes || m->at[0][R_CLASS]->grad),
@@ -339,10 +342,10 @@ static void check_adapters(const Case *k, int bits) {
         m->n_lora,
           bits == 8 ? "8 bits" : bits ? "4 bits" : "floats", k->name, worst, worst_name);
     free(worst_name), free(g), free(g_few);
-    if (k->dropout == 0 && !k->change && !bits) {                  /* files: the same loss from the adapter read back */
-        char *base = scratch_dir(k->family, DT_F32, "lora-base"), *dir = scratch_dir(k->family, DT_F32, "lora");
-        model_save(m, base, DT_F32);
+    if (files) {                                     /* the same loss from the adapter read back, and from the two as one */
+        char *dir = scratch_dir(k->family, DT_F32, "lora"), *sum = scratch_dir(k->family, DT_F32, "lora-sum");
         model_lora_save(m, dir, base);
+        model_save(m, sum, DT_F32);
         Model *again = model_load(base, false);
         model_lora_load(again, dir);
         Acts *b = acts_new(again, 3, 7, 7, true, false);
@@ -351,7 +354,14 @@ static void check_adapters(const Case *k, int bits) {
             "%s: adapters written and read give the loss %.8f, before %.8f", k->name, loss_again, loss);
         acts_free(b);
         model_free(again);
-        free(base), free(dir);
+        Model *one = model_load(sum, false);
+        Acts *of_one = acts_new(one, 3, 7, 7, true, false);
+        double loss_one = loss_of(one, of_one, &d, 0);
+        CHECK(fabs(loss_one - loss) < 1e-5 * fabs(loss), "%s: with adapters added to the weights the loss is %.8f, beside "
+            "them %.8f", k->name, loss_one, loss);
+        acts_free(of_one);
+        model_free(one);
+        free(base), free(dir), free(sum);
     }
     acts_free(a), acts_free(few);
     model_free(m);
