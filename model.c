@@ -780,6 +780,17 @@ static void masters_to_mats(Model *m) {
     for (int i = 0; i < m->n_params; i++) master_to_mat(&m->params[i]);
 }
 
+/* An encoder's positions begin as sines (Vaswani et al. 2017), std their root mean square: a neighbour is then one linear
+ * map away at every position. A masked token has nothing but its neighbours to go by, and from random vectors each
+ * position would have to learn its own first: 1,600 steps of the default run without progress, a few hundred so. A
+ * decoder, which sees its own token, learns faster from random ones (measured: 1.32 against 1.45 after 1,000 steps). */
+static void sines(float *w, size_t rows, size_t cols, double std) {
+    for (size_t t = 0; t < rows; t++)
+        for (size_t i = 0; i < cols; i++) {
+            double angle = (double)t * pow(10000, -(double)(i / 2 * 2) / (double)cols);
+            w[t * cols + i] = (float)(std * sqrt(2) * (i % 2 ? cos(angle) : sin(angle)));
+        }
+}
 Model *model_new(const Config *c, uint64_t seed) {
     Model *m = model_skeleton(c);
     masters_alloc(m);
@@ -794,6 +805,7 @@ Model *model_new(const Config *c, uint64_t seed) {
         bool residual = p->role == R_O || p->role == R_DOWN;
         double std = (double)c->init_std / (residual ? sqrt(2.0 * c->L) : 1.0);
         uint64_t stream = rng_mix(seed, (uint64_t)i);
+        if (p->role == R_WPE && c->mask == MASK_BIDIRECTIONAL) { sines(w, p->rows, p->cols, std); continue; }
         #pragma omp parallel for schedule(static)
         for (size_t j = 0; j < p->n; j++) {
             Rng r = {stream, 2 * j};
