@@ -403,8 +403,11 @@ static void widen(DType dtype, const unsigned char *restrict src, float *restric
 
 enum { CONVERT_BLOCK = 1 << 16 }; /* elements to a thread at a time: large against the cost of handing out work */
 
+/* Few numbers go without a parallel region, which takes a microsecond and memory even where its `if` says no: quantize.c
+ * converts single scales, a hundred million times. */
 void tensor_to_f32(const Tensor *t, float *out) {
     size_t size = dtype_size(t->dtype);
+    if (t->n <= CONVERT_BLOCK) { widen(t->dtype, t->data, out, t->n); return; }
 #pragma omp parallel for schedule(static) if (t->n > 4 * CONVERT_BLOCK)
     for (size_t first = 0; first < t->n; first += CONVERT_BLOCK) {
         size_t n = t->n - first < CONVERT_BLOCK ? t->n - first : CONVERT_BLOCK;
@@ -417,19 +420,22 @@ void tensor_forget(const Tensor *t) {
     if (from < to) madvise((void *)from, to - from, MADV_DONTNEED);
 }
 
-void f32_to_dtype(const float *in, size_t n, DType dtype, void *out) {
+static void narrow(DType dtype, const float *in, void *out, size_t n) {
     uint16_t *half = out;
     switch (dtype) {
     case DT_F32: memcpy(out, in, n * 4); break;
-    case DT_F16:
-#pragma omp parallel for schedule(static) if (n > 4 * CONVERT_BLOCK)
-        for (size_t i = 0; i < n; i++) half[i] = f32_to_f16(in[i]);
-        break;
-    case DT_BF16:
-#pragma omp parallel for schedule(static) if (n > 4 * CONVERT_BLOCK)
-        for (size_t i = 0; i < n; i++) half[i] = f32_to_bf16(in[i]);
-        break;
+    case DT_F16: for (size_t i = 0; i < n; i++) half[i] = f32_to_f16(in[i]); break;
+    case DT_BF16: for (size_t i = 0; i < n; i++) half[i] = f32_to_bf16(in[i]); break;
     default: assert(!"f32_to_dtype: F32, F16 or BF16");
+    }
+}
+void f32_to_dtype(const float *in, size_t n, DType dtype, void *out) {
+    size_t size = dtype_size(dtype);
+    if (n <= CONVERT_BLOCK) { narrow(dtype, in, out, n); return; }
+#pragma omp parallel for schedule(static) if (n > 4 * CONVERT_BLOCK)
+    for (size_t first = 0; first < n; first += CONVERT_BLOCK) {
+        size_t n_now = n - first < CONVERT_BLOCK ? n - first : CONVERT_BLOCK;
+        narrow(dtype, in + first, (unsigned char *)out + first * size, n_now);
     }
 }
 
