@@ -407,8 +407,8 @@ enum { CONVERT_BLOCK = 1 << 16 }; /* elements to a thread at a time: large again
  * converts single scales, a hundred million times. */
 void tensor_to_f32(const Tensor *t, float *out) {
     size_t size = dtype_size(t->dtype);
-    if (t->n <= CONVERT_BLOCK) { widen(t->dtype, t->data, out, t->n); return; }
-#pragma omp parallel for schedule(static) if (t->n > 4 * CONVERT_BLOCK)
+    if (t->n <= 4 * CONVERT_BLOCK) { widen(t->dtype, t->data, out, t->n); return; }
+#pragma omp parallel for schedule(static)
     for (size_t first = 0; first < t->n; first += CONVERT_BLOCK) {
         size_t n = t->n - first < CONVERT_BLOCK ? t->n - first : CONVERT_BLOCK;
         widen(t->dtype, (const unsigned char *)t->data + first * size, out + first, n);
@@ -431,8 +431,8 @@ static void narrow(DType dtype, const float *in, void *out, size_t n) {
 }
 void f32_to_dtype(const float *in, size_t n, DType dtype, void *out) {
     size_t size = dtype_size(dtype);
-    if (n <= CONVERT_BLOCK) { narrow(dtype, in, out, n); return; }
-#pragma omp parallel for schedule(static) if (n > 4 * CONVERT_BLOCK)
+    if (n <= 4 * CONVERT_BLOCK) { narrow(dtype, in, out, n); return; }
+#pragma omp parallel for schedule(static)
     for (size_t first = 0; first < n; first += CONVERT_BLOCK) {
         size_t n_now = n - first < CONVERT_BLOCK ? n - first : CONVERT_BLOCK;
         narrow(dtype, in + first, (unsigned char *)out + first * size, n_now);

@@ -63,7 +63,9 @@ only=${1:-}
 : "${JOBS:=$(nproc 2>/dev/null || echo 1)}"
 for test in tests/test_*.sh tests/test_*.c tests/doc-check.sh tests/fixtures/conformance; do # the longest first
     case ${test##*/} in *"$only"*) printf '%s\n' "${test%/conformance}" ;; esac
-done | xargs -r -n 1 -P "$JOBS" sh "$0"
+done | xargs -r -n 1 -P "$JOBS" sh "$0" ||
+    echo 'FAIL  run.sh           0 passed, 1 failed, the process of a test ended early: not all have run' |
+    tee "$TEST_RUN/run.said"
 
 cat "$TEST_RUN"/*.said 2>/dev/null | awk '
     /^(ok|FAIL ) .* passed, [0-9]+ failed, / { passed += $3; failed += $5 }
