@@ -2027,7 +2027,7 @@ size_t acts_bytes(const Config *c, size_t B, size_t T, size_t S, bool train, boo
     free(a.layer);
     return v.at;
 }
-double scratch_bytes(void) { return op.host_memory ? 1e6 * thread_count() : 0; }
+double scratch_bytes(void) { return op.host_memory ? 1e6 * (1 + thread_count()) : 0; }
 Acts *acts_new(Model *m, size_t B, size_t T, size_t S, bool train, bool recompute) {
     assert(S >= T && (!train || S == T));
     Acts *a = xcalloc(1, sizeof *a);

@@ -257,7 +257,8 @@ typedef struct Acts {
 } Acts;
 
 size_t acts_bytes(const Config *c, size_t B, size_t T, size_t S, bool train, bool recompute);
-/* What the ops keep for themselves beside, once they have run: blocks of operands, packed by each thread. About. */
+/* What comes beside once the ops have run: blocks of operands, packed by each thread, and the pages of the program and
+ * its libraries that come in as they are used. About. */
 double scratch_bytes(void);
 Acts *acts_new(Model *m, size_t B, size_t T, size_t S, bool train, bool recompute);
 /* The same memory for another training batch, of no more rows and no more tokens; what it held is lost. */

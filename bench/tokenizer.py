@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
-"""tokenizer.py - stage 1 beside tiktoken and Hugging Face tokenizers, in one run on one machine.
+"""tokenizer.py - stage 1 beside tiktoken, Hugging Face tokenizers and SentencePiece, in one run on one machine.
 
     make && make bench-programs && python3 bench/tokenizer.py --peers install
     python3 bench/tokenizer.py --text my.txt --json out.json  # your own text
-    python3 bench/tokenizer.py --model gpt2 llama2 qwen2      # published tokenizers: directories with tokenizer.json
+    python3 bench/tokenizer.py --model gpt2 llama2 chatglm-6b # published tokenizers: their directories
+    python3 bench/tokenizer.py --model llama2 --text zh.txt   # the text is one document, as long as it is
 
 Two races on the same text: learning a vocabulary, and encoding with it on one thread. The programs take turns and the
 medians count, because a shared machine changes from minute to minute. Before any time is printed the results are
 compared: the trained file and the ids must be identical, or the script exits 1. With --model nothing is trained: each
-directory's tokenizer.json races instead, beside tiktoken where it is byte-level BPE.
+directory races instead, beside the library that reads its files: tokenizers for a tokenizer.json or vocab.txt, tiktoken,
+too, where it is byte-level BPE, sentencepiece for a tokenizer.model or ice_text.model.
 
 Without --text it reads the Python sources of the running interpreter: real text, found everywhere.
 """
@@ -37,7 +39,7 @@ def arguments(argv=None):
     p.add_argument("--vocab", type=int, default=32000)
     p.add_argument("--split", choices=["gpt2", "llama3"], default="gpt2")
     p.add_argument("--train-rounds", type=int, help="default: 3, quick: 1")
-    p.add_argument("--model", nargs="*", type=Path, default=[], help="directories with a tokenizer.json")
+    p.add_argument("--model", nargs="*", type=Path, default=[], help="directories of tokenizers")
     args = parse(p, argv)
     args.train_bytes = args.train_bytes or (5_000_000 if args.quick else 50_000_000)
     args.encode_bytes = args.encode_bytes or (2_000_000 if args.quick else 10_000_000)
@@ -90,8 +92,10 @@ def tiktoken_of(config):
 
 
 def worker(job):
+    import sentencepiece
     import tiktoken
     import tokenizers
+    from tokenizer_fuzz import SentencePiece, judge_of
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     text, call = "", {}
 
@@ -116,12 +120,15 @@ def worker(job):
         """Hashes of the ids that each program makes of the file's text."""
         nonlocal text
         text = Path(file).read_bytes().decode()
-        path = Path(model, "tokenizer.json")
-        peer = Tokenizer.from_file(str(path))
-        peer.encode_special_tokens = True       # the name of a special token in the text is text, as it is to the others
-        call["tokenizers"] = lambda: peer.encode(text, add_special_tokens=False).ids
-        tik = tiktoken_of(json.loads(path.read_text()))
-        call.pop("tiktoken", None)
+        call.clear()
+        judge, path = judge_of(Path(model)), Path(model, "tokenizer.json")
+        if isinstance(judge, SentencePiece):
+            prepared = judge.prepare(text.encode())
+            call["sentencepiece"] = lambda: judge.t.EncodeAsIds(prepared)
+        else:
+            judge.t.encode_special_tokens = True # the name of a special token in the text is text, as to the others
+            call["tokenizers"] = lambda: judge.t.encode(text, add_special_tokens=False).ids
+        tik = path.exists() and tiktoken_of(json.loads(path.read_text()))
         if tik:
             call["tiktoken"] = lambda: tik.encode_ordinary(text)
         return {name: digest(encode()) for name, encode in call.items()}
@@ -131,7 +138,7 @@ def worker(job):
         call[name]()
         return time.perf_counter() - start
 
-    serve(dict(tiktoken=tiktoken.__version__, tokenizers=tokenizers.__version__),
+    serve(dict(tiktoken=tiktoken.__version__, tokenizers=tokenizers.__version__, sentencepiece=sentencepiece.__version__),
           lambda what, **rest: dict(learn=learn, load=load, encode=encode)[what](**rest))
 
 
@@ -188,7 +195,7 @@ def race_encoding(args, results, peer, name, text, model, work):
 
 
 def measure_all(args, results):
-    python = peers_python(args, ["tokenizers", "tiktoken"])
+    python = peers_python(args, ["tokenizers", "tiktoken", "sentencepiece"])
     peer = Peer(python, __file__, args, dict(split=args.split, vocab=args.vocab)) if python else None
     documents, total = read_documents(args.text, args.train_bytes)
     text = "".join(documents).encode()[:args.encode_bytes].decode("utf-8", "ignore")

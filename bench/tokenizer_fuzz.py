@@ -105,12 +105,15 @@ class SentencePiece:
         self.specials = self.roles + [self.t.IdToPiece(i) for i in range(self.n_ids) if self.t.IsControl(i)]
         self.pieces = [self.t.IdToPiece(i).replace("\u2581", " ") for i in range(self.n_ids)]
 
-    def encode_one(self, text, special):
+    def prepare(self, text):
         if self.glm_6b:
             text = text.replace(b"\n", b"<n>").replace(b"\t", b"<|tab|>")
             for n in range(80, 1, -1):
                 text = text.replace(b" " * n, b"<|blank_%d|>" % n)
-        ids, rest = [], text
+        return text
+
+    def encode_one(self, text, special):
+        ids, rest = [], self.prepare(text)
         while special and self.roles:
             found = [(rest.find(r.encode()), i) for i, r in enumerate(self.roles) if r.encode() in rest]
             if not found:

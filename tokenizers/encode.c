@@ -83,6 +83,7 @@ Worker *worker_take(const Tokenizer *t) {
 void worker_free(Worker *w) {
     if (!w) return;
     free(w->cache);
+    free(w->lone);
     free(w->id);
     free(w->rank);
     free(w->next);
@@ -122,15 +123,9 @@ static void model_word(const Tokenizer *t, Worker *w, const uint8_t *s, size_t n
     }
 }
 
-static inline void encode_word(const Tokenizer *t, Worker *w, const uint8_t *p, size_t n, const uint8_t *end,
-                               Ids *ids) {
-    if (n > CACHE_WORD) {
-        model_word(t, w, p, n, ids);
-        return;
-    }
-    uint64_t key[4];
-    cache_key(p, n, end, key);
-    CacheSlot *c = cache_slot(w, key);
+/* The ids of the word p, whose key stands, or will stand, in slot c. */
+static inline void encode_found(const Tokenizer *t, Worker *w, const uint8_t *p, size_t n, const uint64_t key[4],
+                                CacheSlot *c, Ids *ids) {
     ids_room(ids, CACHE_IDS);
     if (c->key[0] == key[0] && c->key[1] == key[1] && c->key[2] == key[2] && c->key[3] == key[3]) {
         memcpy(ids->v + ids->n, c->id, sizeof c->id); /* always seven: a copy of fixed size has no branch */
@@ -145,8 +140,36 @@ static inline void encode_word(const Tokenizer *t, Worker *w, const uint8_t *p, 
     memcpy(c->id, ids->v + before, sizeof *c->id * (size_t)c->n);
 }
 
+static inline void encode_word(const Tokenizer *t, Worker *w, const uint8_t *p, size_t n, const uint8_t *end,
+                               Ids *ids) {
+    if (n > CACHE_WORD) {
+        model_word(t, w, p, n, ids);
+        return;
+    }
+    uint64_t key[4];
+    cache_key(p, n, end, key);
+    encode_found(t, w, p, n, key, cache_slot(w, key), ids);
+}
+
 void encode_cached(const Tokenizer *t, Worker *w, const uint8_t *s, size_t n, const uint8_t *end, Ids *ids) {
     encode_word(t, w, s, n, end, ids);
+}
+
+void encode_words_cached(const Tokenizer *t, Worker *w, const Piece *word, size_t n_words, const uint8_t *s,
+                         const uint8_t *end, Ids *ids) {
+    uint64_t key[WORDS_AT_ONCE][4];
+    CacheSlot *slot[WORDS_AT_ONCE];
+    for (size_t i = 0; i < n_words; i++) {
+        if (word[i].to - word[i].from > CACHE_WORD) continue;
+        cache_key(s + word[i].from, word[i].to - word[i].from, end, key[i]);
+        __builtin_prefetch(slot[i] = cache_slot(w, key[i]));
+    }
+    for (size_t i = 0; i < n_words; i++) {
+        const uint8_t *p = s + word[i].from;
+        size_t n = word[i].to - word[i].from;
+        if (n > CACHE_WORD) model_word(t, w, p, n, ids);
+        else encode_found(t, w, p, n, key[i], slot[i], ids);
+    }
 }
 
 /* [tok.encode] text -> ids ----------------------------------------------------------------------------------------- */

@@ -544,7 +544,8 @@ void tokenizer_free(Tokenizer *t) {
     free(t->decoder.start);
     free(t->is_special);
     free(t->merges.slot);
-    free(t->joins.slot);
+    free(t->joins.pairs);
+    free(t->joins.known);
     free(t->continuing_prefix);
     free(t->word_suffix);
     for (int i = 0; i < t->n_norm; i++) norm_step_free(&t->norm[i]);

@@ -30,6 +30,10 @@ enum { MAX_IDS = 1 << 22 };
 static inline int utf8_char(const uint8_t *s, size_t n, uint32_t *cp) {
     uint8_t b = s[0];
     if (b < 0x80) return *cp = b, 1;
+    if (n >= 3 && (b & 0xF0) == 0xE0 && (s[1] & 0xC0) == 0x80 && (s[2] & 0xC0) == 0x80) { /* Chinese, without a loop */
+        uint32_t three = (uint32_t)(b & 0xF) << 12 | (uint32_t)(s[1] & 0x3F) << 6 | (s[2] & 0x3F);
+        if (three >= 0x800 && (three & 0xF800) != 0xD800) return *cp = three, 3;
+    }
     int len = b < 0xC2 ? 0 : b < 0xE0 ? 2 : b < 0xF0 ? 3 : b < 0xF5 ? 4 : 0;
     if (!len) return -1;
     uint8_t lo = b == 0xE0 ? 0xA0 : b == 0xF0 ? 0x90 : 0x80, hi = b == 0xED ? 0x9F : b == 0xF4 ? 0x8F : 0xBF;
@@ -139,13 +143,16 @@ static inline Merge *merge_slot(const MergeTable *m, uint64_t pair) {
 void merges_reserve(MergeTable *m, size_t n);   /* an empty table for n merges; free m->slot */
 
 /* Between which two characters a merge can reach at all: where none can, a text may be cut and its parts looked up in
- * the cache of words. This is what makes BPE without a splitter (Llama-2's) fast. */
+ * the cache of words. This is what makes BPE without a splitter (Llama-2's) fast. Saying yes too often costs time, not
+ * ids: so pairs beyond ASCII are bits found by a hash, 128 KiB near the core. */
+enum { JOIN_BITS = 20 };
 typedef struct {
     bool usable;                                 /* false: never cut */
     bool fuse;                                   /* never between two characters that are both unknown either */
+    uint64_t bound[0x10000 / 64];                /* characters that have such a neighbour; others stand alone */
     uint64_t ascii[128][2];                      /* bit b of row a: a token can hold a and b side by side */
-    uint64_t *slot;                              /* the other pairs, first << 32 | second; 0 is empty */
-    size_t n, n_slots;
+    uint64_t *pairs;                             /* of the others, or NULL: none */
+    uint64_t *known;                             /* where fuse: a bit for each character with a token, or NULL: none */
 } Joins;
 
 static inline void ids_room(Ids *ids, size_t more) {
@@ -282,9 +289,12 @@ struct Tokenizer {
 /* A word that the cache below holds: up to 31 bytes that became up to 7 ids, in one cache line. */
 enum { CACHE_WORD = 31, CACHE_IDS = 7, CACHE_BITS = 16 };
 typedef struct { uint64_t key[4]; int32_t id[CACHE_IDS], n; } CacheSlot;
+enum { LONE_IDS = 3 };
+typedef struct { int32_t id[LONE_IDS], n; } LoneChar; /* n 0: not asked for yet; -1: more ids than these */
 
 struct Worker {
     CacheSlot *cache;                            /* [1 << CACHE_BITS], 4 MiB; the frequent words stay near the core */
+    LoneChar *lone;                              /* [0x10000], 1 MiB, or NULL: of characters that stand alone */
     int32_t *id, *rank, *next, *prev;            /* [cap], for long words */
     uint64_t *heap;
     size_t cap, heap_cap;
@@ -306,8 +316,8 @@ int32_t first_symbols(const Tokenizer *t, const uint8_t *s, size_t n, int32_t *i
 int merge_short(const Tokenizer *t, int32_t *id, int n, Trace trace); /* in place, n <= SHORT_WORD; returns how many */
 bool word_is_token(const Tokenizer *t, const uint8_t *s, size_t n, int32_t *id); /* as a whole, and not a special one */
 void bpe(const Tokenizer *t, Worker *w, const uint8_t *s, size_t n, Ids *ids); /* appends the ids of one word */
-/* A token can hold characters a and b side by side; with a 0: character b is known (asked for where fuse). */
-void joins_add(Joins *j, uint32_t a, uint32_t b);
+void joins_add(Joins *j, uint32_t a, uint32_t b); /* a token can hold characters a and b side by side */
+void joins_known(Joins *j, uint32_t c);         /* character c has a token (asked for where fuse) */
 void joins_from_merges(Tokenizer *t);           /* all of BPE's, once t->merges is complete; sets usable */
 bool chars_joined(const Joins *j, uint32_t a, uint32_t b); /* can a token hold a and b (not 0) side by side? */
 /* Where the part of the text ends that begins at p: before a character that no token holds behind the last one's. */
@@ -376,6 +386,10 @@ static inline CacheSlot *cache_slot(Worker *w, const uint64_t key[4]) {
 /* The ids of one word through the cache; `end` is how far s may be read. On a miss, model_word does the work. A model
  * that cuts a piece into words itself calls this for each. */
 void encode_cached(const Tokenizer *t, Worker *w, const uint8_t *s, size_t n, const uint8_t *end, Ids *ids);
+/* The same for up to WORDS_AT_ONCE words, whose slots, anywhere in 4 MiB, come from memory together. */
+enum { WORDS_AT_ONCE = 16 };
+void encode_words_cached(const Tokenizer *t, Worker *w, const Piece *word, size_t n_words, const uint8_t *s,
+                         const uint8_t *end, Ids *ids);
 
 /* ---- load.c ----------------------------------------------------------------------------------------------------- */
 

@@ -91,13 +91,23 @@ static size_t field_len(const Field *f) { return (size_t)(f->in.end - f->in.p); 
 /* [sp.trie] which pieces begin here --------------------------------------------------------------------------------- *
  * A tree of characters. The root's children, with which every search begins, stand in the order of their code points;
  * behind them a hash table: a node is the slot in which (its parent, its character) stands. mask says which children a
- * node can have at all, by the last five bits of their characters: most steps that lead nowhere end there, without a
+ * node can have at all, by the last four bits of their characters: most steps that lead nowhere end there, without a
  * look-up. Common characters have hundreds of children and any mask: which two begin a piece, pairs says by a hash. */
-typedef struct { uint64_t key; uint32_t mask; int32_t id; } TrieNode; /* key: parent << 32 | character; id -1: no end */
-typedef struct { TrieNode *node; int shift; uint64_t *pairs; } Trie; /* node [FIRST_CHARS + 2^(64 - shift)] */
-enum { FIRST_CHARS = 0x10000, TRIE_MAX = 1 << 25, PAIR_BITS = 20 }; /* 128 KiB: near the core, and one bit in 20 set */
-static const uint32_t ROOT = UINT32_MAX - 1, NO_NODE = UINT32_MAX;
-static const uint64_t EMPTY = UINT64_MAX;
+typedef struct { int32_t id; float score; } TriePiece; /* id -1: no piece; the score is for unigram */
+typedef struct { uint64_t key_mask; TriePiece piece; } TrieNode; /* parent << 37 | character << 16 | mask */
+typedef struct {
+    TrieNode *node;                              /* [FIRST_CHARS + 2^(64 - shift) + 1], the last one always empty */
+    int shift;
+    TriePiece *one;                              /* [FIRST_CHARS] of the root's children again, close together */
+    uint64_t *pairs;
+} Trie;
+enum { FIRST_CHARS = 0x10000, TRIE_MAX = 1 << 25, MASK_BITS = 16 };
+enum { PAIR_BITS = 20 };                         /* 128 KiB: near the core, and one bit in 20 set */
+static const uint32_t ROOT = (1 << 27) - 1, NO_NODE = UINT32_MAX;
+static const uint64_t EMPTY = UINT64_MAX >> MASK_BITS;
+
+static inline uint64_t trie_key(uint32_t from, uint32_t cp) { return (uint64_t)from << 21 | cp; }
+static inline uint64_t key_of(const TrieNode *node) { return node->key_mask >> MASK_BITS; }
 
 typedef struct { const uint8_t *s; uint32_t n; int32_t id; } Key;
 
@@ -108,32 +118,43 @@ static int key_order(const void *a, const void *b) {
 }
 
 static inline uint64_t trie_hash(uint32_t from, uint32_t cp) {
-    uint64_t key = (uint64_t)from << 32 | cp;
-    return (key ^ key >> 32) * 0x9E3779B97F4A7C15ull;
+    return ((uint64_t)from << 32 | (from ^ cp)) * 0x9E3779B97F4A7C15ull;
 }
 
 static inline uint32_t trie_slot(const Trie *t, uint32_t from, uint32_t cp) { /* its own, or the empty one for it */
-    uint64_t key = (uint64_t)from << 32 | cp;
+    uint64_t key = trie_key(from, cp);
     uint32_t last = ((uint32_t)1 << (64 - t->shift)) - 1, i = (uint32_t)(trie_hash(from, cp) >> t->shift);
     const TrieNode *node = t->node + FIRST_CHARS;
-    while ((node[i].key != key) & (node[i].key != EMPTY)) i = (i + 1) & last;
+    while ((key_of(&node[i]) != key) & (key_of(&node[i]) != EMPTY)) i = (i + 1) & last;
     return FIRST_CHARS + i;
 }
 
-/* May there be pieces that begin with these two? Then their node, which lies anywhere, is asked for here. */
-static inline bool trie_pair(const Trie *t, uint32_t first, uint32_t cp) {
+static inline uint32_t no_node(const Trie *t) { return FIRST_CHARS + ((uint32_t)1 << (64 - t->shift)); }
+
+/* Where the node of these two (the first below FIRST_CHARS) would stand, which lies anywhere in memory and is asked for
+ * here; no_node where no piece begins with them. By masks, as no branch predicts whether two characters are a word. */
+static inline uint32_t trie_pair(const Trie *t, uint32_t first, uint32_t cp) {
     uint64_t h = trie_hash(first, cp), bit = h >> (64 - PAIR_BITS);
-    bool yes = t->pairs[bit / 64] >> (bit % 64) & 1;
-    if (yes) __builtin_prefetch(t->node + FIRST_CHARS + (h >> t->shift));
-    return yes;
+    uint32_t yes = -(uint32_t)(t->pairs[bit / 64] >> (bit % 64) & 1), slot = FIRST_CHARS + (uint32_t)(h >> t->shift);
+    slot = (slot & yes) | (no_node(t) & ~yes);
+    __builtin_prefetch(t->node + slot);
+    return slot;
 }
 
-static inline uint32_t child_bit(uint32_t cp) { return 1u << (cp & 31); }
+/* From there to their node; an empty one where there is none. */
+static inline uint32_t trie_pair_node(const Trie *t, uint32_t slot, uint32_t first, uint32_t cp) {
+    const uint64_t key = trie_key(first, cp) << MASK_BITS, empty = EMPTY << MASK_BITS;
+    while (__builtin_expect(((t->node[slot].key_mask ^ key) >> MASK_BITS != 0) & (t->node[slot].key_mask < empty), 0))
+        if (++slot == no_node(t)) slot = FIRST_CHARS;
+    return slot;
+}
+
+static inline uint32_t child_bit(uint32_t cp) { return 1u << (cp % MASK_BITS); }
 
 static inline uint32_t trie_step(const Trie *t, uint32_t from, uint32_t cp) { /* NO_NODE: no child */
-    if (from != ROOT && !(t->node[from].mask & child_bit(cp))) return NO_NODE;
+    if (from != ROOT && !(t->node[from].key_mask & child_bit(cp))) return NO_NODE;
     uint32_t i = from == ROOT && cp < FIRST_CHARS ? cp : trie_slot(t, from, cp);
-    return t->node[i].key == EMPTY ? NO_NODE : i;
+    return key_of(&t->node[i]) == EMPTY ? NO_NODE : i;
 }
 
 /* How many characters of b, a key behind a in their order, are not also the beginning of a. 0: b is no text. */
@@ -163,29 +184,32 @@ static Trie trie_build(Key *keys, uint32_t n_keys, const char *path) {
     if (n_nodes > TRIE_MAX) die("%s: the pieces need a tree of %zu nodes; at most %d", path, n_nodes, TRIE_MAX);
     while ((size_t)1 << (64 - t.shift) < 2 * n_nodes) t.shift--;
     size_t n_slots = FIRST_CHARS + ((size_t)1 << (64 - t.shift));
-    t.node = xmalloc(size_mul(n_slots, sizeof *t.node));
-    for (size_t i = 0; i < n_slots; i++) t.node[i] = (TrieNode){EMPTY, 0, -1};
+    t.node = xmalloc(size_mul(n_slots + 1, sizeof *t.node));
+    for (size_t i = 0; i <= n_slots; i++) t.node[i] = (TrieNode){EMPTY << MASK_BITS, {-1, 0}};
     t.pairs = xcalloc((1 << PAIR_BITS) / 64, sizeof *t.pairs);
     for (uint32_t i = 0; i < n_keys; i++) {
         uint32_t at = ROOT, cp = 0;
         for (uint32_t k = 0; k < keys[i].n && keys[i].id >= 0; k += char_bytes(keys[i].s + k, keys[i].n - k)) {
             utf8_char(keys[i].s + k, keys[i].n - k, &cp);
             uint32_t slot = at == ROOT && cp < FIRST_CHARS ? cp : trie_slot(&t, at, cp);
-            t.node[slot].key = (uint64_t)at << 32 | cp;
-            if (at != ROOT) t.node[at].mask |= child_bit(cp);
+            if (key_of(&t.node[slot]) == EMPTY) t.node[slot].key_mask = trie_key(at, cp) << MASK_BITS;
+            if (at != ROOT) t.node[at].key_mask |= child_bit(cp);
             if (at < FIRST_CHARS) {
                 uint64_t bit = trie_hash(at, cp) >> (64 - PAIR_BITS);
                 t.pairs[bit / 64] |= 1ull << (bit % 64);
             }
             at = slot;
         }
-        if (at != ROOT) t.node[at].id = keys[i].id;
+        if (at != ROOT) t.node[at].piece.id = keys[i].id;
     }
+    t.one = xmalloc(FIRST_CHARS * sizeof *t.one);
+    for (uint32_t cp = 0; cp < FIRST_CHARS; cp++) t.one[cp] = t.node[cp].piece;
     return t;
 }
 
 static void trie_free(Trie *t) {
     free(t->node);
+    free(t->one);
     free(t->pairs);
 }
 
@@ -196,7 +220,7 @@ static int32_t trie_longest(const Trie *t, const uint8_t *s, size_t n, size_t *l
         int one = utf8_char(s + i, n - i, &cp);
         if (one <= 0 || (at = trie_step(t, at, cp)) == NO_NODE) break;
         i += (size_t)one;
-        if (t->node[at].id >= 0) id = t->node[at].id, *len = i;
+        if (t->node[at].piece.id >= 0) id = t->node[at].piece.id, *len = i;
     }
     return id;
 }
@@ -323,7 +347,8 @@ typedef struct {
                                                     blank at the end instead */
     const char *blank;                           /* what stands for one: MARK, or a blank */
     size_t n_blank;
-    bool copied[256], plain_blank;             /* ASCII that stays as it is before more ASCII; nothing applies to ' ' */
+    bool copied[256], plain_blank;               /* ASCII that stays as it is before ASCII; nothing applies to ' ' */
+    bool copied_three[256];                      /* first bytes of three whose characters all stay as they are */
 } Normalizer;
 
 typedef struct { Trie trie; bool first[256]; bool any; } UserPieces; /* found before anything else, and left alone */
@@ -334,6 +359,11 @@ static void normalizer_prepare(Normalizer *z, const UserPieces *user, bool marks
     z->plain_blank = !user->first[' '] && is_plain(z->charsmap, ' ');
     for (uint8_t b = 0; b < 0x80; b++)
         z->copied[b] = b == ' ' ? !marks && z->plain_blank : !user->first[b] && is_plain(z->charsmap, b);
+    for (uint32_t b = 0xE1; b < 0xF0; b++) { /* 0xE0 and 0xED also begin what is no character, 0xE2 the mark */
+        bool all = !user->first[b] && b != 0xE2 && b != 0xED;
+        for (uint32_t cp = (b & 0xF) << 12, i = 0; i < 0x1000 && all; i++) all = is_plain(z->charsmap, cp + i);
+        z->copied_three[b] = all;
+    }
 }
 
 typedef struct { const char *s; size_t n, used; } Rewritten;
@@ -364,6 +394,9 @@ static const uint8_t *copied_end(const Normalizer *z, const UserPieces *user, co
         if (s > from && s[-1] < 0x80 && z->charsmap &&
             charsmap_find(z->charsmap, s - 1, (size_t)(end - s) + 1, true, &len) >= 0)
             return s - 1;
+        const uint8_t *row = s;
+        while (end - s >= 3 && z->copied_three[*s] && (s[1] & 0xC0) == 0x80 && (s[2] & 0xC0) == 0x80) s += 3;
+        if (s > row) continue;
         uint32_t cp;
         int one = utf8_char(s, (size_t)(end - s), &cp);
         if (one <= 0 || user->first[*s] || !is_plain(z->charsmap, cp) || (cp == MARK_CHAR && z->escape)) return s;
@@ -632,21 +665,21 @@ static void bpe_build(Loader *l) {
     t->joins.usable = !sp->any_unused; /* how an unused piece falls apart depends on the whole text */
     t->joins.fuse = !t->byte_fallback;
     for (size_t i = 0; i < sp->char_slots && t->joins.fuse; i++)
-        if (sp->chars[i].id >= 0 && sp->chars[i].id < t->n_ids) joins_add(&t->joins, 0, sp->chars[i].cp);
+        if (sp->chars[i].id >= 0 && sp->chars[i].id < t->n_ids) joins_known(&t->joins, sp->chars[i].cp);
 }
 
 /* [sp.unigram] the most probable pieces ----------------------------------------------------------------------------- *
  * Each piece has a score, the logarithm of its probability; of all ways to cut the text the one with the highest sum
  * wins. place[i] holds the best way to the i-th character, known before any piece that begins there is tried (Viterbi,
- * 1967). cp is the character behind that place, at its byte; pair: may a piece begin with the one before it and it?
- * Where no piece reaches across a place, what lies before it is decided: there words can be looked up instead,
- * and written out, so that memory stays small. */
-typedef struct { double score; int32_t id; uint32_t from, cp, at : 31, pair : 1; } Place;
-enum { NOT_REACHED = -1, UNKNOWN_CHAR = -2, NO_CHARACTER = 0x110000 };
+ * 1967): `way` is the last piece's id and, in the upper half, the place where it begins. cp is the character behind a
+ * place, at its byte; pair: where it and the next one would stand in the tree. Where no piece reaches across a place,
+ * what lies before it is decided: there words can be looked up instead, and written out, so that memory stays small. */
+typedef struct { union { double d; float f; } score; uint64_t way; const uint8_t *at; uint32_t cp, pair; } Place;
+enum { UNKNOWN_CHAR = -1, NO_CHARACTER = 0x110000 };
 
 struct Unigram {
     Trie trie;
-    double *score, unk_score, largest;           /* score [n_ids]; largest: of all scores, without sign */
+    double *score, unk_score, largest;           /* score [n_ids], score[-1] = unk_score; largest: without sign */
     float *score_f;                              /* the same where single: half the memory to look into */
     int32_t unk;
     bool single;                                 /* SentencePiece's arithmetic; Hugging Face's is in double precision */
@@ -666,26 +699,31 @@ static void emit_run(Emit *e) {
     e->run = e->run_end;
 }
 
-static void emit_path(Emit *e, Place *place, size_t n, const uint8_t *s) { /* to place[n] of the text s */
+static inline uint64_t way_of(size_t from, int32_t id) { return (uint64_t)from << 32 | (uint32_t)id; }
+
+static void emit_path(Emit *e, Place *place, size_t n) { /* to place[n] */
     size_t n_ids = 0;
-    for (size_t i = n, after = n, before; i; after = i, i = before, n_ids++) { /* from now on, from says where to */
-        before = place[i].from;
-        place[i].from = (uint32_t)after;
-        if (!before) place[0].from = (uint32_t)i;
+    int32_t id = 0;
+    for (size_t i = n, after = n, before; i; after = i, i = before, n_ids++) { /* from now on, way says where to */
+        before = place[i].way >> 32;
+        int32_t last = (int32_t)(uint32_t)place[i].way;
+        place[i].way = way_of(after, id);
+        id = last;
+        if (!before) place[0].way = way_of(i, id);
     }
     ids_room(e->ids, n_ids);
     for (size_t from = 0, to; from < n; from = to, n_ids--) {
-        to = place[from].from;
-        if (place[to].id != UNKNOWN_CHAR) {
+        to = place[from].way >> 32, id = (int32_t)(uint32_t)place[from].way;
+        if (id != UNKNOWN_CHAR) {
             if (e->run != e->run_end) {
                 emit_run(e);
                 ids_room(e->ids, n_ids);
             }
-            e->ids->v[e->ids->n++] = place[to].id;
+            e->ids->v[e->ids->n++] = id;
         } else {
             e->unknown = true;
-            if (e->run == e->run_end) e->run = s + place[from].at;
-            e->run_end = s + place[to].at;
+            if (e->run == e->run_end) e->run = place[from].at;
+            e->run_end = place[to].at;
         }
     }
 }
@@ -701,91 +739,110 @@ static Place *place_room(Worker *w, size_t n) {
 }
 
 /* Where text begins that is better looked up: signs between Chinese are not worth it. */
-static bool begins_word(uint32_t cp) { return cp == ' ' || ((cp | 0x20) >= 'a' && (cp | 0x20) <= 'z'); }
+static bool begins_word(uint32_t cp) {
+    return cp < 0x80 && (cp == ' ' || ((cp | 0x20) >= 'a' && (cp | 0x20) <= 'z'));
+}
 
 /* The library starts its sums afresh beyond this, as single precision runs out. */
 static const double RESET = 100000;
 
-/* More characters, if there are any: place[*n] and some behind it. The nodes of two in a row are asked for long before
- * they are needed, as they lie anywhere in the tree. */
-static inline bool look_on(const Trie *trie, Worker *w, const uint8_t *s, const uint8_t *end, bool until_word,
-                           Place **place, size_t *room, size_t *n) {
-    enum { MOST = 1 << 28, AHEAD = 8 };
-    const uint8_t *p = s + (*place)[*n].at;
-    if (p == end) return false;
-    if (*n + AHEAD + 1 > *room) {
-        if (*n >= MOST) die("a text of %d characters in which no place is sure to be a piece's end", MOST);
-        *place = place_room(w, *room = 2 * *n);
+static inline double score_at(const Place *p, const bool single) { return single ? (double)p->score.f : p->score.d; }
+static inline void set_score(Place *p, double score, const bool single) {
+    if (single) p->score.f = (float)score;
+    else p->score.d = score;
+}
+
+/* A piece leads from place `from` here, with that sum: is it the best way? By masks: a branch would guess wrong. */
+static inline void offer(Place *to, const Unigram *u, double sum, TriePiece piece, size_t from, const bool single) {
+    const float score_f = (float)sum + piece.score;
+    const double score = single ? 0 : sum + u->score[piece.id];
+    const uint64_t better = -(uint64_t)(single ? score_f > to->score.f : score > to->score.d);
+    if (single) to->score.f = score_f > to->score.f ? score_f : to->score.f;
+    else to->score.d = score > to->score.d ? score : to->score.d;
+    to->way = (way_of(from, piece.id) & better) | (to->way & ~better);
+}
+
+typedef struct { Place *v; size_t n, room; } Places; /* n characters are known: v[n] is where the next begins */
+
+/* One more character; the place behind it, and the score of the one after that, for a pair that is none. What the tree
+ * knows of it lies anywhere in memory: it is asked for here, long before it is needed. */
+static inline __attribute__((always_inline)) uint32_t look_on(const Trie *trie, Worker *w, Places *p,
+                                                              const uint8_t *end, const bool single) {
+    enum { MOST = 1 << 28 };
+    if (p->n + 3 > p->room) {
+        if (p->n >= MOST) die("a text of %d characters in which no place is sure to be a piece's end", MOST);
+        p->v = place_room(w, p->room *= 2);
     }
-    Place *here = *place + *n, *stop = here + AHEAD;
-    uint32_t before = *n ? here[-1].cp : NO_CHARACTER;
-    bool word = false;
-    for (; here < stop && p < end && !(word && until_word); here++) {
-        uint32_t cp = *p;
-        int len = cp < 0x80 ? 1 : utf8_char(p, (size_t)(end - p), &cp);
-        if (len <= 0) cp = NO_CHARACTER + *p, len = 1; /* no piece has it */
-        here->pair = before >= FIRST_CHARS || trie_pair(trie, before, cp);
-        word = begins_word(cp);
-        p += len;
-        here->cp = before = cp;
-        here[1] = (Place){.score = -INFINITY, .id = NOT_REACHED, .at = (uint32_t)(p - s) & INT32_MAX};
-    }
-    *n = (size_t)(here - *place);
-    return true;
+    Place *here = p->v + p->n;
+    uint32_t cp = *here->at;
+    int len = cp < 0x80 ? 1 : utf8_char(here->at, (size_t)(end - here->at), &cp);
+    if (len <= 0) cp = NO_CHARACTER + *here->at, len = 1; /* no piece has it */
+    here->cp = cp;
+    here[1].at = here->at + len;
+    set_score(here + 2, -INFINITY, single);
+    if (cp < FIRST_CHARS) __builtin_prefetch(trie->one + cp);
+    if (p->n++ && here[-1].cp < FIRST_CHARS) here[-1].pair = trie_pair(trie, here[-1].cp, cp);
+    return cp;
 }
 
 /* The best pieces of the text from s on, up to end or, with until_word, to the first decided place where a word begins.
- * Returns that place. sum: of the scores before s, then with those of the text. */
+ * Returns that place. sum: of the scores before s, then with those of the text. Characters are looked at AHEAD of the
+ * place in hand, or, as a word may be looked up instead, to where one begins; at least a pair's, and the next. */
 static inline __attribute__((always_inline)) const uint8_t *best_pieces(Emit *e, Worker *w, const uint8_t *s,
                                                                         const uint8_t *end, bool until_word,
                                                                         double *sum, const bool single) {
-    enum { PART = 512 }; /* characters: what is decided is written out in parts of about so many */
+    enum { PART = 128, LOOK = 3, AHEAD = 16 };   /* PART: characters that are written out together */
     const Unigram *u = e->t->unigram;
     const Trie *trie = &u->trie;
-    size_t room = 2 * PART, n = 0, reached = 0; /* n characters have been looked at; pieces end as far as reached */
-    Place *place = place_room(w, room);
-    place[0] = (Place){.score = *sum};
+    Places p = {place_room(w, 2 * PART), 0, 2 * PART};
+    size_t reached = 0;                          /* pieces end as far as this place */
+    bool word = false;
+    p.v[0].at = s;
+    set_score(&p.v[0], *sum, single);
+    set_score(&p.v[1], -INFINITY, single);
     for (size_t i = 0;; i++) {
-        if (i == reached && i) {
-            bool more = i < n || look_on(trie, w, s, end, until_word, &place, &room, &n);
-            bool stop = !more || (until_word && begins_word(place[i].cp));
-            const uint8_t *here = s + place[i].at;
-            if (stop || i >= PART) {
-                emit_path(e, place, i, s);
-                if (stop) {
-                    emit_run(e);
-                    *sum = place[i].score;
-                    return here;
-                }
-                size_t before = place[i].at;
-                memmove(place, place + i, (n - i + 1) * sizeof *place);
-                n -= i, reached = i = 0, s += before;
-                for (size_t k = 0; k <= n; k++) place[k].at = (place[k].at - (uint32_t)before) & INT32_MAX;
+        while ((p.n < i + LOOK || (p.n < i + AHEAD && !word)) && p.v[p.n].at < end)
+            word = begins_word(look_on(trie, w, &p, end, single)) && until_word;
+        const bool stop = i == p.n || (until_word && begins_word(p.v[i].cp));
+        if ((i >= PART || stop) && i == reached && i) {
+            emit_path(e, p.v, i);
+            if (stop) {
+                emit_run(e);
+                *sum = score_at(&p.v[i], single);
+                return p.v[i].at;
             }
+            memmove(p.v, p.v + i, (p.n - i + 2) * sizeof *p.v);
+            p.n -= i, reached = i = 0;
         }
-        if (single && (place[i].score > RESET || place[i].score < -RESET)) {
-            double offset = place[i].score;
-            for (size_t k = i; k <= reached; k++) place[k].score = (float)(place[k].score - offset);
+        const double offset = score_at(&p.v[i], single);
+        if (single && fabs(offset) > RESET)
+            for (size_t k = i; k <= reached; k++) set_score(&p.v[k], score_at(&p.v[k], single) - offset, single);
+
+        const double here = score_at(&p.v[i], single);
+        const uint32_t cp = p.v[i].cp;
+        uint32_t node = no_node(trie);           /* of the pair */
+        TriePiece one;
+        if (cp < FIRST_CHARS) {
+            one = trie->one[cp];
+            if (i + 1 < p.n) node = trie_pair_node(trie, p.v[i].pair, cp, p.v[i + 1].cp);
+        } else {
+            uint32_t first = trie_step(trie, ROOT, cp), two = NO_NODE;
+            one = trie->node[first == NO_NODE ? node : first].piece;
+            if (one.id < 0) one.score = (float)u->unk_score;
+            if (first != NO_NODE && i + 1 < p.n) two = trie_step(trie, first, p.v[i + 1].cp);
+            if (two != NO_NODE) node = two;
         }
-        double here = place[i].score;
-        uint32_t node = ROOT;
-        bool one = false;
-        for (size_t k = i;;) {
-            if (k == n && !look_on(trie, w, s, end, until_word, &place, &room, &n)) break;
-            if ((k == i + 1 && !place[k].pair) || (node = trie_step(trie, node, place[k].cp)) == NO_NODE) break;
-            k++;
-            int32_t id = trie->node[node].id;
-            if (id < 0) continue;
-            one |= k == i + 1;
-            double score = single ? (float)here + u->score_f[id] : here + u->score[id];
-            if (score > place[k].score) place[k].score = score, place[k].id = id, place[k].from = (uint32_t)i;
-            if (k > reached) reached = k;
-        }
-        if (one) continue;
-        double score = single ? (float)here + (float)u->unk_score : here + u->unk_score;
-        Place *next = &place[i + 1];
-        if (score > next->score) next->score = score, next->id = UNKNOWN_CHAR, next->from = (uint32_t)i;
-        if (i + 1 > reached) reached = i + 1;
+        const TriePiece pair = trie->node[node].piece;
+        size_t to = i + 1 + (pair.id >= 0);
+        offer(&p.v[i + 1], u, here, one, i, single);
+        if (single || pair.id >= 0) offer(&p.v[i + 2], u, here, pair, i, single);
+        if (i + 2 < p.n && trie->node[node].key_mask & child_bit(p.v[i + 2].cp)) /* longer ones, step by step */
+            for (size_t k = i + 2; k < p.n || p.v[k].at < end;) {
+                if (k == p.n) look_on(trie, w, &p, end, single);
+                if ((node = trie_step(trie, node, p.v[k++].cp)) == NO_NODE) break;
+                if (trie->node[node].piece.id >= 0) offer(&p.v[to = k], u, here, trie->node[node].piece, i, single);
+            }
+        if (to > reached) reached = to;
     }
 }
 
@@ -811,7 +868,7 @@ static float sum_limit(const Unigram *u, const uint8_t *s, size_t n) {
             size_t step = to < n ? utf8_step(s + to, n - to) : 0;
             if (step && node != NO_NODE && (node = trie_step(&u->trie, node, char_of(s + to, step))) != NO_NODE) {
                 to += step;
-                int32_t id = u->trie.node[node].id;
+                int32_t id = u->trie.node[node].piece.id;
                 if (id < 0) continue;
                 score = u->score[id];
                 one |= to - at == len;
@@ -928,9 +985,9 @@ static Unigram *unigram_build(const Tokenizer *t, const double *score, int32_t u
     Key *keys = xmalloc(size_mul(n_ids + 1, sizeof *keys));
     uint32_t n_keys = 0;
     char *text = xmalloc(t->vocab.pool.len + 1), *p = text;
-    u->score = xmalloc(size_mul(n_ids + 1, sizeof *u->score));
+    u->score = (double *)xmalloc(size_mul(n_ids + 1, sizeof *u->score)) + 1;
     u->unk = unk;
-    u->unk_score = least - 10;
+    u->score[-1] = u->unk_score = least - 10;
     u->largest = fabs(u->unk_score);
     for (size_t id = 0; id < n_ids; id++) {
         const Spelling *spelling = &t->vocab.spelling[id];
@@ -964,8 +1021,8 @@ Unigram *unigram_new(const Tokenizer *t, const double *score, int32_t unk) {
 void unigram_free(Unigram *u) {
     if (!u) return;
     trie_free(&u->trie);
-    free(u->score);
-    free(u->score_f);
+    free(u->score - 1);
+    if (u->score_f) free(u->score_f - 1);
     free(u);
 }
 
@@ -975,15 +1032,21 @@ void unigram_free(Unigram *u) {
  * run of 2 to 80 blanks as <|blank_N|>; and turns these words back into what they stand for after decoding. */
 enum { MAX_BLANKS = 80 };
 
+/* Is one of the eight bytes at p a line break or a tab, or a blank before another (p[8] is looked at)? x - 1 borrows into
+ * the high bit where a byte x is 0. */
+static inline bool any_blanks(const uint8_t *p) {
+    const uint64_t ones = 0x0101010101010101ull, high = ones << 7;
+    uint64_t x, next;
+    memcpy(&x, p, 8);
+    memcpy(&next, p + 1, 8);
+    const uint64_t a = x ^ ones * '\n', b = x ^ ones * '\t', c = (x ^ ones * ' ') | (next ^ ones * ' ');
+    return (((a - ones) & ~a) | ((b - ones) & ~b) | ((c - ones) & ~c)) & high;
+}
+
 /* How much of s comes before the first line break, tab or row of blanks. */
 static size_t before_blanks(const uint8_t *s, size_t n) {
-    enum { BLOCK = 16 }; /* as many bytes as the compiler compares at once */
     size_t i = 0;
-    for (uint8_t any = 0; i + BLOCK < n; i += BLOCK) {
-        for (int k = 0; k < BLOCK; k++)
-            any |= (s[i + k] == '\n') | (s[i + k] == '\t') | ((s[i + k] == ' ') & (s[i + k + 1] == ' '));
-        if (any) break;
-    }
+    while (i + 8 < n && !any_blanks(s + i)) i += 8;
     while (i < n && s[i] != '\n' && s[i] != '\t' && !(s[i] == ' ' && i + 1 < n && s[i + 1] == ' ')) i++;
     return i;
 }
@@ -1186,12 +1249,18 @@ static void unigram_load(Loader *l) {
             score[sp->first_id + k] = (float)(0.1 * ((double)t->vocab.spelling[sp->first_id + k].n - 1));
     }
     t->unigram = unigram_build(t, score, t->unk, least, &t->joins, sp->norm.escape && sp->norm.n_blank == 1, l->path);
-    t->unigram->unk_score = (float)least - 10.0f;
+    t->unigram->score[-1] = t->unigram->unk_score = (float)least - 10.0f;
     t->unigram->single = true;
     for (uint32_t a = 1; a < 128; a++)
         for (uint32_t b = 1; b < 128; b++) t->unigram->joined[a][b] = chars_joined(&t->joins, a, b);
-    t->unigram->score_f = xmalloc(size_mul(t->vocab.n_ids, sizeof *t->unigram->score_f));
-    for (size_t id = 0; id < t->vocab.n_ids; id++) t->unigram->score_f[id] = (float)t->unigram->score[id];
+    t->unigram->score_f = (float *)xmalloc(size_mul(t->vocab.n_ids + 1, sizeof *t->unigram->score_f)) + 1;
+    for (int32_t id = -1; id < (int32_t)t->vocab.n_ids; id++) t->unigram->score_f[id] = (float)t->unigram->score[id];
+    Trie *trie = &t->unigram->trie;
+    for (uint32_t i = 0; i <= no_node(trie); i++) {
+        TriePiece *piece = &trie->node[i].piece;
+        piece->score = piece->id < 0 ? -INFINITY : t->unigram->score_f[piece->id];
+        if (i < FIRST_CHARS) trie->one[i] = (TriePiece){piece->id, t->unigram->score_f[piece->id]};
+    }
     free(score);
 }
 
