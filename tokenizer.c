@@ -122,7 +122,7 @@ static void show_word(const Tokenizer *t, Worker *w, int number, const uint8_t *
     } else if (n > SHORT_WORD || t->model != MODEL_BPE || t->note_splits) {
         if (n > SHORT_WORD) printf("    %zu bytes: too many steps to show\n", n);
         else if (t->note_splits) printf("    merged, and what is an unused piece taken apart again\n");
-        encode_cached(t, w, s, n, s + n, &ids);
+        encode_cached(t, w, &(Piece){0, n}, 1, s, s + n, &ids);
     } else {
         int n_id = first_symbols(t, s, n, id);
         show_row(t, id, n_id, -1, &text);

@@ -325,6 +325,6 @@ void encode_joined(const Tokenizer *t, Worker *w, const uint8_t *s, size_t n, Id
             next = t->joins.usable ? joined_end(&t->joins, p, end) : end;
             word[n_words++] = (Piece){(size_t)(p - s), (size_t)(next - s)};
         }
-        encode_words_cached(t, w, word, n_words, s, end, ids);
+        encode_cached(t, w, word, n_words, s, end, ids);
     }
 }

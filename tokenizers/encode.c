@@ -151,18 +151,15 @@ static inline void encode_word(const Tokenizer *t, Worker *w, const uint8_t *p, 
     encode_found(t, w, p, n, key, cache_slot(w, key), ids);
 }
 
-void encode_cached(const Tokenizer *t, Worker *w, const uint8_t *s, size_t n, const uint8_t *end, Ids *ids) {
-    encode_word(t, w, s, n, end, ids);
-}
-
-void encode_words_cached(const Tokenizer *t, Worker *w, const Piece *word, size_t n_words, const uint8_t *s,
-                         const uint8_t *end, Ids *ids) {
+void encode_cached(const Tokenizer *t, Worker *w, const Piece *word, size_t n_words, const uint8_t *s,
+                   const uint8_t *end, Ids *ids) {
     uint64_t key[WORDS_AT_ONCE][4];
     CacheSlot *slot[WORDS_AT_ONCE];
     for (size_t i = 0; i < n_words; i++) {
         if (word[i].to - word[i].from > CACHE_WORD) continue;
         cache_key(s + word[i].from, word[i].to - word[i].from, end, key[i]);
-        __builtin_prefetch(slot[i] = cache_slot(w, key[i]));
+        slot[i] = cache_slot(w, key[i]);
+        __builtin_prefetch(slot[i]);
     }
     for (size_t i = 0; i < n_words; i++) {
         const uint8_t *p = s + word[i].from;

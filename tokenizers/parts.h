@@ -290,7 +290,7 @@ struct Tokenizer {
 enum { CACHE_WORD = 31, CACHE_IDS = 7, CACHE_BITS = 16 };
 typedef struct { uint64_t key[4]; int32_t id[CACHE_IDS], n; } CacheSlot;
 enum { LONE_IDS = 3 };
-typedef struct { int32_t id[LONE_IDS], n; } LoneChar; /* n 0: not asked for yet; -1: more ids than these */
+typedef struct { int32_t id[LONE_IDS], n; } LoneChar; /* n 0: not asked for yet */
 
 struct Worker {
     CacheSlot *cache;                            /* [1 << CACHE_BITS], 4 MiB; the frequent words stay near the core */
@@ -383,13 +383,12 @@ static inline CacheSlot *cache_slot(Worker *w, const uint64_t key[4]) {
     return &w->cache[mix(h) >> (64 - CACHE_BITS)];
 }
 
-/* The ids of one word through the cache; `end` is how far s may be read. On a miss, model_word does the work. A model
- * that cuts a piece into words itself calls this for each. */
-void encode_cached(const Tokenizer *t, Worker *w, const uint8_t *s, size_t n, const uint8_t *end, Ids *ids);
-/* The same for up to WORDS_AT_ONCE words, whose slots, anywhere in 4 MiB, come from memory together. */
+/* The ids of up to WORDS_AT_ONCE words of s through the cache, whose slots, anywhere in 4 MiB, come from memory
+ * together; `end` is how far s may be read. On a miss, model_word does the work. For a model that cuts a piece into words
+ * itself. */
 enum { WORDS_AT_ONCE = 16 };
-void encode_words_cached(const Tokenizer *t, Worker *w, const Piece *word, size_t n_words, const uint8_t *s,
-                         const uint8_t *end, Ids *ids);
+void encode_cached(const Tokenizer *t, Worker *w, const Piece *word, size_t n_words, const uint8_t *s,
+                   const uint8_t *end, Ids *ids);
 
 /* ---- load.c ----------------------------------------------------------------------------------------------------- */
 
