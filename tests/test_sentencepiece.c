@@ -190,6 +190,28 @@ static void test_bpe(void) {
     buf_free(&want);
 }
 
+/* Characters of three bytes: without a piece, with one, and as the first or second of a longer one. */
+static void test_bpe_chinese(void) {
+    static const Row rows[] = {
+        {"\xE6\x88\x91\xE4\xBD\xA0\xE6\x88\x91", "268 233 139 148 272 233 139 148",
+         "\xE6\x88\x91\xE4\xBD\xA0\xE6\x88\x91"},
+        {"\xE4\xBD\xA0\xE5\xA5\xBD", "268 273", "\xE4\xBD\xA0\xE5\xA5\xBD"},
+        {"\xE5\xA5\xBD\xE4\xBD\xA0\xE5\xA5\xBD\xE5\xA5\xBD", "268 232 168 192 273 232 168 192",
+         "\xE5\xA5\xBD\xE4\xBD\xA0\xE5\xA5\xBD\xE5\xA5\xBD"},
+        {"\xE4\xBD\xA0\xE6\x88\x91\xE5\xA5\xBD", "268 272 233 139 148 232 168 192",
+         "\xE4\xBD\xA0\xE6\x88\x91\xE5\xA5\xBD"},
+        {"a\xE6\x88\x91" "b", "261 233 139 148 270", "a\xE6\x88\x91" "b"}};
+    Buf b = {0};
+    bpe_model(&b, false);
+    put_piece(&b, "\xE4\xBD\xA0\xE5\xA5\xBD", -15, NORMAL); /* 273 */
+    char *dir = write_dir("chinese", "tokenizer.model", &b, b.len);
+    Tokenizer *t = tokenizer_load(dir);
+    check_rows(t, ROWS(rows));
+    tokenizer_free(t);
+    free(dir);
+    buf_free(&b);
+}
+
 /* Ids that no text makes, in a row: where the text's first blank is, and what bytes that are no character look like. */
 static void test_decode(void) {
     static const struct { const char *model; int32_t ids[5]; int n; const char *want; } rows[] = {
@@ -278,8 +300,8 @@ static void reference(const char *s, size_t n, Ids *ids) { /* piece i has the id
 
 static void test_unigram_definition(void) {
     static const char *const parts[] = {"a", "b", "ab", "abab", " ", "\xE4\xB8\xAD", "\xE6\x96\x87", "\xC3\xA9", "x",
-        ".",
-                                        "...", " ab ", "\xF0\x9F\x98\x80", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"};
+                                        ".", "...", " ab ", "\xF0\x9F\x98\x80", "\xF0\x9F\x99\x82",
+                                        "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"};
     enum { N_PARTS = sizeof parts / sizeof *parts, ROUNDS = 1500 };
     Buf b = {0}, normalizer = {0};
     put_piece(&b, "<unk>", 0, UNKNOWN);
@@ -390,6 +412,8 @@ static void test_chatglm(void) {
     CHECK(tokenizer_vocab(t) == 17 + 20 && !tokenizer_prefix(t)->n, "17 pieces behind 20 tokens of images");
     CHECK(suffix->n == 2 && suffix->v[0] == 35 && suffix->v[1] == 36, "[gMASK] <sop> behind a text");
     check_row(t, "a\n\tb  b", 7, false, "27 29 33 25 34 25", "a\n\tb  b");
+    const char *far = "ababababab\nabababab\tababab  abababab"; /* blanks far from both ends */
+    check_row(t, far, strlen(far), false, "23 26 26 26 26 26 29 26 26 26 26 33 26 26 26 34 26 26 26 26", far);
     check_row(t, "a b   b", 7, false, "27 23 25 20 25 20 24 20 25",
               "a b \xE2\x81\x87 b \xE2\x81\x87 a \xE2\x81\x87 b"); /* no piece for three blanks */
     tokenizer_free(t);
@@ -492,6 +516,7 @@ static void test_hostile(void) {
 int main(int argc, char **argv) {
     (void)argc;
     test_bpe();
+    test_bpe_chinese();
     test_unigram();
     test_unigram_definition();
     test_beside();

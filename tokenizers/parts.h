@@ -149,7 +149,7 @@ enum { JOIN_BITS = 20 };
 typedef struct {
     bool usable;                                 /* false: never cut */
     bool fuse;                                   /* never between two characters that are both unknown either */
-    uint64_t bound[0x10000 / 64];                /* characters that have such a neighbour; others stand alone */
+    uint64_t bound[0x10000 / 64];                /* characters that can have one behind them; others end a word */
     uint64_t ascii[128][2];                      /* bit b of row a: a token can hold a and b side by side */
     uint64_t *pairs;                             /* of the others, or NULL: none */
     uint64_t *known;                             /* where fuse: a bit for each character with a token, or NULL: none */
@@ -384,8 +384,8 @@ static inline CacheSlot *cache_slot(Worker *w, const uint64_t key[4]) {
 }
 
 /* The ids of up to WORDS_AT_ONCE words of s through the cache, whose slots, anywhere in 4 MiB, come from memory
- * together; `end` is how far s may be read. On a miss, model_word does the work. For a model that cuts a piece into words
- * itself. */
+ * together; `end` is how far s may be read. On a miss, model_word does the work. For a model that cuts a piece into
+ * words itself. */
 enum { WORDS_AT_ONCE = 16 };
 void encode_cached(const Tokenizer *t, Worker *w, const Piece *word, size_t n_words, const uint8_t *s,
                    const uint8_t *end, Ids *ids);
