@@ -258,7 +258,7 @@ class Results:
         options = {k: v for k, v in vars(self.args).items() if k not in places and not isinstance(v, Path)}
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(dict(machine=self.machine, limits=self.limits, options=options, rows=self.rows),
-                                   indent=1, default=list) + "\n")
+                                   indent=1, default=lambda v: v.name if isinstance(v, Path) else list(v)) + "\n")
         print(f"\nwritten to {path}")
 
 
