@@ -107,8 +107,9 @@ def plot(results):
             out.append(f'<polyline points="{path}" fill="none" stroke="#2a6db0" stroke-width="2"/>')
             for x, v, (label, *_) in zip(xs, figures, values):
                 text = number(v) if k == 0 else f"{100 * v:.0f}%"
+                beside = -8 if place(v) > y0 + 12 else 18    # not into the title
                 out.append(f'<circle cx="{x:.1f}" cy="{place(v):.1f}" r="3.5" fill="#2a6db0"/>'
-                           f'<text x="{x:.1f}" y="{place(v) - 8:.1f}" text-anchor="middle">{text}</text>'
+                           f'<text x="{x:.1f}" y="{place(v) + beside:.1f}" text-anchor="middle">{text}</text>'
                            f'<text x="{x:.1f}" y="{y0 + height + 16}" text-anchor="middle">{label}</text>')
         out.append(f'<text x="{x0 + width / 2}" y="{top + 2 * height + gap + 34}" text-anchor="middle">{titles[row]}</text>')
     return "\n".join([*out, "</svg>", ""])
