@@ -125,7 +125,7 @@ static inline uint32_t trie_slot(const Trie *t, uint32_t from, uint32_t cp) { /*
     uint64_t key = trie_key(from, cp);
     uint32_t last = ((uint32_t)1 << (64 - t->shift)) - 1, i = (uint32_t)(trie_hash(from, cp) >> t->shift);
     const TrieNode *node = t->node + FIRST_CHARS;
-    while ((key_of(&node[i]) != key) & (key_of(&node[i]) != EMPTY)) i = (i + 1) & last;
+    while ((int)(key_of(&node[i]) != key) & (int)(key_of(&node[i]) != EMPTY)) i = (i + 1) & last;
     return FIRST_CHARS + i;
 }
 
