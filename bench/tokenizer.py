@@ -33,7 +33,7 @@ GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|
 
 def arguments(argv=None):
     p = parser(__doc__)
-    p.add_argument("--text", nargs="*", help="text files")
+    p.add_argument("--text", nargs="*", type=Path, help="text files")
     p.add_argument("--train-bytes", type=int, help="default: 50 MB, quick: 5")
     p.add_argument("--encode-bytes", type=int, help="default: 10 MB, quick: 2")
     p.add_argument("--vocab", type=int, default=32000)
