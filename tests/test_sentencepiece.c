@@ -151,6 +151,15 @@ static void check_rows(const Tokenizer *t, const Row *rows, size_t n) {
 
 #define ROWS(r) r, sizeof r / sizeof *r
 
+static void check_model(const char *name, Buf *b, const Row *rows, size_t n) { /* frees b */
+    char *dir = write_dir(name, "tokenizer.model", b, b->len);
+    Tokenizer *t = tokenizer_load(dir);
+    check_rows(t, rows, n);
+    tokenizer_free(t);
+    free(dir);
+    buf_free(b);
+}
+
 static void test_bpe(void) {
     static const Row rows[] = {
         {"", "", ""}, {"a", "261", "a"}, {"ab c", "262 268 271", "ab c"}, {"abc", "262 271", "abc"},
@@ -180,12 +189,8 @@ static void test_bpe(void) {
     tokenizer_free(t);
     free(dir);
     bpe_model(&u, true);
-    t = tokenizer_load(dir = write_dir("unused", "tokenizer.model", &u, u.len));
-    check_rows(t, ROWS(unused));
-    tokenizer_free(t);
-    free(dir);
+    check_model("unused", &u, ROWS(unused));
     buf_free(&b);
-    buf_free(&u);
     buf_free(&long_text);
     buf_free(&want);
 }
@@ -204,12 +209,7 @@ static void test_bpe_chinese(void) {
     Buf b = {0};
     bpe_model(&b, false);
     put_piece(&b, "\xE4\xBD\xA0\xE5\xA5\xBD", -15, NORMAL); /* 273 */
-    char *dir = write_dir("chinese", "tokenizer.model", &b, b.len);
-    Tokenizer *t = tokenizer_load(dir);
-    check_rows(t, ROWS(rows));
-    tokenizer_free(t);
-    free(dir);
-    buf_free(&b);
+    check_model("chinese", &b, ROWS(rows));
 }
 
 /* Ids that no text makes, in a row: where the text's first blank is, and what bytes that are no character look like. */
@@ -245,12 +245,7 @@ static void test_unigram(void) {
         {MARK MARK "a", "3 3 7", "a"}};
     Buf b = {0};
     unigram_model(&b, false);
-    char *dir = write_dir("unigram", "tokenizer.model", &b, b.len);
-    Tokenizer *t = tokenizer_load(dir);
-    check_rows(t, ROWS(rows));
-    tokenizer_free(t);
-    free(dir);
-    buf_free(&b);
+    check_model("unigram", &b, ROWS(rows));
 }
 
 /* The definition, the long way round: all pieces at every place, sums from the text's start in single precision. Texts

@@ -201,13 +201,6 @@ void bpe(const Tokenizer *t, Worker *w, const uint8_t *s, size_t n, Ids *ids) {
 
 enum { NO_CHARACTER = 0x110000 }; /* a byte that is part of none */
 
-static inline size_t pair_bit(uint32_t a, uint32_t b) {
-    return (size_t)((((uint64_t)a << 32) | (a ^ b)) * 0x9E3779B97F4A7C15ull >> (64 - JOIN_BITS));
-}
-
-static inline bool has_bit(const uint64_t *bits, size_t i) { return bits[i / 64] >> (i % 64) & 1; }
-static inline void set_bit(uint64_t *bits, size_t i) { bits[i / 64] |= 1ull << (i % 64); }
-
 static inline bool is_bound(const Joins *j, uint32_t c) { return c >= 0x10000 || has_bit(j->bound, c); }
 
 void joins_add(Joins *j, uint32_t a, uint32_t b) {
@@ -216,7 +209,7 @@ void joins_add(Joins *j, uint32_t a, uint32_t b) {
         set_bit(j->ascii[a], b);
         return;
     }
-    if (!j->pairs) j->pairs = xcalloc((1 << JOIN_BITS) / 64, sizeof *j->pairs);
+    if (!j->pairs) j->pairs = xcalloc(PAIR_WORDS, sizeof *j->pairs);
     set_bit(j->pairs, pair_bit(a, b));
 }
 

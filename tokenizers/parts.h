@@ -132,26 +132,37 @@ enum { NO_MERGE = INT_MAX };
 static const uint64_t NO_PAIR = UINT64_MAX;
 
 static inline uint64_t pair_of(int32_t left, int32_t right) { return (uint64_t)(uint32_t)left << 32 | (uint32_t)right; }
+/* Of any two 32-bit numbers; its high bits are the good ones. */
+static inline uint64_t pair_hash(uint64_t pair) { return (pair ^ pair >> 32) * 0x9E3779B97F4A7C15ull; }
 
 static inline Merge *merge_slot(const MergeTable *m, uint64_t pair) {
     size_t mask = ((size_t)1 << (64 - m->shift)) - 1;
-    size_t i = (size_t)((pair ^ pair >> 32) * 0x9E3779B97F4A7C15ull >> m->shift);
+    size_t i = (size_t)(pair_hash(pair) >> m->shift);
     while ((m->slot[i].pair != pair) & (m->slot[i].pair != NO_PAIR)) i = (i + 1) & mask; /* &: one branch, not two */
     return &m->slot[i];
 }
 
 void merges_reserve(MergeTable *m, size_t n);   /* an empty table for n merges; free m->slot */
 
+static inline bool has_bit(const uint64_t *bits, size_t i) { return bits[i / 64] >> (i % 64) & 1; }
+static inline void set_bit(uint64_t *bits, size_t i) { bits[i / 64] |= 1ull << (i % 64); }
+
+/* A set of pairs of characters as bits found by a hash, 128 KiB near the core. It may hold more than was put in: one
+ * more in twenty, for forty thousand. */
+enum { PAIR_BITS = 20, PAIR_WORDS = (1 << PAIR_BITS) / 64 };
+static inline size_t pair_bit(uint32_t a, uint32_t b) {
+    return (size_t)(pair_hash((uint64_t)a << 32 | b) >> (64 - PAIR_BITS));
+}
+
 /* Between which two characters a merge can reach at all: where none can, a text may be cut and its parts looked up in
  * the cache of words. This is what makes BPE without a splitter (Llama-2's) fast. Saying yes too often costs time, not
- * ids: so pairs beyond ASCII are bits found by a hash, 128 KiB near the core. */
-enum { JOIN_BITS = 20 };
+ * ids. */
 typedef struct {
     bool usable;                                 /* false: never cut */
     bool fuse;                                   /* never between two characters that are both unknown either */
     uint64_t bound[0x10000 / 64];                /* characters that can have one behind them; others end a word */
     uint64_t ascii[128][2];                      /* bit b of row a: a token can hold a and b side by side */
-    uint64_t *pairs;                             /* of the others, or NULL: none */
+    uint64_t *pairs;                             /* of the others, as bits of pair_bit; or NULL: none */
     uint64_t *known;                             /* where fuse: a bit for each character with a token, or NULL: none */
 } Joins;
 
@@ -319,7 +330,8 @@ void bpe(const Tokenizer *t, Worker *w, const uint8_t *s, size_t n, Ids *ids); /
 void joins_add(Joins *j, uint32_t a, uint32_t b); /* a token can hold characters a and b side by side */
 void joins_known(Joins *j, uint32_t c);         /* character c has a token (asked for where fuse) */
 void joins_from_merges(Tokenizer *t);           /* all of BPE's, once t->merges is complete; sets usable */
-bool chars_joined(const Joins *j, uint32_t a, uint32_t b); /* can a token hold a and b (not 0) side by side? */
+bool chars_joined(const Joins *j, uint32_t a, uint32_t b); /* can a token hold a and b (not 0) side by side?
+                                                                 true now and then where none can */
 /* Where the part of the text ends that begins at p: before a character that no token holds behind the last one's. */
 const uint8_t *joined_end(const Joins *j, const uint8_t *p, const uint8_t *end);
 /* One piece of text, cut where joins allows, each part through the cache. Serves every model. */

@@ -98,11 +98,9 @@ typedef struct { uint64_t key_mask; TriePiece piece; } TrieNode; /* parent << 37
 typedef struct {
     TrieNode *node;                              /* [FIRST_CHARS + 2^(64 - shift) + 1], the last one always empty */
     int shift;
-    TriePiece *one;                              /* [FIRST_CHARS] of the root's children again, close together */
-    uint64_t *pairs;
+    uint64_t *pairs;                             /* the beginnings of two characters, as bits of pair_bit */
 } Trie;
 enum { FIRST_CHARS = 0x10000, TRIE_MAX = 1 << 25, MASK_BITS = 16 };
-enum { PAIR_BITS = 20 };                         /* 128 KiB: near the core, and one bit in 20 set */
 static const uint32_t ROOT = (1 << 27) - 1, NO_NODE = UINT32_MAX;
 static const uint64_t EMPTY = UINT64_MAX >> MASK_BITS;
 
@@ -118,7 +116,7 @@ static int key_order(const void *a, const void *b) {
 }
 
 static inline uint64_t trie_hash(uint32_t from, uint32_t cp) {
-    return ((uint64_t)from << 32 | (from ^ cp)) * 0x9E3779B97F4A7C15ull;
+    return pair_hash((uint64_t)from << 32 | cp);
 }
 
 static inline uint32_t trie_slot(const Trie *t, uint32_t from, uint32_t cp) { /* its own, or the empty one for it */
@@ -134,8 +132,8 @@ static inline uint32_t no_node(const Trie *t) { return FIRST_CHARS + ((uint32_t)
 /* Where the node of these two (the first below FIRST_CHARS) would stand, which lies anywhere in memory and is asked for
  * here; no_node where no piece begins with them. By masks, as no branch predicts whether two characters are a word. */
 static inline uint32_t trie_pair(const Trie *t, uint32_t first, uint32_t cp) {
-    uint64_t h = trie_hash(first, cp), bit = h >> (64 - PAIR_BITS);
-    uint32_t yes = -(uint32_t)(t->pairs[bit / 64] >> (bit % 64) & 1), slot = FIRST_CHARS + (uint32_t)(h >> t->shift);
+    uint32_t yes = -(uint32_t)has_bit(t->pairs, pair_bit(first, cp));
+    uint32_t slot = FIRST_CHARS + (uint32_t)(trie_hash(first, cp) >> t->shift);
     slot = (slot & yes) | (no_node(t) & ~yes);
     __builtin_prefetch(t->node + slot);
     return slot;
@@ -186,7 +184,7 @@ static Trie trie_build(Key *keys, uint32_t n_keys, const char *path) {
     size_t n_slots = FIRST_CHARS + ((size_t)1 << (64 - t.shift));
     t.node = xmalloc(size_mul(n_slots + 1, sizeof *t.node));
     for (size_t i = 0; i <= n_slots; i++) t.node[i] = (TrieNode){EMPTY << MASK_BITS, {-1, 0}};
-    t.pairs = xcalloc((1 << PAIR_BITS) / 64, sizeof *t.pairs);
+    t.pairs = xcalloc(PAIR_WORDS, sizeof *t.pairs);
     for (uint32_t i = 0; i < n_keys; i++) {
         uint32_t at = ROOT, cp = 0;
         for (uint32_t k = 0; k < keys[i].n && keys[i].id >= 0; k += char_bytes(keys[i].s + k, keys[i].n - k)) {
@@ -194,22 +192,16 @@ static Trie trie_build(Key *keys, uint32_t n_keys, const char *path) {
             uint32_t slot = at == ROOT && cp < FIRST_CHARS ? cp : trie_slot(&t, at, cp);
             if (key_of(&t.node[slot]) == EMPTY) t.node[slot].key_mask = trie_key(at, cp) << MASK_BITS;
             if (at != ROOT) t.node[at].key_mask |= child_bit(cp);
-            if (at < FIRST_CHARS) {
-                uint64_t bit = trie_hash(at, cp) >> (64 - PAIR_BITS);
-                t.pairs[bit / 64] |= 1ull << (bit % 64);
-            }
+            if (at < FIRST_CHARS) set_bit(t.pairs, pair_bit(at, cp));
             at = slot;
         }
         if (at != ROOT) t.node[at].piece.id = keys[i].id;
     }
-    t.one = xmalloc(FIRST_CHARS * sizeof *t.one);
-    for (uint32_t cp = 0; cp < FIRST_CHARS; cp++) t.one[cp] = t.node[cp].piece;
     return t;
 }
 
 static void trie_free(Trie *t) {
     free(t->node);
-    free(t->one);
     free(t->pairs);
 }
 
@@ -679,7 +671,9 @@ enum { UNKNOWN_CHAR = -1, NO_CHARACTER = 0x110000 };
 
 struct Unigram {
     Trie trie;
-    double *score, unk_score, largest;           /* score [n_ids], score[-1] = unk_score; largest: without sign */
+    TriePiece *one;                              /* [FIRST_CHARS] of the root's children, close together; where there is
+                                                    no piece, with the score of an unknown character */
+    double *score, largest;                      /* score [n_ids], score[-1]: an unknown one's; largest: without sign */
     float *score_f;                              /* the same where single: half the memory to look into */
     int32_t unk;
     bool single;                                 /* SentencePiece's arithmetic; Hugging Face's is in double precision */
@@ -766,7 +760,7 @@ typedef struct { Place *v; size_t n, room; } Places; /* n characters are known: 
 
 /* One more character; the place behind it, and the score of the one after that, for a pair that is none. What the tree
  * knows of it lies anywhere in memory: it is asked for here, long before it is needed. */
-static inline __attribute__((always_inline)) uint32_t look_on(const Trie *trie, Worker *w, Places *p,
+static inline __attribute__((always_inline)) uint32_t look_on(const Unigram *u, Worker *w, Places *p,
                                                               const uint8_t *end, const bool single) {
     enum { MOST = 1 << 28 };
     if (p->n + 3 > p->room) {
@@ -780,8 +774,8 @@ static inline __attribute__((always_inline)) uint32_t look_on(const Trie *trie, 
     here->cp = cp;
     here[1].at = here->at + len;
     set_score(here + 2, -INFINITY, single);
-    if (cp < FIRST_CHARS) __builtin_prefetch(trie->one + cp);
-    if (p->n++ && here[-1].cp < FIRST_CHARS) here[-1].pair = trie_pair(trie, here[-1].cp, cp);
+    if (cp < FIRST_CHARS) __builtin_prefetch(u->one + cp);
+    if (p->n++ && here[-1].cp < FIRST_CHARS) here[-1].pair = trie_pair(&u->trie, here[-1].cp, cp);
     return cp;
 }
 
@@ -802,7 +796,7 @@ static inline __attribute__((always_inline)) const uint8_t *best_pieces(Emit *e,
     set_score(&p.v[1], -INFINITY, single);
     for (size_t i = 0;; i++) {
         while ((p.n < i + LOOK || (p.n < i + AHEAD && !word)) && p.v[p.n].at < end)
-            word = begins_word(look_on(trie, w, &p, end, single)) && until_word;
+            word = begins_word(look_on(u, w, &p, end, single)) && until_word;
         const bool stop = i == p.n || (until_word && begins_word(p.v[i].cp));
         if ((i >= PART || stop) && i == reached && i) {
             emit_path(e, p.v, i);
@@ -814,21 +808,21 @@ static inline __attribute__((always_inline)) const uint8_t *best_pieces(Emit *e,
             memmove(p.v, p.v + i, (p.n - i + 2) * sizeof *p.v);
             p.n -= i, reached = i = 0;
         }
-        const double offset = score_at(&p.v[i], single);
-        if (single && fabs(offset) > RESET)
-            for (size_t k = i; k <= reached; k++) set_score(&p.v[k], score_at(&p.v[k], single) - offset, single);
-
-        const double here = score_at(&p.v[i], single);
+        double here = score_at(&p.v[i], single);
+        if (single && fabs(here) > RESET) {
+            for (size_t k = i; k <= reached; k++) set_score(&p.v[k], score_at(&p.v[k], single) - here, single);
+            here = 0;
+        }
         const uint32_t cp = p.v[i].cp;
         uint32_t node = no_node(trie);           /* of the pair */
         TriePiece one;
         if (cp < FIRST_CHARS) {
-            one = trie->one[cp];
+            one = u->one[cp];
             if (i + 1 < p.n) node = trie_pair_node(trie, p.v[i].pair, cp, p.v[i + 1].cp);
         } else {
             uint32_t first = trie_step(trie, ROOT, cp), two = NO_NODE;
             one = trie->node[first == NO_NODE ? node : first].piece;
-            if (one.id < 0) one.score = (float)u->unk_score;
+            if (one.id < 0) one.score = (float)u->score[-1];
             if (first != NO_NODE && i + 1 < p.n) two = trie_step(trie, first, p.v[i + 1].cp);
             if (two != NO_NODE) node = two;
         }
@@ -838,7 +832,7 @@ static inline __attribute__((always_inline)) const uint8_t *best_pieces(Emit *e,
         if (single || pair.id >= 0) offer(&p.v[i + 2], u, here, pair, i, single);
         if (i + 2 < p.n && trie->node[node].key_mask & child_bit(p.v[i + 2].cp)) /* longer ones, step by step */
             for (size_t k = i + 2; k < p.n || p.v[k].at < end;) {
-                if (k == p.n) look_on(trie, w, &p, end, single);
+                if (k == p.n) look_on(u, w, &p, end, single);
                 if ((node = trie_step(trie, node, p.v[k++].cp)) == NO_NODE) break;
                 if (trie->node[node].piece.id >= 0) offer(&p.v[to = k], u, here, trie->node[node].piece, i, single);
             }
@@ -872,7 +866,7 @@ static float sum_limit(const Unigram *u, const uint8_t *s, size_t n) {
                 if (id < 0) continue;
                 score = u->score[id];
                 one |= to - at == len;
-            } else if (!one) to = at + len, score = u->unk_score, one = true, node = NO_NODE;
+            } else if (!one) to = at + len, score = u->score[-1], one = true, node = NO_NODE;
             else break;
             double a = first[at] + score, b = second[at] + score;
             if (a > first[to]) second[to] = fmax(first[to], b), first[to] = a;
@@ -933,14 +927,13 @@ static const CacheSlot *filled_slot(Emit *e, Worker *w, const Word *word) {
 /* Text of words goes through the cache, several at once, so that their slots come from memory together; anything else
  * through viterbi: Chinese has no words to look up, and is as fast so. */
 static void encode_words(Emit *e, Worker *w, const uint8_t *s, const uint8_t *end) {
-    enum { AT_ONCE = 16 };
     const Unigram *u = e->t->unigram;
     Ids *ids = e->ids;
-    Word words[AT_ONCE];
+    Word words[WORDS_AT_ONCE];
     double sum = 0;
     while (s < end) {
         int n = 0;
-        for (const uint8_t *next; n < AT_ONCE && s < end && *s < 0x80; n++, s = next) {
+        for (const uint8_t *next; n < WORDS_AT_ONCE && s < end && *s < 0x80; n++, s = next) {
             Word *word = &words[n];
             if (!(next = word_end_at(e->t, s, end))) break;
             word->s = s, word->end = next;
@@ -965,7 +958,7 @@ static void encode_words(Emit *e, Worker *w, const uint8_t *s, const uint8_t *en
             sum = sum_f;
             ids->n += (size_t)c->n;
         }
-        if (n < AT_ONCE && s < end) s = viterbi(e, w, s, end, true, &sum);
+        if (n < WORDS_AT_ONCE && s < end) s = viterbi(e, w, s, end, true, &sum);
     }
 }
 
@@ -987,8 +980,8 @@ static Unigram *unigram_build(const Tokenizer *t, const double *score, int32_t u
     char *text = xmalloc(t->vocab.pool.len + 1), *p = text;
     u->score = (double *)xmalloc(size_mul(n_ids + 1, sizeof *u->score)) + 1;
     u->unk = unk;
-    u->score[-1] = u->unk_score = least - 10;
-    u->largest = fabs(u->unk_score);
+    u->score[-1] = least - 10;
+    u->largest = fabs(u->score[-1]);
     for (size_t id = 0; id < n_ids; id++) {
         const Spelling *spelling = &t->vocab.spelling[id];
         u->score[id] = spelling->used && spelling->n ? score[id] : NAN;
@@ -1011,16 +1004,30 @@ static Unigram *unigram_build(const Tokenizer *t, const double *score, int32_t u
     return u;
 }
 
+/* What the search meets together lies together: pieces with their scores, once those are final. */
+static void unigram_place_scores(Unigram *u) {
+    u->one = xmalloc(FIRST_CHARS * sizeof *u->one);
+    for (uint32_t i = 0; i <= no_node(&u->trie); i++) {
+        TriePiece *piece = &u->trie.node[i].piece;
+        float score = (float)u->score[piece->id];
+        piece->score = piece->id < 0 ? -INFINITY : score;
+        if (i < FIRST_CHARS) u->one[i] = (TriePiece){piece->id, score};
+    }
+}
+
 Unigram *unigram_new(const Tokenizer *t, const double *score, int32_t unk) {
     double least = INFINITY;
     for (size_t id = 0; id < t->vocab.n_ids; id++)
         if (score[id] < least) least = score[id];
-    return unigram_build(t, score, unk, least, NULL, false, "the vocabulary");
+    Unigram *u = unigram_build(t, score, unk, least, NULL, false, "the vocabulary");
+    unigram_place_scores(u);
+    return u;
 }
 
 void unigram_free(Unigram *u) {
     if (!u) return;
     trie_free(&u->trie);
+    free(u->one);
     free(u->score - 1);
     if (u->score_f) free(u->score_f - 1);
     free(u);
@@ -1032,8 +1039,8 @@ void unigram_free(Unigram *u) {
  * run of 2 to 80 blanks as <|blank_N|>; and turns these words back into what they stand for after decoding. */
 enum { MAX_BLANKS = 80 };
 
-/* Is one of the eight bytes at p a line break or a tab, or a blank before another (p[8] is looked at)? x - 1 borrows into
- * the high bit where a byte x is 0. */
+/* Is one of the eight bytes at p a line break or a tab, or a blank before another (p[8] is looked at)? x - 1 borrows
+ * into the high bit where a byte x is 0. */
 static inline bool any_blanks(const uint8_t *p) {
     const uint64_t ones = 0x0101010101010101ull, high = ones << 7;
     uint64_t x, next;
@@ -1249,18 +1256,13 @@ static void unigram_load(Loader *l) {
             score[sp->first_id + k] = (float)(0.1 * ((double)t->vocab.spelling[sp->first_id + k].n - 1));
     }
     t->unigram = unigram_build(t, score, t->unk, least, &t->joins, sp->norm.escape && sp->norm.n_blank == 1, l->path);
-    t->unigram->score[-1] = t->unigram->unk_score = (float)least - 10.0f;
+    t->unigram->score[-1] = (float)least - 10.0f;
     t->unigram->single = true;
     for (uint32_t a = 1; a < 128; a++)
         for (uint32_t b = 1; b < 128; b++) t->unigram->joined[a][b] = chars_joined(&t->joins, a, b);
     t->unigram->score_f = (float *)xmalloc(size_mul(t->vocab.n_ids + 1, sizeof *t->unigram->score_f)) + 1;
     for (int32_t id = -1; id < (int32_t)t->vocab.n_ids; id++) t->unigram->score_f[id] = (float)t->unigram->score[id];
-    Trie *trie = &t->unigram->trie;
-    for (uint32_t i = 0; i <= no_node(trie); i++) {
-        TriePiece *piece = &trie->node[i].piece;
-        piece->score = piece->id < 0 ? -INFINITY : t->unigram->score_f[piece->id];
-        if (i < FIRST_CHARS) trie->one[i] = (TriePiece){piece->id, t->unigram->score_f[piece->id]};
-    }
+    unigram_place_scores(t->unigram);
     free(score);
 }
 
