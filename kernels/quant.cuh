@@ -127,16 +127,8 @@ enum { VB = 4 * VL };                                         /* bytes of a vect
 ALWAYS_INLINE vb vb_load(const void *p) { return *(const vb_any *)p; }
 ALWAYS_INLINE vf vi_float(vi x) { return __builtin_convertvector(x, vf); }
 
-#if VL == 16 && defined __AVX512VNNI__
-#  define I8_SHIFT 128                                        /* what must be added to int8 weights before dot_i8 */
-/* As assembly: around the intrinsic gcc 12 moves every accumulator through memory, at half the speed. */
-ALWAYS_INLINE vi dot_u(vi acc, vb w, vb x) {
-    __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(w), "v"(x));
-    return acc;
-}
-ALWAYS_INLINE vi dot_i8(vi acc, vb w, vb x) { return dot_u(acc, w, x); }
-#elif VL == 16 || VL == 8
-#  define I8_SHIFT 0
+#if VL == 16 || VL == 8
+#  define I8_WIDE 1                                           /* int8 weights meet inputs of 16 bits as such */
 #  if VL == 16
 #    define AVX(name) _mm512_##name
 typedef __m512i avx_int;
@@ -146,15 +138,37 @@ typedef __m512i avx_int;
 typedef __m256i avx_int;
 #    define ONES16 _mm256_set1_epi16(1)
 #  endif
+ALWAYS_INLINE avx_int even_bytes(vb w) { return AVX(srai_epi16)(AVX(slli_epi16)((avx_int)w, 8), 8); }
+ALWAYS_INLINE avx_int odd_bytes(vb w) { return AVX(srai_epi16)((avx_int)w, 8); }
+/* Each lane gains two products of 16-bit numbers. */
+ALWAYS_INLINE vi dot_16(vi acc, avx_int w, avx_int x) {
+#  if VL == 16 && defined __AVX512VNNI__
+    __asm__("vpdpwssd %2, %1, %0" : "+v"(acc) : "v"(w), "v"(x));
+    return acc;
+#  else
+    return acc + (vi)AVX(madd_epi16)(w, x);
+#  endif
+}
+#else
+#  define I8_WIDE 0
+#endif
+#if VL == 16 && defined __AVX512VNNI__
+#  define I8_SHIFT 128                                        /* what must be added to int8 weights before dot_i8 */
+/* As assembly: around the intrinsic gcc 12 moves every accumulator through memory, at half the speed. */
+ALWAYS_INLINE vi dot_u(vi acc, vb w, vb x) {
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(w), "v"(x));
+    return acc;
+}
+ALWAYS_INLINE vi dot_i8(vi acc, vb w, vb x) { return dot_u(acc, w, x); }
+#elif I8_WIDE
+#  define I8_SHIFT 0
 /* Weights 0 .. 15: pairs of products stay far below 2^15, where this instruction would saturate. */
 ALWAYS_INLINE vi dot_u(vi acc, vb w, vb x) {
     return acc + (vi)AVX(madd_epi16)(AVX(maddubs_epi16)((avx_int)w, (avx_int)x), ONES16);
 }
 /* With 255 * 127 * 2 it would saturate: even and odd bytes are widened to 16 bits instead. */
 ALWAYS_INLINE vi dot_i8(vi acc, vb w, vb x) {
-    avx_int w_even = AVX(srai_epi16)(AVX(slli_epi16)((avx_int)w, 8), 8), w_odd = AVX(srai_epi16)((avx_int)w, 8);
-    avx_int x_even = AVX(srai_epi16)(AVX(slli_epi16)((avx_int)x, 8), 8), x_odd = AVX(srai_epi16)((avx_int)x, 8);
-    return acc + ((vi)AVX(madd_epi16)(w_even, x_even) + (vi)AVX(madd_epi16)(w_odd, x_odd));
+    return dot_16(dot_16(acc, even_bytes(w), even_bytes(x)), odd_bytes(w), odd_bytes(x));
 }
 #else
 #  define I8_SHIFT 0
@@ -185,7 +199,8 @@ ALWAYS_INLINE vb nibble_high(vb w) {
 /* ---- inputs for few rows [quant.input] --------------------------------------------------------------------------- *
  * A step is one vector of weights: VB int8 or 2 VB int4. For each the inputs are laid out as the weights meet them: for
  * int4 the even ones, then the odd ones (low and high nibbles); first the high digits, then the low ones, where there
- * are two; then where the sums start. */
+ * are two; then where the sums start. Of two digits for int8 x86 makes one number of 16 bits, the even ones, then the
+ * odd ones, and no start: a third less to read beside weights, which fill L1 as they pass. */
 typedef struct Few8 {
     const char *data;          /* (N, steps, step_bytes) */
     const float *scale;        /* (N, scale_step): of each step's integers; then 0 */
@@ -194,11 +209,18 @@ typedef struct Few8 {
     size_t N, steps, scale_step, n_groups, sums_step;
 } Few8;
 ALWAYS_INLINE size_t step_inputs(int bits) { return bits == 4 ? 2 * VB : VB; }
-ALWAYS_INLINE size_t step_bytes(int bits, int digits) { return (size_t)digits * step_inputs(bits) + VB; }
+ALWAYS_INLINE bool step_wide(int bits, int digits) { return I8_WIDE && bits == 8 && digits == 2; }
+ALWAYS_INLINE size_t step_bytes(int bits, int digits) {
+    return (size_t)digits * step_inputs(bits) + (step_wide(bits, digits) ? 0 : VB);
+}
 
 /* low and high: VB int8, or VB nibbles each; with one step's inputs. */
 ALWAYS_INLINE vi few8_dot(vi start, vb low, vb high, const char *x, const int bits, const int digits) {
     const size_t n = step_inputs(bits);
+#if I8_WIDE
+    if (step_wide(bits, digits))
+        return dot_16(dot_16((vi){0}, even_bytes(low), (avx_int)vb_load(x)), odd_bytes(low), (avx_int)vb_load(x + VB));
+#endif
     vi sum[2] = {{0}, start};
 #pragma GCC unroll 2
     for (int d = 2 - digits; d < 2; d++, x += n) {
@@ -211,24 +233,27 @@ ALWAYS_INLINE vi few8_dot(vi start, vb low, vb high, const char *x, const int bi
 static void input_step(char *at, const int16_t *v, const int bits, const int digits) {
     typedef uint32_t vu_alias __attribute__((vector_size(4 * VL), aligned(2), may_alias));
     int8_t *high = (int8_t *)at, *low = high + (digits == 2 ? step_inputs(bits) : 0);
-    if (bits == 4) {
-        int16_t part[2][VB];                                  /* even, odd */
-        for (size_t j = 0; j < VB; j += VL) {
+    const bool wide = step_wide(bits, digits);
+    const size_t n = step_inputs(bits);
+    int16_t part[2 * VB];                                     /* even, odd */
+    if (bits == 4 || wide) {
+        for (size_t j = 0; j < n / 2; j += VL) {
             const vu pair = *(const vu_alias *)(v + 2 * j);
             typedef uint16_t vh __attribute__((vector_size(2 * VL)));
             const vh even = __builtin_convertvector(pair, vh), odd = __builtin_convertvector(pair >> 16, vh);
-            memcpy(part[0] + j, &even, sizeof even), memcpy(part[1] + j, &odd, sizeof odd);
+            memcpy(part + j, &even, sizeof even), memcpy(part + n / 2 + j, &odd, sizeof odd);
         }
-        v = part[0];
-        for (size_t j = 0; j < 2 * VB; j++) low[j] = (int8_t)v[j];
-        if (digits == 2) for (size_t j = 0; j < 2 * VB; j++) high[j] = (int8_t)((v[j] + 128) >> 8);
-    } else {
-        for (size_t j = 0; j < VB; j++) low[j] = (int8_t)v[j];
-        if (digits == 2) for (size_t j = 0; j < VB; j++) high[j] = (int8_t)((v[j] + 128) >> 8);
+        v = part;
     }
+    if (wide) {
+        memcpy(at, part, n * sizeof *part);
+        return;
+    }
+    for (size_t j = 0; j < n; j++) low[j] = (int8_t)v[j];
+    if (digits == 2) for (size_t j = 0; j < n; j++) high[j] = (int8_t)((v[j] + 128) >> 8);
     const vb offset = (vb){0} + (int8_t)(bits == 4 ? 8 : I8_SHIFT);
     const vi start = -few8_dot((vi){0}, offset, offset, at, bits, digits);
-    memcpy(at + (size_t)digits * step_inputs(bits), &start, VB);
+    memcpy(at + (size_t)digits * n, &start, VB);
 }
 /* One row of x (C), then zeros up to `padded`. */
 ALWAYS_INLINE void few8_row(char *to, float *scale, int16_t *v, const float *x, size_t padded, const int bits,
@@ -250,14 +275,12 @@ ALWAYS_INLINE void few8_row(char *to, float *scale, int16_t *v, const float *x, 
         input_step(to + s * bytes, v, bits, digits);
     }
 }
-/* The loops read that many of N rows of x. */
-static size_t few8_rows_read(size_t N) { return N <= 2 ? N : N <= 4 ? 4 : FEW_ROWS; }
 /* What few8_inputs needs for N rows of x, in bytes. */
 static size_t few8_bytes(const Mat *w, size_t N) {
     const int bits = w->dtype == DT_I4 ? 4 : 8, digits = w->input == INPUT_FLOAT ? 2 : 1;
     const size_t steps = CEIL_DIV(w->cols, step_inputs(bits)), padded = steps * step_inputs(bits);
     const size_t floats = (CEIL_DIV(steps, VL) + CEIL_DIV(mat_groups(w), VL)) * VL;
-    return few8_rows_read(N) * (steps * step_bytes(bits, digits) + floats * 4) + padded * 7 + 64;
+    return few_rows_read(N) * (steps * step_bytes(bits, digits) + floats * 4) + padded * 7 + 64;
 }
 /* All rows of x, for w and every other matrix of its kind, in buffer. Each thread makes its own: it takes 1 us, and to
  * fetch them from another core's cache takes longer. */
@@ -265,7 +288,7 @@ static Few8 few8_inputs(const Mat *w, const float *x, size_t N, char *buffer) {
     const int bits = w->dtype == DT_I4 ? 4 : 8, digits = w->input == INPUT_FLOAT ? 2 : 1;
     const size_t C = w->cols, n = step_inputs(bits), steps = CEIL_DIV(C, n), bytes = step_bytes(bits, digits);
     const size_t G = group_size(w), n_groups = mat_groups(w), padded = steps * n;
-    const size_t rows = few8_rows_read(N);
+    const size_t rows = few_rows_read(N);
     const size_t scale_step = CEIL_DIV(steps, VL) * VL, sums_step = CEIL_DIV(n_groups, VL) * VL;
     float *scale = (float *)(buffer + rows * steps * bytes), *sums = scale + rows * scale_step;
     float *row = sums + rows * sums_step;
@@ -296,7 +319,7 @@ static Few8 few8_inputs(const Mat *w, const float *x, size_t N, char *buffer) {
             sums[t * sums_step + g] = sum;
         }
     }
-    for (size_t i = N * steps; i < rows * steps; i++)         /* read, times zero: but no sum there may overflow */
+    for (size_t i = N * steps; i < rows * steps && !step_wide(bits, digits); i++)   /* read, times zero: but no sum there may overflow */
         memset(buffer + i * bytes + (size_t)digits * n, 0, VB);
     return f;
 }
@@ -391,17 +414,17 @@ ALWAYS_INLINE void few8_scales(float *to, const float *scale, const Few8 *f, siz
             vf_store(to + t * f->scale_step + k, vf_load(scale + k) * vf_load(f->scale + t * f->scale_step + k));
 }
 /* One step of a row with every x. s: scales of the step's lanes; else step_scale is one for all, for each x. */
-ALWAYS_INLINE void few8_step(vf acc[FEW_ROWS], const char *w, vf s, const float *step_scale, const Few8 *f, size_t k,
+ALWAYS_INLINE void few8_step(vf acc[FEW_ROWS], vb q, vf s, const float *step_scale, const Few8 *f, size_t k,
                              const int bits, const int digits, const bool lanes, const size_t n_x) {
-    vb q = vb_load(w);
 #if VL == 16
     __asm__("" : "+v"(q));                                    /* one load: gcc would rather load twice than keep it */
 #endif
-    const vb low = bits == 4 ? nibble_low(q) : i8_shifted(q), high = nibble_high(q);
+    const bool wide = step_wide(bits, digits);
+    const vb low = bits == 4 ? nibble_low(q) : wide ? q : i8_shifted(q), high = nibble_high(q);
 #pragma GCC unroll 8
     for (size_t t = 0; t < n_x; t++) {
         const char *x = f->data + (t * f->steps + k) * step_bytes(bits, digits);
-        const vi start = (vi)vb_load(x + (size_t)digits * step_inputs(bits));
+        const vi start = wide ? (vi){0} : (vi)vb_load(x + (size_t)digits * step_inputs(bits));
         const vf sum = vi_float(few8_dot(start, low, high, x, bits, digits));
         if (lanes) acc[t] += sum * (s * f->scale[t * f->scale_step + k]);
         else acc[t] += sum * (step_scale[t * f->scale_step + k] - (vf){0});
@@ -409,7 +432,7 @@ ALWAYS_INLINE void few8_step(vf acc[FEW_ROWS], const char *w, vf s, const float 
 }
 /* bits, digits, lanes, n_x and n_rows are constants in each copy. */
 ALWAYS_INLINE void few8_rows(FEW8_ARGS, const int bits, const int digits, const bool lanes, const size_t n_x,
-                             const size_t n_rows) {
+                             const size_t n_rows, const bool shifted) {
     const Mat *m = &l->w;
     const size_t O = m->rows, bytes = mat_row_bytes(m), whole = bytes / VB, n = step_inputs(bits);
     const size_t G = group_size(m), n_groups = mat_groups(m), n_lanes = f->steps * VL;
@@ -418,11 +441,14 @@ ALWAYS_INLINE void few8_rows(FEW8_ARGS, const int bits, const int digits, const 
     const bool picked = VL == 16 && lanes && per < VL && VL % per == 0;
     const Pick pick = pick_of(picked ? per : 1);
     const size_t scale_step = picked ? VL / per : VL, part = CEIL_DIV(o1 - o0, n_rows);
+    const size_t shift = shifted ? (uintptr_t)m->data % 64 : 0;
+    const vu lines = lines_pick(m);
     for (size_t i = 0; i < part; i++) {
         const char *w[FEW8_ROWS];
         const float *scale[FEW8_ROWS];                        /* a row's own: one a group */
         const float *step_scale[FEW8_ROWS];                   /* (n_x, f->scale_step), or (steps, VL) */
         size_t row[FEW8_ROWS];
+        vu line[FEW8_ROWS];
         vf acc[FEW8_ROWS][FEW_ROWS];
 #pragma GCC unroll 4
         for (size_t r = 0; r < n_rows; r++) {
@@ -430,6 +456,7 @@ ALWAYS_INLINE void few8_rows(FEW8_ARGS, const int bits, const int digits, const 
             const size_t o = MIN(row[r], o1 - 1);
             float *s = buffer + r * room, *steps = s + CEIL_DIV(n_groups, VL) * VL + VL;
             w[r] = (const char *)m->data + o * bytes;
+            if (shifted) line[r] = vu_load(w[r] - shift);
             for (size_t at = 0; at < scale_bytes; at += 64)   /* too slow a stream for the core's own prefetching */
                 __builtin_prefetch((const char *)m->scale + (o + 8) * scale_bytes + at);
             scales_read(s, m, o * n_groups, n_groups);
@@ -446,7 +473,8 @@ ALWAYS_INLINE void few8_rows(FEW8_ARGS, const int bits, const int digits, const 
             for (size_t r = 0; r < n_rows; r++) {
                 /* to L2: a core has few places for lines under way to L1. int8, half the work a byte, loses by it */
                 if (bits == 4) __builtin_prefetch(w[r] + k * VB + 4096, 0, 2);
-                few8_step(acc[r], w[r] + k * VB, lanes ? scales_pick(step_scale[r] + k * scale_step, pick) : (vf){0},
+                const vb q = shifted ? (vb)lines_next(&line[r], w[r] - shift + (k + 1) * VB, lines) : vb_load(w[r] + k * VB);
+                few8_step(acc[r], q, lanes ? scales_pick(step_scale[r] + k * scale_step, pick) : (vf){0},
                           step_scale[r], f, k, bits, digits, lanes, n_x);
             }
         }
@@ -455,7 +483,7 @@ ALWAYS_INLINE void few8_rows(FEW8_ARGS, const int bits, const int digits, const 
             for (size_t r = 0; r < n_rows; r++) {
                 char edge[VB] = {0};
                 memcpy(edge, w[r] + whole * VB, bytes - whole * VB);
-                few8_step(acc[r], edge, lanes ? scales_pick(step_scale[r] + whole * scale_step, pick) : (vf){0},
+                few8_step(acc[r], vb_load(edge), lanes ? scales_pick(step_scale[r] + whole * scale_step, pick) : (vf){0},
                           step_scale[r], f, whole, bits, digits, lanes, n_x);
             }
         }
@@ -492,10 +520,11 @@ ALWAYS_INLINE void few8_rows(FEW8_ARGS, const int bits, const int digits, const 
 #define FEW8_PASS l, residual, o0, o1, f, buffer
 ALWAYS_INLINE void few8_n(FEW8_ARGS, const int bits, const int digits, const bool lanes) {
     const bool wide = VL != 8;
-    if (f->N == 1) few8_rows(FEW8_PASS, bits, digits, lanes, 1, wide ? 4 : 2);
-    else if (f->N == 2) few8_rows(FEW8_PASS, bits, digits, lanes, 2, wide ? 4 : 2);
-    else if (f->N <= 4) few8_rows(FEW8_PASS, bits, digits, lanes, 4, wide ? 4 : 1);
-    else few8_rows(FEW8_PASS, bits, digits, lanes, 8, wide ? 2 : 1);
+    if (f->N == 1 && lines_shifted(&l->w)) few8_rows(FEW8_PASS, bits, digits, lanes, 1, wide ? 4 : 2, true);
+    else if (f->N == 1) few8_rows(FEW8_PASS, bits, digits, lanes, 1, wide ? 4 : 2, false);
+    else if (f->N == 2) few8_rows(FEW8_PASS, bits, digits, lanes, 2, wide ? 4 : 2, false);
+    else if (f->N <= 4) few8_rows(FEW8_PASS, bits, digits, lanes, 4, wide ? 4 : 1, false);
+    else few8_rows(FEW8_PASS, bits, digits, lanes, 8, wide ? 2 : 1, false);
 }
 ALWAYS_INLINE void few8_digits(FEW8_ARGS, const int bits, const bool lanes) {
     if (l->w.input == INPUT_FLOAT) few8_n(FEW8_PASS, bits, 2, lanes);
@@ -511,24 +540,15 @@ static void few8_run(const Linear *lin, int n, const float *x, const float *resi
     const Mat *w = &lin->w;
     const bool four = w->dtype == DT_I4, lanes = mat_groups(w) > 1 && w->group % step_inputs(four ? 4 : 8);
     void (*const run)(FEW8_ARGS) = four ? lanes ? few8_i4_lanes : few8_i4 : lanes ? few8_i8_lanes : few8_i8;
-    size_t rows = 0, first[LINEAR_MAX + 1] = {0};
-    for (int i = 0; i < n; i++) rows += lin[i].w.rows;
-    const size_t threads = threads_for((double)rows * (double)w->cols * (double)N);
-    const size_t block = MAX(CEIL_DIV(rows, 4 * threads), (size_t)16);
-    for (int i = 0; i < n; i++) first[i + 1] = first[i] + CEIL_DIV(lin[i].w.rows, block);
+    FewQueue queue = few_queue(lin, n, N);
     const size_t in_bytes = CEIL_DIV(few8_bytes(w, N), 64) * 64, bytes = in_bytes + CEIL_DIV(few8_room(w), 16) * 64;
-    char *buffers = scratch(SCRATCH_QUANT, threads * bytes);
-#pragma omp parallel num_threads((int)threads) if (threads > 1)
+    char *buffers = scratch(SCRATCH_QUANT, queue.threads * bytes);
+#pragma omp parallel num_threads((int)queue.threads) if (queue.threads > 1)
     {
         char *mine = buffers + (size_t)omp_get_thread_num() * bytes;
         const Few8 f = few8_inputs(w, x, N, mine);
-#pragma omp for schedule(dynamic, 1) nowait
-        for (size_t t = 0; t < first[n]; t++) {
-            int i = 0;
-            while (t >= first[i + 1]) i++;
-            const size_t o = (t - first[i]) * block;
-            run(&lin[i], residual, o, MIN(o + block, lin[i].w.rows), &f, (float *)(mine + in_bytes));
-        }
+        for (FewTask t; few_take(&queue, &t);)
+            run(t.lin, residual, t.o0, t.o1, &f, (float *)(mine + in_bytes));
     }
 }
 

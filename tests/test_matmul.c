@@ -289,6 +289,26 @@ static void check_rows(const char *flavour) {
     free(all), free(few), case_free(&c);
 }
 
+/* A file's weights lie where they lie: whole cache lines are put together then, to the same bits. */
+static void check_places(const char *flavour) {
+    const size_t C = 448, O = 37, room = 128 + O * C * 4;
+    float *x = random_floats(C), *w = random_floats(O * C), y[37], want[37];
+    char *block = aligned_alloc(64, (room + 63) / 64 * 64);
+    int differ = 0, n = 0;
+    for (int d = 0; d < 3; d++)
+        for (size_t shift = 0; shift < 64; shift += 2, n++) {
+            Mat m = MAT(((DType[]){DT_F32, DT_F16, DT_BF16})[d], O, C, block + shift);
+            if (m.dtype == DT_F32 && shift % 4) continue;
+            op.mat_from_f32(&m, w);
+            Linear lin = {.w = m, .y = (act *)y};
+            op.matmul(&lin, 1, (act *)x, NULL, 1);
+            if (!shift) memcpy(want, y, sizeof y);
+            differ += memcmp(want, y, sizeof y) != 0;
+        }
+    CHECK(!differ, "%s: weights anywhere in a cache line give the same bits (%d of %d differ)", flavour, differ, n);
+    free(x), free(w), free(block);
+}
+
 /* NaN and infinity go where they belong and nowhere else: a padding zero times infinity would be NaN. */
 static void check_nan(const char *flavour) {
     size_t wrong = 0, n_checked = 0;
@@ -344,6 +364,7 @@ int main(int argc, char **argv) {                             /* test_matmul [FL
             check_values(flavour);
             check_bits(flavour);
             check_rows(flavour);
+            check_places(flavour);
             check_nan(flavour);
             if (p) check_peaks();
         }

@@ -282,6 +282,28 @@ static void check_bits(const char *flavour) {
         apart_most);
 }
 
+/* A file's weights lie where they lie: whole cache lines are put together then, to the same bits. */
+static void check_places(const char *flavour) {
+    enum { O = 37, C = 384 };
+    int differ = 0, n = 0;
+    for (int k = 0; k < 12; k++) {
+        Quant v = quant_new(O, C, k % 2 ? 4 : 8, (size_t[]){0, 32, 128}[k / 2 % 3], k % 4 > 1, false,
+                            k < 6 ? INPUT_FLOAT : INPUT_DYNAMIC);
+        const size_t bytes = O * (k % 2 ? C / 2 : C);
+        float *x = random_floats(C), y[O], want[O];
+        char *block = aligned_alloc(64, (bytes + 128 + 63) / 64 * 64), *from = v.m.data;
+        for (size_t shift = 0; shift < 64; shift += 4, n++) {
+            Linear lin = {.w = v.m, .y = (act *)y};
+            lin.w.data = memcpy(block + shift, from, bytes);
+            op.matmul(&lin, 1, (act *)x, NULL, 1);
+            if (!shift) memcpy(want, y, sizeof y);
+            differ += memcmp(want, y, sizeof y) != 0;
+        }
+        free(x), free(block), quant_free(&v);
+    }
+    CHECK(!differ, "%s: weights anywhere in a cache line give the same bits (%d of %d differ)", flavour, differ, n);
+}
+
 /* NaN and infinity reach their token's outputs, all of them, and no other's. */
 static void check_nan(const char *flavour) {
     size_t wrong = 0, n = 0;
@@ -355,6 +377,7 @@ int main(void) {
             check_values(flavour);
             if (p) continue;
             check_bits(flavour);
+            check_places(flavour);
             check_nan(flavour);
             check_zero(flavour);
             check_reading(flavour);
