@@ -112,7 +112,7 @@ void make_dirs(const char *path);               /* mkdir -p; dies with the reaso
 char *path_join(const char *dir, const char *name);
 /* Atomic writing: the bytes go to path.tmp, are fsynced, then renamed over path. Dies (and removes the temporary file)
  * when the disk is full or read-only, leaving any earlier file as it was. */
-typedef struct { FILE *f; char *path, *tmp; } OutFile;
+typedef struct { FILE *f; char *path, *tmp, *buffer; size_t at; } OutFile;
 OutFile out_open(const char *path);
 void out_write(OutFile *o, const void *bytes, size_t n);
 void out_seek(OutFile *o, size_t at);           /* what is written next begins at this byte */

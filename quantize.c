@@ -942,6 +942,7 @@ static Writer writer_new(const Plan *p, const char *dir) {
     }
     char *path = path_join(dir, "model.safetensors");
     w.file = tensors_begin(path, w.v, w.n, "pt");
+    tensors_reserve(&w.file);
     free(path);
     return w;
 }

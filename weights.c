@@ -303,9 +303,12 @@ void tensors_populate(const Tensors *w) {
     size_t bytes = 0, memory = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
     for (int i = 0; i < w->n_files; i++) bytes += w->files[i].bytes;
     if (bytes > memory / 4 * 3) return;
-    for (int i = 0; i < w->n_files; i++)        /* what cannot be read now says so when it is used */
-        if (w->files[i].bytes)
-            (void)madvise((void *)(uintptr_t)w->files[i].data, w->files[i].bytes, MADV_POPULATE_READ);
+    for (int i = 0; i < w->n_files; i++) {      /* what cannot be read now says so when it is used */
+        void *data = (void *)(uintptr_t)w->files[i].data;
+        if (!w->files[i].bytes) continue;
+        (void)madvise(data, w->files[i].bytes, MADV_HUGEPAGE);
+        (void)madvise(data, w->files[i].bytes, MADV_POPULATE_READ);
+    }
 #else
     (void)w;
 #endif
@@ -414,10 +417,11 @@ void tensor_to_f32(const Tensor *t, float *out) {
         widen(t->dtype, (const unsigned char *)t->data + first * size, out + first, n);
     }
 }
+/* Its first and last page, too: neighbours that are on them, or on the same huge page, come again when they are read. */
 void tensor_forget(const Tensor *t) {
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    uintptr_t from = ((uintptr_t)t->data + page - 1) / page * page, to = ((uintptr_t)t->data + t->bytes) / page * page;
-    if (from < to) madvise((void *)from, to - from, MADV_DONTNEED);
+    uintptr_t from = (uintptr_t)t->data / page * page, to = ((uintptr_t)t->data + t->bytes + page - 1) / page * page;
+    if (t->bytes) madvise((void *)from, to - from, MADV_DONTNEED);
 }
 
 static void narrow(DType dtype, const float *in, void *out, size_t n) {
@@ -500,6 +504,13 @@ void tensors_put(TensorFile *f, const char *name, const void *data, size_t n_byt
         return;
     }
     assert(!"tensors_put: a tensor that was not announced");
+}
+
+void tensors_reserve(TensorFile *f) {
+    static const char zeros[1 << 20];
+    size_t end = f->out.at;
+    for (int i = 0; i < f->n; i++) end += out_bytes(&f->v[i]);
+    while (f->out.at < end) out_write(&f->out, zeros, end - f->out.at < sizeof zeros ? end - f->out.at : sizeof zeros);
 }
 
 void tensors_end(TensorFile *f) {

@@ -90,6 +90,9 @@ void tensors_save(const char *path, TensorOut *v, int n, const char *metadata_fo
 typedef struct TensorFile { OutFile out; TensorOut *v; size_t *at; int n, n_put; } TensorFile;
 TensorFile tensors_begin(const char *path, TensorOut *v, int n, const char *metadata_format);
 void tensors_put(TensorFile *f, const char *name, const void *data, size_t n_bytes);
+/* Before long work: takes all the space on the disk that the file will need, or says that it is not there. Written out
+ * of order later, it stays in the huge pages that it has now. */
+void tensors_reserve(TensorFile *f);
 void tensors_end(TensorFile *f);
 /* dir/model.safetensors when all fits max_shard_bytes (0: no limit); otherwise model-0000i-of-0000n.safetensors and
  * their index. Shards follow the order of v. Files of the other layout are removed, so that dir holds one model. */
