@@ -577,6 +577,14 @@ static void masters_get(const Model *m, float *host) {
         if (p->grad) op.download(host + (p->grad - m->grad), p->master, p->n * sizeof *host);
     }
 }
+static void masters_put(Model *m, const float *host) {
+    for (int i = 0; i < m->n_params; i++) {
+        Param *p = &m->params[i];
+        if (!p->grad) continue;
+        op.upload(p->master, host + (p->grad - m->grad), p->n * sizeof *host);
+        if (p->w.data != (void *)p->master) op.mat_from_f32(&p->w, p->master);
+    }
+}
 static void fisher(Run *r, float *f) {
     enum { ROWS = 200 };
     StrList files = o.replay_data.n ? o.replay_data : base_data();
@@ -620,17 +628,18 @@ static void anchor_begin(Run *r) {
     r->acts->noise = noise;
     for (size_t i = 0; i < n; i++) r->need[i] = (float)(o.ewc * (double)r->need[i] + o.l2_start);
 }
-/* The gradient of that sum, added to the step's. By way of the host: three copies, little beside a step. */
-static void anchor_pull(const Run *r) {
+/* After a step, back toward the start: w = start + (w - start) / (1 + lr f), which minimises that sum plus the square of
+ * the way back over 2 lr (a proximal step: it cannot overshoot). Apart from AdamW's step, as its decay is: in the
+ * gradient, the few weights that old texts need most would set the norm that is clipped, and all others stand still.
+ * By way of the host: two copies, little beside a step. */
+static void anchor_pull(const Run *r, float lr) {
     size_t n = r->m->n_trained;
-    float *w = xcalloc(n, sizeof *w), *g = xmalloc(n * sizeof *g);
+    float *w = xcalloc(n, sizeof *w);
     masters_get(r->m, w);
-    op.download(g, r->m->grad, n * sizeof *g);
     #pragma omp parallel for schedule(static)
-    for (size_t i = 0; i < n; i++) g[i] += r->need[i] * (w[i] - r->start[i]);
-    op.upload(r->m->grad, g, n * sizeof *g);
+    for (size_t i = 0; i < n; i++) w[i] = r->start[i] + (w[i] - r->start[i]) / (1 + lr * r->need[i]);
+    masters_put(r->m, w);
     free(w);
-    free(g);
 }
 
 /* ================================================================================================================= *
@@ -700,11 +709,11 @@ static Batch batch_at(Run *r, int64_t batch) {
 }
 /* The gradients are there: clipping and AdamW, unless loss or norm are not finite. Returns the loss, or NaN. */
 static double apply(Run *r, double loss, double lr, double *norm) {
-    if (r->start) anchor_pull(r);
     *norm = model_grad_norm(r->m);
     if (!isfinite(loss) || !isfinite(*norm)) return NAN;
     OptimOpts h = {lr, o.beta1, o.beta2, o.eps, o.weight_decay, o.clip};
     model_adamw(r->m, &h, r->t.step + 1, *norm);
+    if (r->start) anchor_pull(r, (float)lr);
     r->t.step++;
     return loss;
 }
@@ -931,7 +940,7 @@ static double plan_memory(const Run *r, size_t n_trained) {
     for (int i = 0; o.lora && i < r->m->n_params; i++) stored += (double)mat_bytes(&r->m->params[i].w);
     const MemoryPart part[] = {
         {"weights", o.lora ? stored : all * 4},
-        {"gradients and moments", (double)n_trained * (o.lora ? 16 : o.l2_start > 0 || o.ewc > 0 ? 28 : 12)},
+        {"gradients and moments", (double)n_trained * (o.lora ? 16 : o.l2_start > 0 || o.ewc > 0 ? 24 : 12)},
         {"activations", (double)acts_bytes(&r->cfg, B, r->T, r->T, true, o.recompute)},
         {"the best weights", o.load_best && !o.lora ? all * 4 : 0},
         {"data, tokenizer and program", r->before_model},
