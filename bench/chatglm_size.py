@@ -20,13 +20,12 @@ weights, which the system can drop).
 import ctypes
 import json
 import mmap
-import os
 import statistics
 import sys
 import tempfile
 from pathlib import Path
 
-from common import main, parse, parser, program, state, watch
+from common import from_disk, main, parse, parser, program, state, watch
 from models import CHATGLM3, write_model
 
 SHARDS, PROMPT = 7, 16
@@ -64,13 +63,6 @@ def cached_bytes(path):
     return total
 
 
-def drop(path):
-    for file in weight_files(path):
-        fd = os.open(file, os.O_RDONLY)
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        os.close(fd)
-
-
 def measure_all(args, results):
     path = args.dir
     write_model(path, CHATGLM3 | dict(num_layers=args.layers), "F16", SHARDS)
@@ -84,7 +76,7 @@ def measure_all(args, results):
         ids = Path(directory, "ids.json")
         ids.write_text(json.dumps([list(range(100, 100 + PROMPT))]))
         first = common + ["--logits", ids, "--logits-out", Path(directory, "logits.safetensors")]
-        drop(path)
+        from_disk(weight_files(path))
         left, states = cached_bytes(path), [state(args)]
         if left > 0.05 * weight_bytes:
             print(f"{left / 1e9:.1f} of {weight_bytes / 1e9:.1f} GB stay in the page cache: 'cold' is not cold",

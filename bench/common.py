@@ -89,6 +89,16 @@ def watch(command, **options):
     return out, seconds, memory
 
 
+def from_disk(files):
+    """Throws files out of the page cache: who opens them next reads them as after a start of the machine. Written just
+    before, they may lie in the cache in smaller pages than when they are read in order, which costs up to a tenth."""
+    for file in files:
+        fd = os.open(file, os.O_RDONLY)
+        os.fsync(fd)                                                     # a page that is not on the disk yet would stay
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(fd)
+
+
 def ours(args, name, *words):
     """The JSON that one of our programs prints, run on so many threads, saying nothing else."""
     return json.loads(run([program(args, name), *words, "--threads", args.threads, "--device", args.device, "--quiet"]))

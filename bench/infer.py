@@ -15,7 +15,8 @@ The rows -dynamic have int8 inputs, too, as all of llama.cpp's quantised ones. E
 quantised rows, 8 or fewer in llama.cpp's.
 
 Both programs get random weights of the same shape (width 2048, 22 layers, 32 heads that share 4 of keys and values,
-feed-forward 5632, vocabulary 32000), written once below --models. A turn is one start of ./infer --bench, or of
+feed-forward 5632, vocabulary 32000), written once below --models and thrown out of the page cache before a row: each
+program's first turn reads its file in its own way. A turn is one start of ./infer --bench, or of
 llama-bench: 512 tokens of prompt in one pass, then 128 tokens one by one; the programs take turns. Decoding has to read
 every weight for each token: its share is of the read bandwidth that ./infer measures in the same process. Prefill's is
 of the peak of multiply-adds in the precision of the products; of quantised weights, too.
@@ -28,7 +29,7 @@ import os
 import statistics
 from pathlib import Path
 
-from common import ROOT, main, ours, parse, parser, program, race, run
+from common import ROOT, from_disk, main, ours, parse, parser, program, race, run
 from models import LLAMA_1B, write_gguf, write_model
 
 ROWS = {  # name -> dtype of ours, options of ./quantize, llama.cpp's types
@@ -102,10 +103,12 @@ def measure(args, results, row):
         assert said[-1]["prefill_tokens"] == PROMPT
         return said[-1]
 
-    players = {"tea": tea}
+    players, files = {"tea": tea}, list(path.glob("*.safetensors"))
     for kind in kinds if args.llama_cpp else ():
         file = peer_model(args, config, kind)
+        files.append(file)
         players[f"llama.cpp {kind}"] = lambda file=file: llama_bench(args, file, PROMPT, DECODE)
+    from_disk(files)
     turns, states = race(args, players)
     theirs = {name: t for name, t in turns.items() if name != "tea"}
     for way, limit in ("decode", "reads"), ("prefill", said[0]["precision"]):
