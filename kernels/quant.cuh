@@ -456,7 +456,7 @@ ALWAYS_INLINE void few8_rows(FEW8_ARGS, const int bits, const int digits, const 
             const size_t o = MIN(row[r], o1 - 1);
             float *s = buffer + r * room, *steps = s + CEIL_DIV(n_groups, VL) * VL + VL;
             w[r] = (const char *)m->data + o * bytes;
-            if (shifted) line[r] = vu_load(w[r] - shift);
+            if (shifted) line[r] = lines_load(w[r] - shift);
             for (size_t at = 0; at < scale_bytes; at += 64)   /* too slow a stream for the core's own prefetching */
                 __builtin_prefetch((const char *)m->scale + (o + 8) * scale_bytes + at);
             scales_read(s, m, o * n_groups, n_groups);
