@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """lora.py - adapters on a 1.1B LLaMA shape in bf16 beside PEFT: tokens/s and memory, in one run on one machine; then on
-ChatGLM3-6B's shape in 4 bits (QLoRA), which has to do with 12 GB.
+ChatGLM3-6B's shape, in 4 bits (QLoRA), which has to do with 12 GB, and in F16 as published.
 
     make && make bench-programs && python3 bench/lora.py --peers install
     python3 bench/lora.py --quick                                        two layers and one, one turn
@@ -8,8 +8,9 @@ ChatGLM3-6B's shape in 4 bits (QLoRA), which has to do with 12 GB.
 Both train adapters of rank 8 on q, k, v and o, batch 1, 512 tokens, every token learnt: ours with ./finetune, from the
 directory as it lies; PEFT with transformers' model in bf16, fused attention and AdamW. A turn is a few steps of a fresh
 process (ours) or of one that sleeps in between (PEFT); its figure is their median, after two to warm up. Memory is the
-process's highest: ours maps the weights, which count as long as they are in memory. The 4-bit model has 4 GB of disk
-and no peer: bitsandbytes, which PEFT calls for it, needs a GPU.
+process's highest: ours maps the weights, which count as long as they are in memory. The large models take 4 and 13 GB of
+disk and have no peer: transformers has no such model of its own, and bitsandbytes, which PEFT calls for 4 bits, needs a
+GPU.
 """
 import json
 import statistics
@@ -114,12 +115,13 @@ def measure_all(args, results):
     results.add("lora/bf16/memory", "GB", memory["tea"], "lower", peers={"PEFT": memory["PEFT"]} if peer else {}, **facts)
 
     layers = 1 if args.quick else CHATGLM3["num_layers"]
-    path, memory = args.models / f"chatglm3-{layers}-int4", dict(tea=[], foreseen=[])
-    write_model(path, CHATGLM3 | dict(num_layers=layers), "F16", bits=4)
-    turns, states = race(args, {"tea": lambda: ours(path)})
-    facts = dict(layers=layers, seq=SEQ, rank=8, foreseen=statistics.median(memory["foreseen"]))
-    results.add("lora/int4-6b", "tokens/s", turns.pop("tea"), states=states, **facts)
-    results.add("lora/int4-6b/memory", "GB", memory["tea"], "lower", **facts)
+    for name, dtype, bits in ("int4-6b", "F16", 4), ("f16-6b", "F16", 16):    # half a minute a step: one turn, a few steps
+        path, memory = args.models / f"chatglm3-{layers}-{name.split('-')[0]}", dict(tea=[], foreseen=[])
+        write_model(path, CHATGLM3 | dict(num_layers=layers), dtype, bits=bits, shards=1 if bits == 4 else 7)
+        turns, states = race(args, {"tea": lambda path=path: ours(path)}, 1)
+        facts = dict(layers=layers, seq=SEQ, rank=8, foreseen=statistics.median(memory["foreseen"]))
+        results.add(f"lora/{name}", "tokens/s", turns.pop("tea"), states=states, **facts)
+        results.add(f"lora/{name}/memory", "GB", memory["tea"], "lower", **facts)
 
 
 if __name__ == "__main__":

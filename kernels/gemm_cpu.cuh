@@ -567,7 +567,7 @@ ALWAYS_INLINE void few_rows(const Linear *l, const float *residual, size_t o0, s
                             Unit unit, const size_t n_x, const size_t streams, const bool shifted) {
     const size_t size = dtype_bytes(dtype), C = l->w.cols, O = l->w.rows, step = VL * (unit == UNIT_PAIR ? 2 : 1);
     const size_t whole = C / step, edge_bytes = (C - whole * step) * size, part = CEIL_DIV(o1 - o0, streams);
-    const size_t shift = shifted ? (uintptr_t)l->w.data % 64 : 0;
+    const size_t shift = shifted ? (uintptr_t)l->w.data % 64 : 0, units = shifted ? 64 / (step * size) : 1; /* of a line */
     const vu pick = lines_pick(&l->w);
     for (size_t i = 0; i < part; i++) {
         const char *w[4];
@@ -578,15 +578,17 @@ ALWAYS_INLINE void few_rows(const Linear *l, const float *residual, size_t o0, s
             if (shifted) line[r] = lines_load(w[r] - shift);
             for (size_t n = 0; n < n_x; n++) acc[r][n] = (vf){0};
         }
-        for (size_t s = 0; s < whole; s++)
+        for (size_t s = 0; s < whole; s += units)
             for (size_t r = 0; r < streams; r++) {
                 const char *at = w[r] + s * step * size;
                 vu together;
                 if (shifted) together = lines_next(&line[r], at - shift + 64, pick), at = (const char *)&together;
-                vf w_k = (vf)units_along_k(at, dtype, unit);
-                const float *x = f->x + s * VL;
-                for (size_t n = 0; n < n_x; n++)
-                    acc[r][n] = multiply_add_v(acc[r][n], w_k, vf_load(x + n * f->x_step), unit == UNIT_PAIR);
+                for (size_t u = 0; u < units; u++) {
+                    vf w_k = (vf)units_along_k(at + u * step * size, dtype, unit);
+                    const float *x = f->x + (s + u) * VL;
+                    for (size_t n = 0; n < n_x; n++)
+                        acc[r][n] = multiply_add_v(acc[r][n], w_k, vf_load(x + n * f->x_step), unit == UNIT_PAIR);
+                }
             }
         for (size_t r = 0; r < streams; r++) {
             size_t o = o0 + r * part + i;
@@ -610,7 +612,8 @@ ALWAYS_INLINE void few_rows(const Linear *l, const float *residual, size_t o0, s
 }
 #define FEW_ARGS const Linear *l, const float *residual, size_t o0, size_t o1, const Few *f
 ALWAYS_INLINE void few_n(FEW_ARGS, DType dtype, Unit unit) {
-    const bool wide = VL != 8, lines = VL * (unit == UNIT_PAIR ? 2 : 1) * dtype_bytes(dtype) == 64;
+    const bool wide = VL != 8;                                /* 32 registers: twice as many sums */
+    const bool lines = VL * (unit == UNIT_PAIR ? 2 : 1) * dtype_bytes(dtype) <= 64;
     if (f->N == 1 && lines && lines_shifted(&l->w)) few_rows(l, residual, o0, o1, f, dtype, unit, 1, 4, true);
     else if (f->N == 1) few_rows(l, residual, o0, o1, f, dtype, unit, 1, 4, false);
     else if (f->N == 2) few_rows(l, residual, o0, o1, f, dtype, unit, 2, 4, false);

@@ -319,7 +319,8 @@ static Few8 few8_inputs(const Mat *w, const float *x, size_t N, char *buffer) {
             sums[t * sums_step + g] = sum;
         }
     }
-    for (size_t i = N * steps; i < rows * steps && !step_wide(bits, digits); i++)   /* read, times zero: but no sum there may overflow */
+    for (size_t i = N * steps; i < rows * steps && !step_wide(bits, digits); i++)
+        /* read, times zero: but no sum there may overflow */
         memset(buffer + i * bytes + (size_t)digits * n, 0, VB);
     return f;
 }
@@ -471,9 +472,10 @@ ALWAYS_INLINE void few8_rows(FEW8_ARGS, const int bits, const int digits, const 
         for (size_t k = 0; k < whole; k++) {
 #pragma GCC unroll 4
             for (size_t r = 0; r < n_rows; r++) {
+                const char *at = w[r] + k * VB;
                 /* to L2: a core has few places for lines under way to L1. int8, half the work a byte, loses by it */
-                if (bits == 4) __builtin_prefetch(w[r] + k * VB + 4096, 0, 2);
-                const vb q = shifted ? (vb)lines_next(&line[r], w[r] - shift + (k + 1) * VB, lines) : vb_load(w[r] + k * VB);
+                if (bits == 4) __builtin_prefetch(at + 4096, 0, 2);
+                const vb q = shifted ? (vb)lines_next(&line[r], at - shift + VB, lines) : vb_load(at);
                 few8_step(acc[r], q, lanes ? scales_pick(step_scale[r] + k * scale_step, pick) : (vf){0},
                           step_scale[r], f, k, bits, digits, lanes, n_x);
             }
