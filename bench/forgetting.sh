@@ -71,6 +71,7 @@ try mix10 "other stories, 10% of the samples" --replay 0.1 --replay-data other-s
 try mix30 "other stories, 30%" --replay 0.3 --replay-data other-stories.txt
 try replay "the base's own stories, 10%" --replay 0.1 --replay-data stories-train.txt
 try replay30 "the base's own stories, 30%" --replay 0.3 --replay-data stories-train.txt
-try ewc "elastic weight consolidation" --ewc 10 --replay-data stories-train.txt
+try ewc "elastic weight consolidation, strength 1" --ewc 1 --replay-data stories-train.txt
+try ewc10 "elastic weight consolidation, strength 10" --ewc 10 --replay-data stories-train.txt
 try both "the base's own stories, 10%, and consolidation" --replay 0.1 --ewc 1 --replay-data stories-train.txt
 try lora "an adapter of rank 16" --lora 16 --lora-targets all-linear --lr 2e-3
