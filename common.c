@@ -578,10 +578,12 @@ OutFile out_open(const char *path) {
     if (!exists || S_ISREG(st.st_mode)) o.tmp = strf("%s.tmp", o.path);
     o.f = fopen(o.tmp ? o.tmp : o.path, "wb");
     if (!o.f) die("cannot write %s: %s", o.path, strerror(errno));
-    /* Written by the huge page, at multiples of it, a file is kept in such pages, and decoding from it is 11% faster. */
-    enum { HUGE_PAGE = 2 << 20 };
-    setvbuf(o.f, o.buffer = xmalloc(HUGE_PAGE), _IOFBF, HUGE_PAGE);
     return o;
+}
+
+void out_by_huge_pages(OutFile *o) {
+    enum { HUGE_PAGE = 2 << 20 };
+    setvbuf(o->f, o->buffer = xmalloc(HUGE_PAGE), _IOFBF, HUGE_PAGE);
 }
 
 void out_write(OutFile *o, const void *bytes, size_t n) {

@@ -486,7 +486,9 @@ TensorFile tensors_begin(const char *path, TensorOut *v, int n, const char *meta
     if (header.len > HEADER_MAX) die("cannot write %s: %d tensors make a header over %d bytes", path, n, HEADER_MAX);
     for (int i = 0; i < n; i++) f.at[i] += 8 + header.len;
 
+    enum { LARGE = 64 << 20 };                                /* a small one would only take up more memory */
     f.out = out_open(path);
+    if (at >= LARGE) out_by_huge_pages(&f.out);
     uint64_t header_bytes = header.len;
     out_write(&f.out, &header_bytes, 8);
     out_write(&f.out, header.data, header.len);

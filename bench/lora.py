@@ -115,13 +115,13 @@ def measure_all(args, results):
     results.add("lora/bf16/memory", "GB", memory["tea"], "lower", peers={"PEFT": memory["PEFT"]} if peer else {}, **facts)
 
     layers = 1 if args.quick else CHATGLM3["num_layers"]
-    for name, dtype, bits in ("int4-6b", "F16", 4), ("f16-6b", "F16", 16):    # half a minute a step: one turn, a few steps
-        path, memory = args.models / f"chatglm3-{layers}-{name.split('-')[0]}", dict(tea=[], foreseen=[])
-        write_model(path, CHATGLM3 | dict(num_layers=layers), dtype, bits=bits, shards=1 if bits == 4 else 7)
+    for weights, bits, shards in ("int4", 4, 1), ("f16", 16, 7):          # half a minute a step: one turn
+        path, memory = args.models / f"chatglm3-{layers}-{weights}", dict(tea=[], foreseen=[])
+        write_model(path, CHATGLM3 | dict(num_layers=layers), "F16", shards, bits)
         turns, states = race(args, {"tea": lambda path=path: ours(path)}, 1)
         facts = dict(layers=layers, seq=SEQ, rank=8, foreseen=statistics.median(memory["foreseen"]))
-        results.add(f"lora/{name}", "tokens/s", turns.pop("tea"), states=states, **facts)
-        results.add(f"lora/{name}/memory", "GB", memory["tea"], "lower", **facts)
+        results.add(f"lora/{weights}-6b", "tokens/s", turns.pop("tea"), states=states, **facts)
+        results.add(f"lora/{weights}-6b/memory", "GB", memory["tea"], "lower", **facts)
 
 
 if __name__ == "__main__":

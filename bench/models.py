@@ -10,7 +10,6 @@ import random
 import struct
 import sys
 import time
-from itertools import chain
 
 GPT2 = dict(model_type="gpt2", architectures=["GPT2LMHeadModel"], vocab_size=50257, n_embd=768, n_layer=12, n_head=12,
             n_positions=1024, activation_function="gelu_new", layer_norm_epsilon=1e-5, attn_pdrop=0.0, embd_pdrop=0.0,
@@ -136,19 +135,6 @@ def pieces(name, shape, dtype, block):
             yield block[:min(BLOCK, n - first) * size]
 
 
-def write_pages(f, parts):
-    """Parts of a file, written by the huge page: a system that can then keeps it in such pages, as it does a file that it
-    reads from the disk. Decoding from small pages is a tenth slower."""
-    page, waiting = 2 << 20, bytearray()
-    for part in parts:
-        waiting += part
-        if len(waiting) >= page:
-            whole = len(waiting) // page * page
-            f.write(waiting[:whole])
-            del waiting[:whole]
-    f.write(waiting)
-
-
 def write_model(path, config, dtype, shards=1, bits=16):
     """path as a directory of this config, its weights random in dtype, with bits=4 the blocks' in 4 bits; one that is there
     already is left as it is."""
@@ -176,9 +162,11 @@ def write_model(path, config, dtype, shards=1, bits=16):
             weight_map[name], at = file, end
         head = json.dumps(header).encode()
         head += b" " * (-len(head) % 8)
-        with open(path / file, "wb", buffering=0) as f:
-            write_pages(f, chain([struct.pack("<Q", len(head)) + head],
-                                 *(pieces(name, shape, kind, blocks.get(kind)) for name, kind, shape in part)))
+        with open(path / file, "wb") as f:
+            f.write(struct.pack("<Q", len(head)) + head)
+            for name, kind, shape in part:
+                f.writelines(pieces(name, shape, kind, blocks.get(kind)))
+            f.flush()
             os.fsync(f.fileno())                                         # a dirty page cannot be thrown out of the cache
         print(f"writing {path / file}, {time.perf_counter() - start:.0f} s", file=sys.stderr)
     if len(parts) > 1:
@@ -217,8 +205,9 @@ def write_gguf(path, config, dtype):
         head += struct.pack("<IQ", kinds[kind], at)
         at += -(-SIZE[kind] * count(shape) // 32) * 32
     partial = path.with_suffix(".part")
-    with open(partial, "wb", buffering=0) as f:
-        write_pages(f, chain([head + b"\0" * (-len(head) % 32)],
-                             *(chain(pieces(name, shape, kind, block), [b"\0" * (-SIZE[kind] * count(shape) % 32)])
-                               for name, shape, kind in todo)))
+    with open(partial, "wb") as f:
+        f.write(head + b"\0" * (-len(head) % 32))
+        for name, shape, kind in todo:
+            f.writelines(pieces(name, shape, kind, block))
+            f.write(b"\0" * (-SIZE[kind] * count(shape) % 32))
     partial.rename(path)

@@ -636,10 +636,10 @@ static void few(FEW_ARGS, Unit unit) {
 static size_t few_rows_read(size_t N) { return N <= 2 ? N : N <= 4 ? 4 : FEW_ROWS; }
 /* Rows of layers, which threads take piece by piece: each time a part of those left, for whoever ends last is waited for,
  * and two cores are seldom equally fast. (4 bits: 3% more tokens/s than with four equal pieces a thread.) */
-typedef struct FewQueue { const Linear *lin; size_t n, rows, threads, next; } FewQueue;
+typedef struct FewQueue { const Linear *lin; size_t rows, threads, next; } FewQueue;
 typedef struct FewTask { const Linear *lin; size_t o0, o1; } FewTask;
 static FewQueue few_queue(const Linear *lin, int n, size_t N) {
-    FewQueue q = {.lin = lin, .n = (size_t)n};
+    FewQueue q = {.lin = lin};
     for (int i = 0; i < n; i++) q.rows += lin[i].w.rows;
     q.threads = threads_for((double)q.rows * (double)lin[0].w.cols * (double)N);
     return q;
