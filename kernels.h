@@ -58,7 +58,7 @@ typedef struct Mat {
 
 /* One linear layer over a shared input: what its forward, its dX and its dW need. Layers that read the same x (q, k
  * and v; gate and up) go to one call as a list: x is packed once, and one barrier does for all. */
-#define LINEAR_MAX 4
+#define LINEAR_MAX 6           /* q, k, v and an adapter on each */
 typedef struct Linear {
     Mat w;                     /* (O, C) */
     const float *bias;         /* (O) or NULL */

@@ -2000,7 +2000,7 @@ static void acts_layout(Carver *v, const Config *c, Acts *a) {
     size_t widest = (size_t)c->F > HD ? (size_t)c->F : HD;
     if (c->lora_r) {
         a->lora_x = carve_act(v, N * (widest > C ? widest : C));
-        a->dlora = carve_act(v, N * (size_t)c->lora_r);
+        a->dlora = carve_act(v, 3 * N * (size_t)c->lora_r);           /* of q, k and v */
     }
     a->order = carve(v, N, 4);
     act *zeros_first = carve_act(v, (a->chunk + 1) * C);              /* see scatter_rows */
@@ -2177,13 +2177,18 @@ static const act *lora_input(Acts *a, const Lora *lo, const act *x, size_t N) {
     return a->lora_x;
 }
 static void lora_inner(const Model *m, Acts *a, int l, const Role *role, int n, const act *x, size_t N) {
+    Linear inner[LINEAR_MAX];
+    int n_inner = 0;
+    const bool noise = a->noise.lora_dropout > 0;                     /* then each has an x of its own */
     for (int i = 0; i < n; i++) {
         const Lora *lo = lora_on(m, l, role[i]);
         if (!lo || lo->role[0] != role[i]) continue;
-        Linear inner = {.w = lo->a.w, .y = a->layer[l].lora[lo->role[0]]};
-        op.matmul(&inner, 1, lora_input(a, lo, x, N), NULL, N);
-        op.add(inner.y, inner.y, lo->scale - 1, inner.y, N * lo->a.rows);
+        inner[n_inner++] = (Linear){.w = lo->a.w, .y = a->layer[l].lora[role[i]]};
+        if (noise) op.matmul(&inner[n_inner - 1], 1, lora_input(a, lo, x, N), NULL, N);
     }
+    if (n_inner && !noise) op.matmul(inner, n_inner, x, NULL, N);
+    for (int i = 0; i < n_inner; i++)
+        op.add(inner[i].y, inner[i].y, m->lora->scale - 1, inner[i].y, N * inner[i].w.rows);
 }
 /* lin[i].y += t B^T, for the adapters among the layers. */
 static void lora_forward(const Model *m, Acts *a, int l, const Role *role, const Linear *lin, int n, const act *x,
@@ -2199,9 +2204,14 @@ static void lora_forward(const Model *m, Acts *a, int l, const Role *role, const
         }
     }
 }
-/* Given lin[i].dy: gradients of A and B, and dx += what came through the adapters. */
-static void lora_backward(const Model *m, Acts *a, int l, const Role *role, const Linear *lin, int n, const act *x,
-    act *dx, size_t N) {
+/* Given lin[i].dy: the gradients of A and B, and dx (= or +=) of lin and of the adapters, in one product. dx NULL: nothing
+ * below learns. */
+static void input_grad(const Model *m, Acts *a, int l, const Role *role, const Linear *lin, int n, const act *x,
+    act *dx, size_t N, bool accumulate) {
+    Linear all[LINEAR_MAX];
+    const Lora *of[LINEAR_MAX];
+    int n_all = n;
+    memcpy(all, lin, (size_t)n * sizeof *lin);
     for (int i = 0; i < n; i++) {
         Lora *lo = lora_on(m, l, role[i]);
         if (!lo || lo->role[0] != role[i]) continue;
@@ -2209,15 +2219,20 @@ static void lora_backward(const Model *m, Acts *a, int l, const Role *role, cons
         for (int j = 0; j < lo->n_parts; j++)
             for (int k = 0; k < n; k++)
                 if (role[k] == lo->role[j]) outer[j] = (Linear){.w = lo->b[j].w, .dy = lin[k].dy, .dw = lo->b[j].grad};
-        op.matmul_dw(outer, lo->n_parts, a->layer[l].lora[lo->role[0]], N);
-        op.matmul_dx(a->dlora, outer, lo->n_parts, N, false);
-        op.add(a->dlora, a->dlora, lo->scale - 1, a->dlora, N * lo->a.rows);
-        Linear inner = {.w = lo->a.w, .dy = a->dlora, .dw = lo->a.grad};
-        op.matmul_dw(&inner, 1, lora_input(a, lo, x, N), N);
-        if (a->noise.lora_dropout <= 0) { op.matmul_dx(dx, &inner, 1, N, true); continue; }
-        op.matmul_dx(a->lora_x, &inner, 1, N, false);
-        lora_input(a, lo, a->lora_x, N);                              /* the same mask on the gradient */
-        op.add(dx, dx, 1, a->lora_x, N * lo->a.cols);
+        act *dt = act_at(&op, a->dlora, (size_t)(n_all - n) * N * lo->a.rows);
+        op.matmul_dw(outer, lo->n_parts, a->layer[l].lora[role[i]], N);
+        op.matmul_dx(dt, outer, lo->n_parts, N, false);
+        op.add(dt, dt, lo->scale - 1, dt, N * lo->a.rows);
+        of[n_all] = lo, all[n_all] = (Linear){.w = lo->a.w, .dy = dt, .dw = lo->a.grad};
+        op.matmul_dw(&all[n_all++], 1, lora_input(a, lo, x, N), N);
+    }
+    if (!dx) return;
+    const bool noise = a->noise.lora_dropout > 0;
+    op.matmul_dx(dx, all, noise ? n : n_all, N, accumulate);
+    for (int i = n; noise && i < n_all; i++) {
+        op.matmul_dx(a->lora_x, &all[i], 1, N, false);
+        lora_input(a, of[i], a->lora_x, N);                           /* the same mask on the gradient */
+        op.add(dx, dx, 1, a->lora_x, N * of[i]->a.cols);
     }
 }
 
@@ -2307,21 +2322,20 @@ static void layer_forward(Model *m, Acts *a, int l, const Call *k, bool with_out
     if (!pre) norm(m, l, R_NORM2_W, R_NORM2_B, next, y->mean2, y->rstd2, y->n2, N);
 }
 
-/* The end of a sublayer's backward: its input's gradient joins that of the residual, a->dx. lin (n) read that input,
- * x. */
+/* The end of a sublayer's backward: its input's gradient, where it is wanted, joins that of the residual, a->dx. lin (n)
+ * read that input, x. */
 static void join(Model *m, Acts *a, int l, const Role *role, const Linear *lin, int n, const act *x, Role w, Role b,
-                 const act *norm_in, const float *mean, const float *rstd, size_t N) {
+                 const act *norm_in, const float *mean, const float *rstd, size_t N, bool wanted) {
     const Config *c = &m->cfg;
     bool pre = c->norm_place == NORM_PRE;
-    op.matmul_dx(pre ? a->dn : a->dx, lin, n, N, !pre);
-    lora_backward(m, a, l, role, lin, n, x, pre ? a->dn : a->dx, N);
-    if (!pre) return;
+    input_grad(m, a, l, role, lin, n, x, !wanted ? NULL : pre ? a->dn : a->dx, N, !pre);
+    if (!pre || !wanted) return;
     if (c->residual_from_norm) op.add(a->dn, a->dx, c->residual_scale, a->dn, N * (size_t)c->C);
     norm_bwd(m, l, w, b, a->dx, a->dn, norm_in, mean, rstd, N, !c->residual_from_norm);
 }
 
-/* The same block backward: a->dx comes in as d(output) and leaves as d(x). */
-static void layer_backward(Model *m, Acts *a, int l, const Call *k) {
+/* The same block backward: a->dx comes in as d(output) and leaves as d(x), where something below learns. */
+static void layer_backward(Model *m, Acts *a, int l, const Call *k, bool below) {
     const Config *c = &m->cfg;
     LayerActs *y = &a->layer[l];
     size_t N = k->N, C = (size_t)c->C, NF = N * (size_t)c->F;
@@ -2332,9 +2346,8 @@ static void layer_backward(Model *m, Acts *a, int l, const Call *k) {
     const act *dy = a->dx;                                            /* MLP */
     if (a->noise.dropout > 0) op.dropout(a->dn, a->dx, N * C, a->noise.dropout, drop_site(a, l, 2)), dy = a->dn;
     Linear down = linear(m, l, R_DOWN, R_DOWN_B, NULL, dy);
-    op.matmul_dx(a->dh, &down, 1, N, false);
     op.matmul_dw(&down, 1, y->h, N);
-    lora_backward(m, a, l, &(Role){R_DOWN}, &down, 1, y->h, a->dh, N);
+    input_grad(m, a, l, &(Role){R_DOWN}, &down, 1, y->h, a->dh, N, false);
     bool gated = c->mlp == MLP_SWIGLU;
     if (gated) op.swiglu_bwd(a->dgate, a->dh, a->dh, y->gate, y->up, NF);
     else op.activation_bwd(a->dh, a->dh, y->up, NF, gelu_kind(c));
@@ -2343,15 +2356,14 @@ static void layer_backward(Model *m, Acts *a, int l, const Call *k) {
     const Linear *ups = gated ? gate_up : gate_up + 1;
     op.matmul_dw(ups, gated ? 2 : 1, pre ? y->n2 : y->xm, N);
     join(m, a, l, gated ? gate_up_roles : up_role, ups, gated ? 2 : 1, pre ? y->n2 : y->xm, R_NORM2_W, R_NORM2_B, y->xm,
-         y->mean2, y->rstd2, N);
+         y->mean2, y->rstd2, N, true);
 
     if (!pre) norm_bwd(m, l, R_NORM1_W, R_NORM1_B, a->dx, a->dx, y->n1, y->mean1, y->rstd1, N, false);
     dy = a->dx;                                                       /* attention */
     if (a->noise.dropout > 0) op.dropout(a->dn, a->dx, N * C, a->noise.dropout, drop_site(a, l, 1)), dy = a->dn;
     Linear o = linear(m, l, R_O, R_O_B, NULL, dy);
-    op.matmul_dx(a->dh, &o, 1, N, false);
     op.matmul_dw(&o, 1, y->att, N);
-    lora_backward(m, a, l, &(Role){R_O}, &o, 1, y->att, a->dh, N);
+    input_grad(m, a, l, &(Role){R_O}, &o, 1, y->att, a->dh, N, false);
     Attn attn = layer_attn(c, k, l);
     op.attention_bwd(a->dq, a->dk, a->dv, a->delta, a->dh, y->att, y->lse, y->q, y->k, y->v, &attn);
     if (c->pos == POS_ROPE) {
@@ -2367,7 +2379,8 @@ static void layer_backward(Model *m, Acts *a, int l, const Call *k) {
     Linear qkv[3] = {linear(m, l, R_Q, R_Q_B, NULL, a->dq), linear(m, l, R_K, R_K_B, NULL, a->dk),
                      linear(m, l, R_V, R_V_B, NULL, a->dv)};
     op.matmul_dw(qkv, 3, pre ? y->n1 : y->x, N);
-    join(m, a, l, qkv_roles, qkv, 3, pre ? y->n1 : y->x, R_NORM1_W, R_NORM1_B, y->x, y->mean1, y->rstd1, N);
+    join(m, a, l, qkv_roles, qkv, 3, pre ? y->n1 : y->x, R_NORM1_W, R_NORM1_B, y->x, y->mean1, y->rstd1, N,
+         below || (pre && grad_of(m, l, R_NORM1_W)));
 }
 
 float *model_attention(const Model *m, const Acts *a, const Batch *b, int layer, size_t row) {
@@ -2591,14 +2604,28 @@ static void lookup_bwd(Model *m, Acts *a, Role table, const int32_t *device_ids,
     upload_order(a->order, ids, N, param(m, -1, table)->rows);
     op.embed_bwd(grad, device_ids, a->order, a->dx, N, (size_t)m->cfg.C);
 }
-/* From a->dn, the gradient of a->final, down to the embeddings. */
+/* The layer below which nothing learns; -1 where the embeddings do. */
+static int lowest_learning(const Model *m) {
+    int lowest = m->cfg.L;
+    for (int i = 0; i < m->n_params; i++) {
+        const Param *p = &m->params[i];
+        bool above = p->layer < 0 && p->role > R_EMBED_B;             /* the head, the last norm */
+        if (p->grad && !above && p->layer < lowest) lowest = p->layer;
+    }
+    for (int i = 0; i < m->n_lora; i++)
+        if (m->lora[i].layer < lowest) lowest = m->lora[i].layer;
+    return lowest;
+}
+/* From a->dn, the gradient of a->final, down to the lowest that learns. */
 static void backward(Model *m, Acts *a, const Batch *b) {
     const Config *c = &m->cfg;
     size_t N = b->B * b->T, C = (size_t)c->C;
     Call k = call_of(m, a, b);
     if (a->final == a->out) op.copy(a->dx, a->dn, N * C * op.act_size);
     else norm_bwd(m, -1, R_FINAL_W, R_FINAL_B, a->dx, a->dn, a->out, a->mean, a->rstd, N, false);
-    for (int l = c->L - 1; l >= 0; l--) layer_backward(m, a, l, &k);
+    const int lowest = lowest_learning(m);
+    for (int l = c->L - 1; l >= 0 && l >= lowest; l--) layer_backward(m, a, l, &k, l > lowest);
+    if (lowest >= 0) return;
     if (a->noise.dropout > 0) op.dropout(a->dx, a->dx, N * C, a->noise.dropout, drop_site(a, -1, 0));
     if (a->embed) norm_bwd(m, -1, R_EMBED_W, R_EMBED_B, a->dx, a->dx, a->embed, a->embed_mean, a->embed_rstd, N, false);
     lookup_bwd(m, a, R_WTE, a->tokens, b->tokens, N);
