@@ -430,7 +430,7 @@ static void gemm_task(const Product *p, Unit unit, size_t row0, size_t row1, siz
             size_t n_k = MIN(kc * per, t->K - k), n_u = CEIL_DIV(n_k, per);
             size_t far = n_u * MR + 16;                       /* a cache line more: panels do not share L1 sets */
             for (size_t chunk = 0; chunk < n_chunks; chunk++) {
-                size_t g0 = groups * chunk / n_chunks, g1 = groups * (chunk + 1) / n_chunks;
+                size_t g0 = chunk * CHUNK_GROUPS, g1 = MIN(groups, g0 + CHUNK_GROUPS);
                 Place places[MAX(CHUNK_GROUPS, A_ROWS / VL)];
                 size_t n_panels = gemm_places(places, b, g1 - g0, n_u);
                 gemm_pack(&t->b, column0 + g0 * VL, g1 - g0, k, n_k, places, unit);
@@ -447,11 +447,11 @@ static void gemm_task(const Product *p, Unit unit, size_t row0, size_t row1, siz
                     Ahead a_next = {0}, b_next = {0};         /* in the order in which they will be packed */
                     if (r1 < row1) a_next = ahead_of(&t->a, r1, MIN((size_t)A_ROWS, row1 - r1), k, n_k);
                     else if (g1 < groups) {
-                        size_t g2 = groups * (chunk + 2) / n_chunks;
+                        size_t g2 = MIN(groups, g1 + CHUNK_GROUPS);
                         b_next = ahead_of(&t->b, column0 + g1 * VL, (g2 - g1) * VL, k, n_k);
                     }
                     else if (k2 < t->K) {
-                        b_next = ahead_of(&t->b, column0, groups / n_chunks * VL, k2, MIN(n_k, t->K - k2));
+                        b_next = ahead_of(&t->b, column0, MIN(groups, (size_t)CHUNK_GROUPS) * VL, k2, MIN(n_k, t->K - k2));
                         a_next = ahead_of(&t->a, row0, MIN((size_t)A_ROWS, row1 - row0), k2, MIN(n_k, t->K - k2));
                     }
                     size_t a_lines = CEIL_DIV(a_next.lines * a_next.rows, n_tiles);
