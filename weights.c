@@ -469,7 +469,7 @@ TensorFile tensors_begin(const char *path, TensorOut *v, int n, const char *meta
         json_escape(&header, metadata_format, strlen(metadata_format));
         buf_str(&header, "\"}");
     }
-    size_t at = 0;
+    size_t at = 0, largest = 0, largest_at = 0;
     for (int i = 0; i < n; i++) {
         char *shape = shape_text(v[i].n_dims, v[i].shape);
         size_t bytes = out_bytes(&v[i]);
@@ -478,11 +478,15 @@ TensorFile tensors_begin(const char *path, TensorOut *v, int n, const char *meta
         buf_fmt(&header, "\":{\"dtype\":\"%s\",\"shape\":%s,\"data_offsets\":[%zu,%zu]}", dtype_name(v[i].dtype), shape,
                 at, at + bytes);
         f.at[i] = at;
+        if (bytes > largest) largest = bytes, largest_at = at;
         at += bytes;
         free(shape);
     }
     buf_str(&header, "}");
-    while (header.len % 8) buf_str(&header, " ");
+    /* The official padding; where matrices are large, so much that they begin with a cache line, if their sizes allow
+     * it: what has to be put together from two lines is decoded a tenth slower. */
+    const bool aligned = largest >= 1 << 16 && largest_at % 8 == 0;
+    while (header.len % 8 || (aligned && (8 + header.len + largest_at) % 64)) buf_str(&header, " ");
     if (header.len > HEADER_MAX) die("cannot write %s: %d tensors make a header over %d bytes", path, n, HEADER_MAX);
     for (int i = 0; i < n; i++) f.at[i] += 8 + header.len;
 

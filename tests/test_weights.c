@@ -330,6 +330,7 @@ static void test_writing(void) {
     CHECK(!differ && t.n_calls == 2, "a transposed tensor in %zu pieces, odd name: %zu differ", t.n_calls, differ);
     CHECK(back->aligned && tensors_find(w, "empty")->n == 0 && w->n_metadata == 0, "aligned; empty kept; no metadata");
     CHECK(*(const float *)tensors_get(w, "scalar", 0, NULL)->data == 1.5f, "a scalar reads back");
+    CHECK((uintptr_t)back->data % 64 == 0, "a large matrix begins with a cache line");
     tensors_close(w);
 
     /* A failed save leaves the earlier file as it was, and nothing besides it. */
