@@ -386,28 +386,40 @@ static void check_recompute(const Case *k) {
     free_data(&d);
 }
 
-/* A NULL gradient freezes a parameter and leaves the others' gradients as they are: what LoRA stands on. */
+/* A NULL gradient freezes a parameter and leaves the others' gradients as they are: what LoRA stands on. Below the lowest
+ * layer that learns nothing is computed. */
 static void check_frozen(void) {
-    Config c = small_config(&cases[8]);
-    Model *m = wide_model(&c, 5);
-    Data d = make_data(&c, 2, 7, false, 11);
-    Acts *a = acts_of(m, &d, &cases[8], false);
-    loss_of(m, a, &d, 1);
-    float *all = take_gradients(m);
-    for (int i = 0; i < m->n_params; i += 2) m->params[i].grad = NULL;
-    loss_of(m, a, &d, 1);
-    float *some = take_gradients(m);
-    size_t at = 0, n_wrong = 0;
-    for (int i = 0; i < m->n_params; i++) {
-        Param *p = &m->params[i];
-        at = (size_t)(p->master - m->master);
-        for (size_t j = 0; j < p->n; j++) n_wrong += some[at + j] != (p->grad ? all[at + j] : 0);
+    static const char *const which[] = {"every second parameter", "the embeddings and a layer",
+                                        "those and the next layer but for its first norm", "all layers"};
+    for (int k = 0; k < 4; k++) {
+        Config c = small_config(&cases[8]);
+        Model *m = wide_model(&c, 5);
+        Data d = make_data(&c, 2, 7, false, 11);
+        Acts *a = acts_of(m, &d, &cases[8], false);
+        loss_of(m, a, &d, 1);
+        float *all = take_gradients(m);
+        size_t n_wrong = 0, n_frozen = 0;
+        for (int i = 0; i < m->n_params; i++) {
+            Param *p = &m->params[i];
+            const bool embedding = p->layer < 0 && p->role <= R_EMBED_B;
+            const bool below = embedding || p->layer == 0, next = p->layer == 1 && p->role != R_NORM1_W;
+            if (k == 0 ? i % 2 == 0 : k == 1 ? below : k == 2 ? below || next : embedding || p->layer >= 0)
+                p->grad = NULL, n_frozen++;
+        }
+        loss_of(m, a, &d, 1);
+        float *some = take_gradients(m);
+        for (int i = 0; i < m->n_params; i++) {
+            Param *p = &m->params[i];
+            size_t at = (size_t)(p->master - m->master);
+            for (size_t j = 0; j < p->n; j++) n_wrong += some[at + j] != (p->grad ? all[at + j] : 0);
+        }
+        CHECK(!n_wrong && n_frozen && (int)n_frozen < m->n_params,
+              "freezing %s leaves the other gradients alone (%zu values differ)", which[k], n_wrong);
+        free(all), free(some);
+        acts_free(a);
+        model_free(m);
+        free_data(&d);
     }
-    CHECK(!n_wrong, "freezing every second parameter leaves the other gradients alone (%zu values differ)", n_wrong);
-    free(all), free(some);
-    acts_free(a);
-    model_free(m);
-    free_data(&d);
 }
 
 /* Two half batches add up to the whole one, but for the order of sums. */
