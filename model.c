@@ -2204,8 +2204,8 @@ static void lora_forward(const Model *m, Acts *a, int l, const Role *role, const
         }
     }
 }
-/* Given lin[i].dy: the gradients of A and B, and dx (= or +=) of lin and of the adapters, in one product. dx NULL: nothing
- * below learns. */
+/* Given lin[i].dy: the gradients of A and B, and dx (= or +=) of lin and of the adapters, in one product. dx NULL:
+ * nothing below learns. */
 static void input_grad(const Model *m, Acts *a, int l, const Role *role, const Linear *lin, int n, const act *x,
     act *dx, size_t N, bool accumulate) {
     Linear all[LINEAR_MAX];
@@ -2322,8 +2322,8 @@ static void layer_forward(Model *m, Acts *a, int l, const Call *k, bool with_out
     if (!pre) norm(m, l, R_NORM2_W, R_NORM2_B, next, y->mean2, y->rstd2, y->n2, N);
 }
 
-/* The end of a sublayer's backward: its input's gradient, where it is wanted, joins that of the residual, a->dx. lin (n)
- * read that input, x. */
+/* The end of a sublayer's backward: its input's gradient, where it is wanted, joins that of the residual, a->dx.
+ * lin (n) read that input, x. */
 static void join(Model *m, Acts *a, int l, const Role *role, const Linear *lin, int n, const act *x, Role w, Role b,
                  const act *norm_in, const float *mean, const float *rstd, size_t N, bool wanted) {
     const Config *c = &m->cfg;

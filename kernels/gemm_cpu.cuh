@@ -451,7 +451,8 @@ static void gemm_task(const Product *p, Unit unit, size_t row0, size_t row1, siz
                         b_next = ahead_of(&t->b, column0 + g1 * VL, (g2 - g1) * VL, k, n_k);
                     }
                     else if (k2 < t->K) {
-                        b_next = ahead_of(&t->b, column0, MIN(groups, (size_t)CHUNK_GROUPS) * VL, k2, MIN(n_k, t->K - k2));
+                        b_next = ahead_of(&t->b, column0, MIN(groups, (size_t)CHUNK_GROUPS) * VL, k2,
+                                          MIN(n_k, t->K - k2));
                         a_next = ahead_of(&t->a, row0, MIN((size_t)A_ROWS, row1 - row0), k2, MIN(n_k, t->K - k2));
                     }
                     size_t a_lines = CEIL_DIV(a_next.lines * a_next.rows, n_tiles);

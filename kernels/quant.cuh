@@ -385,7 +385,8 @@ enum {
 /* Floats that a stream's scales may take: a row's as they are; one a lane of a row, or one a step for every x of a
  * block; and a row's, one a step. */
 static size_t few8_row_room(const Mat *w) {
-    const size_t steps = CEIL_DIV(w->cols, step_inputs(w->dtype == DT_I4 ? 4 : 8)), step_floats = CEIL_DIV(steps, VL) * VL;
+    const size_t steps = CEIL_DIV(w->cols, step_inputs(w->dtype == DT_I4 ? 4 : 8));
+    const size_t step_floats = CEIL_DIV(steps, VL) * VL;
     return CEIL_DIV(mat_groups(w), VL) * VL + VL + MAX(MAX(steps * VL, FEW_ROWS * step_floats), (size_t)FEW8_SCALES) +
            step_floats + SCALE_PAD;
 }
@@ -493,14 +494,14 @@ ALWAYS_INLINE void few8_rows(FEW8_ARGS, const int bits, const int digits, const 
         const float *step_scale[FEW8_ROWS];                   /* of a row: (n_x, f->scale_step), or (steps, VL) */
         float sums[FEW_ROWS][FEW8_ROWS][FEW8_BLOCK] = {{{0}}};
         for (size_t r = 0; r < n_rows; r++) {
-            float *s = buffer + r * room, *steps = s + CEIL_DIV(n_groups, VL) * VL + VL;
+            float *s = buffer + r * room, *steps = s + CEIL_DIV(n_groups, VL) * VL + VL, *spread = s + room - f->scale_step;
             step_scale[r] = picked ? s : lanes || by_step ? steps : f->scale;
             for (size_t i = 0; i < n_i; i++) {
                 const size_t o = MIN(o0 + r * part + i0 + i, o1 - 1);
                 for (size_t at = 0; at < scale_bytes; at += 64)       /* too slow a stream to be fetched unasked */
                     __builtin_prefetch((const char *)m->scale + (o + 16) * scale_bytes + at);
                 if (by_step)
-                    few8_scales(steps + i * row_scales, m, o, f, G / n, s, buffer + (r + 1) * room - f->scale_step, n_x);
+                    few8_scales(steps + i * row_scales, m, o, f, G / n, s, spread, n_x);
                 if (!lanes) continue;
                 scales_read(s, m, o * n_groups, n_groups);
                 vf_store(s + CEIL_DIV(n_groups, VL) * VL, (vf){0});   /* of lanes past the end: no rubbish times zero */
@@ -532,8 +533,8 @@ ALWAYS_INLINE void few8_rows(FEW8_ARGS, const int bits, const int digits, const 
 #else
                     if (bits == 4) __builtin_prefetch(at + 4096, 0, 2);
 #endif
-                    few8_step(acc[r], (vb)q, lanes ? scales_pick(scale[r] + k * scale_step, pick) : (vf){0}, scale[r], f, k,
-                              bits, digits, lanes, n_x);
+                    few8_step(acc[r], (vb)q, lanes ? scales_pick(scale[r] + k * scale_step, pick) : (vf){0}, scale[r],
+                              f, k, bits, digits, lanes, n_x);
                 }
             }
             if (whole < f->steps) {
