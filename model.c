@@ -2187,7 +2187,7 @@ static void lora_inner(const Model *m, Acts *a, int l, const Role *role, int n, 
         if (noise) op.matmul(&inner[n_inner - 1], 1, lora_input(a, lo, x, N), NULL, N);
     }
     if (n_inner && !noise) op.matmul(inner, n_inner, x, NULL, N);
-    for (int i = 0; i < n_inner; i++)
+    for (int i = 0; i < n_inner; i++)                                 /* one scale for all adapters of a model */
         op.add(inner[i].y, inner[i].y, m->lora->scale - 1, inner[i].y, N * inner[i].w.rows);
 }
 /* lin[i].y += t B^T, for the adapters among the layers. */

@@ -386,8 +386,8 @@ static void check_recompute(const Case *k) {
     free_data(&d);
 }
 
-/* A NULL gradient freezes a parameter and leaves the others' gradients as they are: what LoRA stands on. Below the lowest
- * layer that learns nothing is computed. */
+/* A NULL gradient freezes a parameter and leaves the others' gradients as they are: what LoRA stands on. Below the
+ * lowest layer that learns nothing is computed. */
 static void check_frozen(void) {
     static const char *const which[] = {"every second parameter", "the embeddings and a layer",
                                         "those and the next layer but for its first norm", "all layers"};
