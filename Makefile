@@ -71,9 +71,10 @@ WARN    := -Wall -Wextra -Wshadow -Wno-unknown-pragmas $(if $(findstring clang,$
 comma   := ,
 # SAN: -g1 is enough for its reports, and halves the time that the instrumented kernels take to compile.
 OPT     := $(if $(filter 1,$(DEBUG)),-O0 -g3,$(if $(filter 1,$(SAN)),-O1 -g1,-O2 -g)) $(if $(filter 1,$(SAN)),-fsanitize=address$(comma)undefined -fno-omit-frame-pointer -fno-sanitize-recover=undefined)
-CFLAGS  += -std=gnu11 -D_GNU_SOURCE $(OPT) $(WARN) $(OMP) $(if $(HAVE_CUDA),-DCUDA)
-# Kernels: loops vectorise without errno and traps; nothing that breaks NaN or infinity.
-KFLAGS  := -std=gnu11 -D_GNU_SOURCE $(subst -O2,-O3,$(OPT)) $(WARN) $(OMP) $(if $(HAVE_CUDA),-DCUDA) -fno-math-errno -fno-trapping-math
+# Loops vectorise without errno and traps; nothing that breaks NaN or infinity.
+DIALECT := -std=gnu11 -D_GNU_SOURCE -fno-math-errno -fno-trapping-math $(WARN) $(OMP) $(if $(HAVE_CUDA),-DCUDA)
+CFLAGS  += $(DIALECT) $(OPT)
+KFLAGS  := $(DIALECT) $(subst -O2,-O3,$(OPT))
 AVX512  := -mprfchw -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c -mprefer-vector-width=512
 K_plain      := -DFLAVOUR_IS_PLAIN
 K_avx2       := -mavx2 -mfma -mf16c
@@ -148,8 +149,8 @@ bench-programs: $(BENCHES)
 BENCH ?=
 bench: all bench-programs
 	@python3 -B bench/all.py --build $(BUILD) $(BENCH)
-conformance: $(BUILD)/conformance
-	$(BUILD)/conformance $(GOLDENS)
+conformance: $(BUILD)/conformance $(BUILD)/quantize
+	$(BUILD)/conformance $(GOLDENS) --quantize $(BUILD)/quantize
 doc-check:
 	@sh tests/doc-check.sh
 # The chapters' exercises: doc/exercises/NAME.c is yours to solve, tests/exercise_NAME.c judges it.

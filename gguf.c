@@ -90,6 +90,13 @@ static void keys_of_model(Gguf *g, const char *dir) {
 static const cJSON *at(const cJSON *j, const char *name) { return cJSON_GetObjectItemCaseSensitive(j, name); }
 static const char *text_at(const cJSON *j, const char *name) { return cJSON_GetStringValue(at(j, name)); }
 typedef struct { const char *text; int type; float score; } Piece;
+/* A merge, "a b" or ["a", "b"], as text with this between its halves. */
+static char *merge_text(const cJSON *merge, const char *between) {
+    const char *a = cJSON_GetStringValue(cJSON_IsArray(merge) ? merge->child : merge),
+               *b = cJSON_IsArray(merge) ? cJSON_GetStringValue(merge->child->next) : strchr(a, ' ') + 1;
+    size_t n = cJSON_IsArray(merge) ? strlen(a) : (size_t)(b - 1 - a);
+    return strf("%.*s%s%s", (int)n, a, between, b);
+}
 static void keys_of_tokenizer(Gguf *g, const char *dir) {
     char *path = path_join(dir, "tokenizer.json");
     if (!file_exists(path)) die("%s: GGUF files are written from a tokenizer.json, which is not there", dir);
@@ -108,10 +115,19 @@ static void keys_of_tokenizer(Gguf *g, const char *dir) {
     /* tokenizer_load has checked that ids are whole numbers, and no more of them than the largest. */
     cJSON_ArrayForEach(one, vocab) v[one->valueint] = (Piece){one->string, NORMAL, 0};
     const char *unknown = text_at(model, "unk_token");
-    for (size_t i = 0; pieces && i < V; i++) {                 /* ids are ranks of merges: SentencePiece's scores */
-        v[i].score = -(float)i;
+    for (size_t i = 0; pieces && i < V; i++) {
+        v[i].score = -(float)cJSON_GetArraySize(merges);       /* of what no merge makes */
         if (v[i].text && strlen(v[i].text) == 6 && !strncmp(v[i].text, "<0x", 3)) v[i].type = BYTE;
         if (v[i].text && unknown && !strcmp(v[i].text, unknown)) v[i].type = UNKNOWN;
+    }
+    /* SentencePiece merges the pair whose piece has the highest score: the rank of the first merge that makes it. (Ids
+     * are no ranks: Llama's runs of blanks have low ids and late merges.) */
+    float rank = 0;
+    for (one = pieces ? merges->child : NULL; one; one = one->next, rank++) {
+        char *whole = merge_text(one, "");
+        int id = tokenizer_id(tok, whole);
+        if (id >= 0 && v[id].score < -rank) v[id].score = -rank;
+        free(whole);
     }
     cJSON_ArrayForEach(one, at(json, "added_tokens")) {
         int id = cJSON_IsNumber(at(one, "id")) ? at(one, "id")->valueint : -1;
@@ -140,9 +156,7 @@ static void keys_of_tokenizer(Gguf *g, const char *dir) {
     } else {
         key_array(g, "tokenizer.ggml.merges", STR, (size_t)cJSON_GetArraySize(merges));
         cJSON_ArrayForEach(one, merges) {
-            const char *a = cJSON_GetStringValue(cJSON_IsArray(one) ? one->child : one),
-                       *b = cJSON_IsArray(one) ? cJSON_GetStringValue(one->child->next) : NULL;
-            char *both = b ? strf("%s %s", a, b) : xstrdup(a);
+            char *both = merge_text(one, " ");
             add_text(&g->head, both, strlen(both)), free(both);
         }
     }

@@ -1081,7 +1081,7 @@ static void param_begin(const Model *m, Param *p, uint64_t stream) {
     op.upload(p->w.data ? p->w.data : p->master, w, p->n * sizeof *w);
     free(w);
 }
-static Model *load(const char *dir, bool train, StrList labels, uint64_t seed) {
+static Model *load(const char *dir, bool train, bool populate, StrList labels, uint64_t seed) {
     if (!is_dir(dir)) die("%s: no such directory: a model is a directory with config.json and model.safetensors", dir);
     char *path = path_join(dir, "config.json");
     size_t n_text;
@@ -1100,7 +1100,7 @@ static Model *load(const char *dir, bool train, StrList labels, uint64_t seed) {
     }
     free(path);
     Tensors *files = tensors_open(dir);
-    if (!train && op.host_memory) tensors_populate(files);
+    if (populate && op.host_memory) tensors_populate(files);
     if (c.head == HEAD_NONE && !tensors_find(files, "bert.pooler.dense.weight") &&
         !tensors_find(files, "pooler.dense.weight")) {
         c.pooler = false;                                             /* many sentence encoders come without */
@@ -1163,9 +1163,10 @@ static Model *load(const char *dir, bool train, StrList labels, uint64_t seed) {
     return m;
 }
 
-Model *model_load(const char *dir, bool train) { return load(dir, train, (StrList){0}, 0); }
+Model *model_load(const char *dir, bool train) { return load(dir, train, !train, (StrList){0}, 0); }
+Model *model_load_lazily(const char *dir) { return load(dir, false, false, (StrList){0}, 0); }
 Model *model_load_classifier(const char *dir, StrList labels, uint64_t seed, bool train) {
-    return load(dir, train, labels, seed);
+    return load(dir, train, !train, labels, seed);
 }
 
 static float *param_field(const Param *p, Field field) {
@@ -1414,7 +1415,10 @@ void param_drop(const Model *m, Param *p) {
     for (int f = 0; m->files && f < m->files->n_files; f++)
         mapped |= data >= (const char *)m->files->files[f].data &&
                   data < (const char *)m->files->files[f].data + m->files->files[f].bytes;
-    if (data && data != (const char *)p->master && !mapped && !mat_quantised(&p->w)) op.mem_free(p->w.data);
+    if (data && data != (const char *)p->master && !mat_quantised(&p->w)) {
+        if (mapped) tensor_forget(&(Tensor){.data = data, .bytes = p->n * dtype_size(p->w.dtype)});
+        else op.mem_free(p->w.data);
+    }
     p->w.data = NULL;
 }
 void model_free(Model *m) {
@@ -1719,7 +1723,7 @@ static StrList adapter_labels(const Config *c, const char *dir, const char *adap
 Model *model_load_adapted(const char *dir, const char *adapter) {
     Config c = config_read(dir);
     StrList labels = adapter_labels(&c, dir, adapter);
-    Model *m = load(dir, false, labels, 0);
+    Model *m = load(dir, false, true, labels, 0);
     model_lora_load(m, adapter);
     for (int i = 0; i < labels.n; i++) free((char *)(uintptr_t)labels.v[i]);
     free(labels.v);

@@ -137,6 +137,8 @@ double rope_frequency(const Config *c, size_t i, size_t tokens);
 Model *model_new(const Config *c, uint64_t seed);                  /* random weights, f32 masters */
 /* From a model directory. train: f32 masters of our own; else weights stay in the mmap where the device allows it. */
 Model *model_load(const char *dir, bool train);
+/* To be gone through once, matrix by matrix: each comes into memory when it is read, and goes with param_drop. */
+Model *model_load_lazily(const char *dir);
 /* A BERT, or a decoder, that learns to tell these classes apart; train as above: false where only an adapter and the
  * head will learn. Where dir is no classifier of the same names, the head begins anew (m->new_head), and with it BERT's
  * pooler if the files have none. Dies for families that the Hub has no such models of (ChatGLM). */

@@ -134,13 +134,22 @@ typedef struct Codes {                 /* a matrix on its grid */
 static size_t groups_of(const Grid *g, size_t cols) { return g->group && g->group < cols ? cols / g->group : 1; }
 static size_t group_size(const Grid *g, size_t cols) { return cols / groups_of(g, cols); }
 
+/* The loops that see every weight, dozens of times in a search: compiled for three widths of vectors, of which the CPU
+ * takes its own. */
+#if defined __x86_64__ && defined __linux__
+#define EACH_WIDTH __attribute__((target_clones("default", "avx2", "avx512f")))
+#else
+#define EACH_WIDTH
+#endif
+
 /* Adding 1.5 * 2^23 leaves no bits for a fraction: the nearest whole number, ties to even, without a call. */
 static inline float nearest(float x) { return (x + 12582912.0f) - 12582912.0f; }
+/* (Clamped first: nearest() is for small numbers, and the grid's ends are whole.) */
 static inline float code(float w, float inverse, float zero, float low, float high) {
-    float x = w * inverse;
-    x = x < -1000 ? -1000 : x > 1000 ? 1000 : x;               /* past every grid, and nearest() is for small numbers */
-    float q = nearest(x) + zero;
-    return q < low ? low : q > high ? high : q;
+    float x = w * inverse, least = low - zero, most = high - zero;
+    x = x < least ? least : x;
+    x = x > most ? most : x;
+    return nearest(x) + zero;
 }
 /* The scale as the file will hold it; never 0 or infinite. */
 static float stored_scale(DType dtype, float scale) {
@@ -153,12 +162,12 @@ static float stored_scale(DType dtype, float scale) {
     return fabsf(back) <= most ? back : back < 0 ? -most : most;
 }
 typedef struct { float low, high; const float *w, *h; size_t n; } Fit;
-static float fit_error(const Fit *f, float scale, float zero) {
+EACH_WIDTH static float fit_error(Fit f, float scale, float zero) {
     float inverse = 1 / scale, sum = 0;
     #pragma omp simd reduction(+ : sum)
-    for (size_t i = 0; i < f->n; i++) {
-        float d = (code(f->w[i], inverse, zero, f->low, f->high) - zero) * scale - f->w[i];
-        sum += f->h[i] * d * d;
+    for (size_t i = 0; i < f.n; i++) {
+        float d = (code(f.w[i], inverse, zero, f.low, f.high) - zero) * scale - f.w[i];
+        sum += f.h[i] * d * d;
     }
     return sum;
 }
@@ -166,12 +175,13 @@ typedef struct { float scale, zero, error; } Step;
 static void fit_try(const Fit *f, DType dtype, float scale, float zero, Step *best) {
     if (scale == 0 || !isfinite(scale)) return;
     scale = stored_scale(dtype, scale);
-    float e = fit_error(f, scale, zero);
+    float e = fit_error(*f, scale, zero);
     if (e < best->error) *best = (Step){scale, zero, e};
 }
 /* h (n): the weight of each one's error. thorough: the whole search; else the largest weight decides. */
 static Step fit(const Grid *g, const float *w, const float *h, size_t n, bool thorough) {
     float low = -(float)(1 << (g->bits - 1)), high = -low - 1, least = 0, most = 0;
+    #pragma omp simd reduction(min : least) reduction(max : most)
     for (size_t i = 0; i < n; i++) least = w[i] < least ? w[i] : least, most = w[i] > most ? w[i] : most;
     if (least == 0 && most == 0) return (Step){1, 0, 0};              /* all zero: any scale will do, but 0 */
     Fit f = {low, high, w, h, n};
@@ -223,25 +233,26 @@ static void fit_all(Codes *c, const Grid *g, const float *w, const float *energy
             c->zero[r * c->groups + i] = (int8_t)s.zero;
         }
 }
-/* Rounding to nearest. */
+/* Rounding to nearest, and back. */
+EACH_WIDTH static void round_group(const float *w, size_t n, float scale, float zero, int bits, int8_t *q) {
+    float low = -(float)(1 << (bits - 1)), high = -low - 1, inverse = 1 / scale;
+    #pragma omp simd
+    for (size_t i = 0; i < n; i++) q[i] = (int8_t)code(w[i], inverse, zero, low, high);
+}
 static void round_all(Codes *c, const Grid *g, const float *w) {
     size_t G = group_size(g, c->cols);
-    float low = -(float)(1 << (g->bits - 1)), high = -low - 1;
     #pragma omp parallel for schedule(static)
-    for (size_t r = 0; r < c->rows; r++)
-        for (size_t i = 0; i < c->cols; i++) {
-            size_t at = r * c->groups + i / G;
-            c->q[r * c->cols + i] = (int8_t)code(w[r * c->cols + i], 1 / c->scale[at], c->zero[at], low, high);
-        }
+    for (size_t i = 0; i < c->rows * c->groups; i++)
+        round_group(w + i * G, G, c->scale[i], c->zero[i], g->bits, c->q + i * G);
+}
+EACH_WIDTH static void widen_group(const int8_t *q, size_t n, float scale, int zero, float *w) {
+    #pragma omp simd
+    for (size_t i = 0; i < n; i++) w[i] = (float)(q[i] - zero) * scale;
 }
 static void dequantise(const Codes *c, const Grid *g, float *w) {
     size_t G = group_size(g, c->cols);
     #pragma omp parallel for schedule(static)
-    for (size_t r = 0; r < c->rows; r++)
-        for (size_t i = 0; i < c->cols; i++) {
-            size_t at = r * c->groups + i / G;
-            w[r * c->cols + i] = (float)(c->q[r * c->cols + i] - c->zero[at]) * c->scale[at];
-        }
+    for (size_t i = 0; i < c->rows * c->groups; i++) widen_group(c->q + i * G, G, c->scale[i], c->zero[i], w + i * G);
 }
 
 /* ================================================================================================================= *
@@ -256,6 +267,7 @@ typedef struct Factor {
     size_t n;
     uint32_t *order;                   /* (n) order[place] = input */
     float **panel;                     /* panel p: places p*P .. n-1 by its columns, (n - p*P, width) */
+    float damp;                        /* L L^T = H + damp I */
 } Factor;
 static size_t panels(size_t n) { return (n + P - 1) / P; }
 static size_t panel_width(size_t n, size_t p) { return n - p * P < P ? n - p * P : P; }
@@ -282,7 +294,7 @@ static bool block_cholesky(float *a, size_t b) {
         }
     return true;
 }
-static bool factor_try(Factor *f, const float *H, float damp) {
+static bool factor_try(Factor *f, const float *H) {
     size_t n = f->n;
     for (size_t p = 0; p < panels(n); p++) {
         size_t r0 = p * P, b = panel_width(n, p), rows = n - r0;
@@ -290,7 +302,7 @@ static bool factor_try(Factor *f, const float *H, float damp) {
         #pragma omp parallel for schedule(static)
         for (size_t i = 0; i < rows; i++)
             for (size_t j = 0; j < b; j++)
-                a[i * b + j] = H[(size_t)f->order[r0 + i] * n + f->order[r0 + j]] + (i == j ? damp : 0);
+                a[i * b + j] = H[(size_t)f->order[r0 + i] * n + f->order[r0 + j]] + (i == j ? f->damp : 0);
         for (size_t q = 0; q < p; q++) {                            /* a -= (its rows of q) (its first b rows of q)^T */
             const float *done = f->panel[q] + (r0 - q * P) * P;
             for (size_t i = 0; i < b * P; i++) minus[i] = -done[i];
@@ -313,7 +325,7 @@ static bool factor_try(Factor *f, const float *H, float damp) {
 /* Of H (n,n). Damping, 1% of the mean energy on the diagonal, stands for the inputs that the text did not show; where
  * that is not enough for a clean factor, more. */
 static Factor factor_new(const float *H, size_t n) {
-    Factor f = {n, xmalloc(n * sizeof(uint32_t)), xcalloc(panels(n), sizeof(float *))};
+    Factor f = {.n = n, .order = xmalloc(n * sizeof(uint32_t)), .panel = xcalloc(panels(n), sizeof(float *))};
     float *energy = xmalloc(n * sizeof *energy);
     double mean = 0;
     for (size_t i = 0; i < n; i++)
@@ -324,10 +336,10 @@ static Factor factor_new(const float *H, size_t n) {
     free(energy);
     for (size_t p = 0; p < panels(n); p++)
         f.panel[p] = op.mem_alloc(size_mul(n - p * P, panel_width(n, p) * sizeof(float)));
-    float damp = mean > 0 ? (float)(0.01 * mean) : 1;
-    for (int tries = 0; !factor_try(&f, H, damp); tries++) {
+    f.damp = mean > 0 ? (float)(0.01 * mean) : 1;
+    for (int tries = 0; !factor_try(&f, H); tries++) {
         if (tries == 6) die("a Hessian has no Cholesky factor: is the calibration text one word?");
-        damp *= 10;
+        f.damp *= 10;
     }
     return f;
 }
@@ -347,7 +359,7 @@ static Factor factor_new(const float *H, size_t n) {
  * Scales are fixed before, group by group of the stored order ("static groups"), so the order leaves no trace in the
  * file.
  * Rows do not meet: a tile of them goes through a block of P places in cache, and between blocks the sum over all s is
- * one product of matrices. Returns the error, summed over rows. */
+ * one product of matrices. Returns the sum over rows of e H e^T: the terms' sum, less what damping added. */
 enum { TILE = 64 };
 static double gptq(Codes *c, const Grid *g, const Factor *f, const float *w) {
     size_t n = f->n, O = c->rows, G = group_size(g, n);
@@ -377,7 +389,7 @@ static double gptq(Codes *c, const Grid *g, const Factor *f, const float *w) {
                     c->q[row * n + in] = (int8_t)q;
                     e_i[k] = weight - value;
                     double term = (double)((target - value) * diagonal);
-                    row_error[row] += term * term;
+                    row_error[row] += term * term - (double)(f->damp * e_i[k] * e_i[k]);
                 }
                 for (size_t j = 0; j < i; j++) {
                     float l = a[i * b + j], *debt_j = debt + j * O + o0;
@@ -388,7 +400,7 @@ static double gptq(Codes *c, const Grid *g, const Factor *f, const float *w) {
         }
     }
     double sum = 0;
-    for (size_t r = 0; r < O; r++) sum += row_error[r];
+    for (size_t r = 0; r < O; r++) sum += row_error[r] > 0 ? row_error[r] : 0;
     free(row_error);
     op.mem_free(e), op.mem_free(debt);
     return sum;
@@ -816,19 +828,33 @@ static void layer_drop(Model *m, int l) {
     for (int i = 0; i < m->n_params; i++)
         if (m->params[i].layer == l && m->params[i].kind == KIND_MATRIX) param_drop(m, &m->params[i]);
 }
+/* sum h x^2 of a row; of all rows, in an order of its own. */
+EACH_WIDTH static double weighted_squares(const float *x, const float *h, size_t n) {
+    double sum = 0;
+    #pragma omp simd reduction(+ : sum)
+    for (size_t i = 0; i < n; i++) sum += (double)(h[i] * x[i] * x[i]);
+    return sum;
+}
+static double all_squares(const float *x, size_t rows, size_t cols, const float *h) {
+    double sum = 0, *row = xmalloc(rows * sizeof *row);
+    #pragma omp parallel for schedule(static)
+    for (size_t r = 0; r < rows; r++) row[r] = weighted_squares(x + r * cols, h, cols);
+    for (size_t r = 0; r < rows; r++) sum += row[r];
+    free(row);
+    return sum;
+}
 /* Squared error of rounding to nearest and sum of squares, both weighted by the inputs' energy. */
 static double nearest_error(const float *w, size_t rows, size_t cols, const Grid *g, const float *energy, double *all) {
-    double error = 0, sum = 0;
+    double error = 0;
     size_t n_groups = groups_of(g, cols), G = cols / n_groups;
     #pragma omp parallel for schedule(static) ordered
     for (size_t r = 0; r < rows; r++) {
-        double e = 0, s = 0;
+        double e = 0;
         for (size_t i = 0; i < n_groups; i++) e += (double)fit(g, w + r * cols + i * G, energy + i * G, G, true).error;
-        for (size_t c = 0; c < cols; c++) s += (double)(energy[c] * w[r * cols + c] * w[r * cols + c]);
         #pragma omp ordered
-        error += e, sum += s;
+        error += e;
     }
-    *all += sum;
+    *all += all_squares(w, rows, cols, energy);
     return error;
 }
 /* --budget: all matrices begin with 4 bits; those with most error to lose for each byte more get 8, as long as it
@@ -985,6 +1011,7 @@ static void put_kept(Writer *w, const Plan *p, const HubTensor *h) {
     if (w->gguf) return;
     if (h->part[0]->layer < 0 && dtype == t->dtype) {
         tensors_put(&w->file, h->name, t->data, t->bytes);
+        tensor_forget(t);
         return;
     }
     float *whole = xmalloc(size_mul(h->rows * h->cols, sizeof *whole)), *part[PARTS_MAX];
@@ -993,6 +1020,12 @@ static void put_kept(Writer *w, const Plan *p, const HubTensor *h) {
     else hub_stack(h, (size_t)p->m->cfg.D, part, whole);
     put_floats(w, h->name, whole, h->rows * h->cols, dtype);
     free(whole);
+}
+/* Two values to a byte, the first in its low bits: little-endian words of eight. */
+static void pack_row(const int8_t *q, size_t n, uint8_t *out) {
+    #pragma omp simd
+    for (size_t i = 0; i < n / 2; i++) out[i] = (uint8_t)((q[2 * i] + 8) | (q[2 * i + 1] + 8) << 4);
+    if (n % 2) out[n / 2] = (uint8_t)(q[n - 1] + 8);
 }
 /* A module's codes, a set for each of its parts. */
 static void put_codes(Writer *w, const Plan *p, const Module *q, const Codes *part) {
@@ -1005,20 +1038,22 @@ static void put_codes(Writer *w, const Plan *p, const Module *q, const Codes *pa
     uint8_t *data = xcalloc(O, row_bytes);
     float *scale = xmalloc(size_mul(O * groups, sizeof *scale));
     uint8_t *zero = xcalloc(zero_bytes, 1);
-    for (int j = 0; j < h->n_parts; j++)
+    for (int j = 0; j < h->n_parts; j++) {
+        #pragma omp parallel for schedule(static)
         for (size_t r = 0; r < part[j].rows; r++) {
             size_t row = hub_row(h, j, r, D);
-            const int8_t *from = part[j].q + r * C, *zero_from = part[j].zero + r * groups;
+            if (packed) pack_row(part[j].q + r * C, C, data + row * row_bytes);
+            else memcpy(data + row * C, part[j].q + r * C, C);
             memcpy(scale + row * groups, part[j].scale + r * groups, groups * sizeof *scale);
-            if (!packed) {
-                memcpy(data + row * C, from, C);
-                memcpy(zero + row * groups, zero_from, groups);
-                continue;
-            }
-            for (size_t c = 0; c < C; c++) data[row * row_bytes + c / 2] |= (uint8_t)((from[c] + 8) << (4 * (c % 2)));
-            for (size_t i = 0; i < groups; i++)                       /* little-endian words of eight outputs */
-                zero[(row / 8 * groups + i) * 4 + row % 8 / 2] |= (uint8_t)((zero_from[i] + 8) << (4 * (row % 2)));
         }
+        for (size_t r = 0; r < part[j].rows; r++) {                  /* packed: a word has eight outputs */
+            size_t row = hub_row(h, j, r, D);
+            const int8_t *from = part[j].zero + r * groups;
+            if (!packed) memcpy(zero + row * groups, from, groups);
+            for (size_t i = 0; i < groups && packed; i++)
+                zero[(row / 8 * groups + i) * 4 + row % 8 / 2] |= (uint8_t)((from[i] + 8) << (4 * (row % 2)));
+        }
+    }
     put(w, q->name, packed ? "weight_packed" : "weight", data, O * row_bytes);
     char *name = strf("%s.weight_scale", q->name);
     put_floats(w, name, scale, O * groups, q->grid.scale_dtype);
@@ -1287,21 +1322,20 @@ static void module_quantise(Writer *w, const Plan *p, Module *q, const Tap *t, c
     double error = 0, all = 0;
     for (int j = 0; j < h->n_parts; j++) {
         Param *part = h->part[j];
-        float *x = part->w.data, *was = xmalloc(size_mul(part->n, sizeof *was));
-        memcpy(was, x, part->n * sizeof *was);
+        float *x = part->w.data, *was = op.mem_alloc(size_mul(part->n, sizeof *was));
+        op.copy(was, x, part->n * sizeof *was);
         code[j] = codes_new(&q->grid, part->rows, C);
         fit_all(&code[j], &q->grid, x, ones, true);
-        if (f) gptq(&code[j], &q->grid, f, x);
+        all += f ? quadratic(was, part->rows, t->H, C) : all_squares(was, part->rows, C, ones);
+        if (f) error += gptq(&code[j], &q->grid, f, x);
         else round_all(&code[j], &q->grid, x);
         dequantise(&code[j], &q->grid, x);
-        if (t && t->H) all += quadratic(was, part->rows, t->H, C);
-        for (size_t i = 0; i < part->n; i++) {
-            if (!(t && t->H)) all += (double)(was[i] * was[i])
-                * (double)ones[i % C], error += (double)((was[i] - x[i]) * (was[i] - x[i]) * ones[i % C]);
-            was[i] -= x[i];
+        if (!f) {
+            #pragma omp parallel for simd schedule(static)
+            for (size_t i = 0; i < part->n; i++) was[i] -= x[i];
+            error += all_squares(was, part->rows, C, ones);
         }
-        if (t && t->H) error += quadratic(was, part->rows, t->H, C);
-        free(was);
+        op.mem_free(was);
     }
     q->error = relative(error, all);
     if (t && t->squares > 0) q->lost8 = relative(t->lost8, t->squares), q->lost4 = relative(t->lost4, t->squares);
@@ -1442,7 +1476,7 @@ int main(int argc, char **argv) {
     bool large = config_weights(&c) > (size_t)1e9 && !strcmp(op.name, "avx512bf16");
     precision = !strcmp(o.precision, "bf16") || (!strcmp(o.precision, "auto") && large) ? PREC_BF16 : PREC_F32;
     double begin_s = now_s();
-    Model *m = model_load(o.model, false);
+    Model *m = model_load_lazily(o.model);
     bool text = o.calibration.n || o.eval.n;
     if (o.eval.n && c.head != HEAD_LM) die("--eval: a %s model does not predict next tokens", config_model_type(&c));
     Tokenizer *tok = text && tokenizer_in_dir(o.model) ? tokenizer_load(o.model) : NULL;

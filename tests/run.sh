@@ -20,7 +20,7 @@ one() { # FILE
     *.c) name=$(basename "$1" .c) && set -- "$BUILD/$name" ;;
     */test_*.sh) name=$(basename "$1" .sh) && set -- bash "$1" ;;
     */doc-check.sh) name=doc-check && set -- sh "$1" ;;
-    */fixtures) name=conformance && set -- "$BUILD/conformance" "$1" ;;
+    */fixtures) name=conformance && set -- "$BUILD/conformance" "$1" --quantize "$BUILD/quantize" ;;
     esac
     name=${name#test_}
     out=$TEST_RUN/$$.out

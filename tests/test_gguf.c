@@ -267,12 +267,52 @@ static void check_file(const Case *k, const char *dir, const char *bits) {
     free(path), free(tmp), free(heads), free(length), free(first);
 }
 
+/* SentencePiece's vocabulary, from a tokenizer.json: scores are the merges' ranks, whatever the ids. */
+static void check_pieces(const char *dir) {
+    Buf b = {0};
+    buf_str(&b, "{\"added_tokens\":[{\"id\":0,\"content\":\"<unk>\",\"special\":true},{\"id\":1,\"content\":\"<s>\","
+                "\"special\":true},{\"id\":2,\"content\":\"</s>\",\"special\":true}],\"normalizer\":{\"type\":\"Sequence\","
+                "\"normalizers\":[{\"type\":\"Prepend\",\"prepend\":\"\xe2\x96\x81\"},{\"type\":\"Replace\",\"pattern\":"
+                "{\"String\":\" \"},\"content\":\"\xe2\x96\x81\"}]},\"model\":{\"type\":\"BPE\",\"unk_token\":\"<unk>\","
+                "\"byte_fallback\":true,\"vocab\":{\"<unk>\":0,\"<s>\":1,\"</s>\":2");
+    for (int i = 0; i < 256; i++) buf_fmt(&b, ",\"<0x%02X>\":%d", i, 3 + i);
+    static const char *const pieces[] = {"\xe2\x96\x81\xe2\x96\x81", "\xe2\x96\x81" "ab", "ab", "\xe2\x96\x81", "a", "b"};
+    static const float scores[] = {-2, -1, 0, -3, -3, -3};
+    for (int i = 0; i < 6; i++) buf_fmt(&b, ",\"%s\":%d", pieces[i], 259 + i);
+    buf_str(&b, "},\"merges\":[\"a b\",\"\xe2\x96\x81 ab\",\"\xe2\x96\x81 \xe2\x96\x81\"]}}");
+    char *path = path_join(dir, "tokenizer.json"), *out = strf("%s.pieces.gguf", dir);
+    file_write(path, b.data, b.len);
+    free(path), path = path_join(dir, "tokenizer_config.json");
+    file_write(path, "{}", 2);
+    CHECK(quantise(dir, out, "8") == 0, "pieces with scores: a file");
+    File *f = file_open(out);
+    CHECK(!f->broken && text_is(f, "tokenizer.ggml.model", "llama") && find_key(f, "tokenizer.ggml.add_space_prefix") &&
+              take(f, 1) == 1 && number(f, "tokenizer.ggml.unknown_token_id") == 0, "pieces: the keys of the tokenizer");
+    bool there = find_key(f, "tokenizer.ggml.scores") && take(f, 4) == 6 && take(f, 8) == 307;
+    f->at += 4 * 259;
+    for (int i = 0; i < 6; i++) {
+        uint32_t bits = (uint32_t)take(f, 4);
+        float score;
+        memcpy(&score, &bits, 4);
+        CHECK(there && score == scores[i], "piece %d \"%s\" has score %g, its first merge's rank says %g", 259 + i, pieces[i],
+              (double)score, (double)scores[i]);
+    }
+    there = find_key(f, "tokenizer.ggml.token_type") && take(f, 4) == 5 && take(f, 8) == 307;
+    uint32_t types[307];
+    for (int i = 0; i < 307; i++) types[i] = (uint32_t)take(f, 4);
+    CHECK(there && types[0] == 2 && types[1] == 3 && types[3] == 6 && types[258] == 6 && types[259] == 1 && types[306] == 5,
+          "pieces: unknown, special, bytes, plain, unused");
+    file_close(f);
+    free(path), free(out), buf_free(&b);
+}
+
 int main(void) {
     ops_select("cpu", "auto", PREC_F32);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char *dir = make(&cases[i]);
         check_file(&cases[i], dir, "8");
         check_file(&cases[i], dir, "4");
+        if (!i) check_pieces(dir);
         free(dir);
     }
     return test_end();

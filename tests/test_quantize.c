@@ -122,7 +122,6 @@ static void check_gptq(size_t n, size_t O, size_t group) {
         for (size_t r = 0; r < O; r++)
             for (size_t i = 0; i < n; i++) {
                 double e = (double)(w[r * n + i] - v[r * n + i]);
-                sum += 0.01 * mean * e * e;
                 for (size_t j = 0; j < n; j++) sum += e * (double)H[i * n + j] * (double)(w[r * n + j] - v[r * n + j]);
             }
         error[k] = sum;
