@@ -11,7 +11,8 @@
  * decide how much that costs, and each has its section:
  *   which scale?     The largest weight on the last step wastes steps on outliers; a smaller scale clips them. Search.
  *   which number?    Rounding each weight to the nearest is best for the weight, not for the layer's output. A layer
- *                    sees inputs that go together; the error of one weight can be paid back by its neighbours: GPTQ.
+ *                    sees inputs that go together; the error of one weight can be paid back by its neighbours: GPTQ,
+ *                    and a descent from there.
  *   which weights?   The same function can be written with other weights that are easier to round: the stream turned by
  *                    an orthogonal matrix, or scales moved from a weight into the norm before it.
  *
@@ -24,6 +25,7 @@
  *   [quantize.grid]       scale and zero point of one group; rounding to nearest
  *   [quantize.factor]     the triangular factor of a Hessian, in panels
  *   [quantize.gptq]       rounding column by column, errors paid back
+ *   [quantize.descend]    codes and scales moved once more, each to where the layer's error is least
  *   [quantize.calibrate]  what each linear layer sees: Hessians, histograms, scales of inputs
  *   [quantize.fold]       the same function with other weights: rotation, scales moved into norms
  *   [quantize.plan]       which matrices, in how many bits; a budget
@@ -359,14 +361,13 @@ static Factor factor_new(const float *H, size_t n) {
  * Scales are fixed before, group by group of the stored order ("static groups"), so the order leaves no trace in the
  * file.
  * Rows do not meet: a tile of them goes through a block of P places in cache, and between blocks the sum over all s is
- * one product of matrices. Returns the sum over rows of e H e^T: the terms' sum, less what damping added. */
+ * one product of matrices. */
 enum { TILE = 64 };
-static double gptq(Codes *c, const Grid *g, const Factor *f, const float *w) {
+static void gptq(Codes *c, const Grid *g, const Factor *f, const float *w) {
     size_t n = f->n, O = c->rows, G = group_size(g, n);
     float low = -(float)(1 << (g->bits - 1)), high = -low - 1;
     float *e = op.mem_alloc(size_mul(n * O, sizeof *e));              /* (places, rows): w - v */
     float *debt = op.mem_alloc(P * O * sizeof *debt);                 /* (P, rows): sum over s of e_s L_sr */
-    double *row_error = xcalloc(O, sizeof *row_error);
     for (size_t p = panels(n); p-- > 0;) {
         size_t r0 = p * P, b = panel_width(n, p), later = n - r0 - b;
         const float *a = f->panel[p];
@@ -388,8 +389,6 @@ static double gptq(Codes *c, const Grid *g, const Factor *f, const float *w) {
                         value = (q - c->zero[at]) * c->scale[at];
                     c->q[row * n + in] = (int8_t)q;
                     e_i[k] = weight - value;
-                    double term = (double)((target - value) * diagonal);
-                    row_error[row] += term * term - (double)(f->damp * e_i[k] * e_i[k]);
                 }
                 for (size_t j = 0; j < i; j++) {
                     float l = a[i * b + j], *debt_j = debt + j * O + o0;
@@ -399,10 +398,88 @@ static double gptq(Codes *c, const Grid *g, const Factor *f, const float *w) {
             }
         }
     }
-    double sum = 0;
-    for (size_t r = 0; r < O; r++) sum += row_error[r] > 0 ? row_error[r] : 0;
-    free(row_error);
     op.mem_free(e), op.mem_free(debt);
+}
+/* ================================================================================================================= *
+ * [quantize.descend] GPTQ rounds each weight once, before it knows what the later ones will do. Afterwards every code and
+ * every scale may move again, one at a time, to where the row's error e H e^T is least while all others stay (coordinate
+ * descent, as QuantEase; Behdin et al. 2023). Both are the bottom of a parabola: with slope = e H, half the error's
+ * derivative,
+ *
+ *     v_i = round( v_i + slope_i / H_ii )          scale += q_g slope_g^T / q_g H_gg q_g^T      (q less its zero point)
+ *
+ * so no step makes it worse. Inside a block of inputs the slope follows each step; for all others it follows when the
+ * block is done, by one product of matrices. (The default model in groups of 64: the error 9% less, KL divergence 8%.) */
+enum { SWEEPS = 3, BLOCK_MOST = 256 };
+EACH_WIDTH static void add_scaled(float *y, const float *x, float by, size_t n) {
+    #pragma omp simd
+    for (size_t i = 0; i < n; i++) y[i] += by * x[i];
+}
+/* A block of inputs: B of them, H's B x B corner with rows n apart, the first one's place in its group of G. */
+typedef struct Block { const Grid *g; const float *H; size_t n, B, G, place; float damp; } Block;
+static void block_codes(const Block *b, const float *w, int8_t *q, const float *scale, const int8_t *zero, float *e,
+                        float *slope) {
+    float low = -(float)(1 << (b->g->bits - 1)), high = -low - 1;
+    for (size_t i = 0; i < b->B; i++) {
+        size_t group = (b->place + i) / b->G;
+        float s = scale[group], z = zero[group], h = b->H[i * b->n + i] + b->damp;
+        float best = code(w[i] - e[i] + (slope[i] + b->damp * e[i]) / h, 1 / s, z, low, high), step = (q[i] - best) * s;
+        if (step == 0) continue;
+        q[i] = (int8_t)best, e[i] += step;
+        add_scaled(slope, b->H + i * b->n, step, b->B);
+    }
+}
+static void block_scales(const Block *b, const int8_t *q, float *scale, const int8_t *zero, float *e, float *slope) {
+    for (size_t first = 0; first < b->B; first += b->G) {
+        float v[BLOCK_MOST], v_H[BLOCK_MOST] = {0}, up = 0, down = 0, *s = &scale[first / b->G];
+        for (size_t i = 0; i < b->G; i++) {
+            v[i] = (float)(q[first + i] - zero[first / b->G]);
+            if (v[i] != 0) add_scaled(v_H, b->H + (first + i) * b->n, v[i], b->B);
+        }
+        for (size_t i = 0; i < b->G; i++) {
+            up += v[i] * (slope[first + i] + b->damp * e[first + i]);
+            down += v[i] * (v_H[first + i] + b->damp * v[i]);
+        }
+        float next = stored_scale(b->g->scale_dtype, *s + up / down), by = next - *s;
+        if (!(down > 0) || !(by * (by * down - 2 * up) < 0)) continue;         /* rounded, it might be worse than it was */
+        *s = next;
+        add_scaled(e + first, v, -by, b->G);
+        add_scaled(slope, v_H, -by, b->B);
+    }
+}
+/* Of codes as GPTQ left them, for w (rows, cols) and H (cols, cols). Returns the sum over rows of e H e^T. */
+static double descend(Codes *c, const Grid *g, const float *H, float damp, const float *w) {
+    size_t n = c->cols, O = c->rows, G = group_size(g, n), most = G <= BLOCK_MOST ? BLOCK_MOST / G * G : BLOCK_MOST;
+    float *e = op.mem_alloc(size_mul(n * O, sizeof *e)), *slope = op.mem_alloc(size_mul(n * O, sizeof *slope)),
+        *moved = op.mem_alloc(most * O * sizeof *moved);              /* what e gains in a block */
+    dequantise(c, g, e);
+    #pragma omp parallel for simd schedule(static)
+    for (size_t i = 0; i < n * O; i++) e[i] = w[i] - e[i];
+    Linear all = {.w = MAT(DT_F32, n, n, (void *)(uintptr_t)H), .y = (act *)slope};
+    op.matmul(&all, 1, (const act *)(uintptr_t)e, NULL, O);
+    for (int sweep = 0; sweep < SWEEPS; sweep++)
+        for (size_t first = 0; first < n; first += most) {
+            Block b = {g, H + first * n + first, n, n - first < most ? n - first : most, G, first % G, damp};
+            #pragma omp parallel for schedule(static)
+            for (size_t r = 0; r < O; r++) {
+                size_t at = r * n + first, group = r * c->groups + first / G;
+                float near[BLOCK_MOST], *gain = moved + r * b.B;
+                memcpy(near, slope + at, b.B * sizeof *near);
+                memcpy(gain, e + at, b.B * sizeof *gain);
+                block_codes(&b, w + at, c->q + at, c->scale + group, c->zero + group, e + at, near);
+                if (G <= BLOCK_MOST) block_scales(&b, c->q + at, c->scale + group, c->zero + group, e + at, near);
+                for (size_t i = 0; i < b.B; i++) gain[i] = e[at + i] - gain[i];
+            }
+            Linear rest = {.w = MAT(DT_F32, b.B, n, (void *)(uintptr_t)(H + first * n)), .dy = (const act *)moved};
+            op.matmul_dx((act *)slope, &rest, 1, O, true);
+        }
+    double sum = 0, *row = xcalloc(O, sizeof *row);
+    #pragma omp parallel for schedule(static)
+    for (size_t r = 0; r < O; r++)
+        for (size_t i = 0; i < n; i++) row[r] += (double)(e[r * n + i] * slope[r * n + i]);
+    for (size_t r = 0; r < O; r++) sum += row[r] > 0 ? row[r] : 0;
+    free(row);
+    op.mem_free(e), op.mem_free(slope), op.mem_free(moved);
     return sum;
 }
 /* sum over the rows of x (rows, n) of x H x^T. */
@@ -1327,7 +1404,10 @@ static void module_quantise(Writer *w, const Plan *p, Module *q, const Tap *t, c
         code[j] = codes_new(&q->grid, part->rows, C);
         fit_all(&code[j], &q->grid, x, ones, true);
         all += f ? quadratic(was, part->rows, t->H, C) : all_squares(was, part->rows, C, ones);
-        if (f) error += gptq(&code[j], &q->grid, f, x);
+        if (f) {
+            gptq(&code[j], &q->grid, f, x);
+            error += descend(&code[j], &q->grid, t->H, f->damp, x);
+        }
         else round_all(&code[j], &q->grid, x);
         dequantise(&code[j], &q->grid, x);
         if (!f) {
