@@ -594,9 +594,10 @@ static void few8_run(const Linear *lin, int n, const float *x, const float *resi
     char *buffers = scratch(SCRATCH_QUANT, queue.threads * bytes);
 #pragma omp parallel num_threads((int)queue.threads) if (queue.threads > 1)
     {
-        char *mine = buffers + (size_t)omp_get_thread_num() * bytes;
+        const size_t me = (size_t)omp_get_thread_num();
+        char *mine = buffers + me * bytes;
         const Few8 f = few8_inputs(w, x, N, mine);
-        for (FewTask t; few_take(&queue, &t);)
+        for (FewTask t; few_take(&queue, me, &t);)
             run(t.lin, residual, t.o0, t.o1, &f, (float *)(mine + in_bytes));
     }
 }
