@@ -24,6 +24,7 @@ import tempfile
 OURS = [  # name, options; {g} is --group, {c} the calibration text
     ("int8", "--bits 8"),
     ("int8, dynamic int8 inputs", "--bits 8 --activations dynamic"),
+    ("int8, dynamic, ranges moved", "--bits 8 --activations dynamic --method rtn --smooth 0.5 {c}"),
     ("int8, static int8 inputs", "--bits 8 --activations static --method rtn {c}"),
     ("int8, static, ranges moved", "--bits 8 --activations static --method rtn --smooth 0.5 {c}"),
     ("int4 to nearest", "--bits 4 --group {g}"),
@@ -32,8 +33,10 @@ OURS = [  # name, options; {g} is --group, {c} the calibration text
     ("int4 GPTQ, dynamic int8 inputs", "--bits 4 --group {g} --activations dynamic {c}"),
     ("int4 GPTQ, zero points", "--bits 4 --group {g} --symmetric no {c}"),
     ("int4 GPTQ, ranges moved", "--bits 4 --group {g} --smooth 0.25 {c}"),
+    ("int4 GPTQ, zero points, ranges moved", "--bits 4 --group {g} --symmetric no --smooth 0.25 {c}"),
     ("int4 GPTQ, rotated", "--bits 4 --group {g} --rotate {c}"),
     ("int4 GPTQ, some int8", "--bits 4 --group {g} --budget {b}bpw {c}"),
+    ("int4 GPTQ, some int8, both", "--bits 4 --group {g} --budget {b}bpw --symmetric no --smooth 0.25 {c}"),
 ]
 THEIRS = ["Q8_0", "Q4_0", "Q4_K_M"]
 # Our names of a block's matrices, llama.cpp's, and whether its rows are reordered for rotation in pairs.
@@ -67,9 +70,9 @@ class Bench:
                "rise": e["perplexity"] / before - 1, "kl": e["kl"], "top1": e["top1"]} | (extra or {})
         if not self.rows:
             print(f"{self.args.model}: perplexity {before:.4f} on {e['tokens']} tokens\n"
-                  f"{'':<30} {'bits':>7} {'perplexity':>11} {'rise':>9} {'KL':>9} {'top-1':>8}")
+                  f"{'':<38} {'bits':>7} {'perplexity':>11} {'rise':>9} {'KL':>9} {'top-1':>8}")
         self.rows.append(row)
-        print(f"{name:<30} {bits:>7.3f} {row['perplexity']:>11.4f} {100 * row['rise']:>+8.3f}% {row['kl']:>9.5f} "
+        print(f"{name:<38} {bits:>7.3f} {row['perplexity']:>11.4f} {100 * row['rise']:>+8.3f}% {row['kl']:>9.5f} "
               f"{100 * row['top1']:>7.2f}%", flush=True)
 
     def ours(self, name, options):
