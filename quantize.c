@@ -138,7 +138,7 @@ static size_t group_size(const Grid *g, size_t cols) { return cols / groups_of(g
 
 /* The loops that see every weight, dozens of times in a search: compiled for three widths of vectors, of which the CPU
  * takes its own. */
-#if defined __x86_64__ && defined __linux__
+#if defined __x86_64__ && defined __GLIBC__
 #define EACH_WIDTH __attribute__((target_clones("default", "avx2", "avx512f")))
 #else
 #define EACH_WIDTH
@@ -400,6 +400,7 @@ static void gptq(Codes *c, const Grid *g, const Factor *f, const float *w) {
     }
     op.mem_free(e), op.mem_free(debt);
 }
+
 /* ================================================================================================================= *
  * [quantize.descend] GPTQ rounds each weight once, before it knows what the later ones will do. Afterwards every code and
  * every scale may move again, one at a time, to where the row's error e H e^T is least while all others stay (coordinate
@@ -905,7 +906,7 @@ static void layer_drop(Model *m, int l) {
     for (int i = 0; i < m->n_params; i++)
         if (m->params[i].layer == l && m->params[i].kind == KIND_MATRIX) param_drop(m, &m->params[i]);
 }
-/* sum h x^2 of a row; of all rows, in an order of its own. */
+/* sum h x^2: of a row; of all rows, the same on any number of threads. */
 EACH_WIDTH static double weighted_squares(const float *x, const float *h, size_t n) {
     double sum = 0;
     #pragma omp simd reduction(+ : sum)
@@ -1399,23 +1400,27 @@ static void module_quantise(Writer *w, const Plan *p, Module *q, const Tap *t, c
     double error = 0, all = 0;
     for (int j = 0; j < h->n_parts; j++) {
         Param *part = h->part[j];
-        float *x = part->w.data, *was = op.mem_alloc(size_mul(part->n, sizeof *was));
-        op.copy(was, x, part->n * sizeof *was);
+        float *x = part->w.data;
         code[j] = codes_new(&q->grid, part->rows, C);
         fit_all(&code[j], &q->grid, x, ones, true);
-        all += f ? quadratic(was, part->rows, t->H, C) : all_squares(was, part->rows, C, ones);
         if (f) {
+            all += quadratic(x, part->rows, t->H, C);
             gptq(&code[j], &q->grid, f, x);
             error += descend(&code[j], &q->grid, t->H, f->damp, x);
+            dequantise(&code[j], &q->grid, x);
+            continue;
         }
-        else round_all(&code[j], &q->grid, x);
-        dequantise(&code[j], &q->grid, x);
-        if (!f) {
-            #pragma omp parallel for simd schedule(static)
-            for (size_t i = 0; i < part->n; i++) was[i] -= x[i];
-            error += all_squares(was, part->rows, C, ones);
+        all += all_squares(x, part->rows, C, ones);
+        round_all(&code[j], &q->grid, x);
+        float *off = op.mem_alloc(size_mul(part->n, sizeof *off));
+        dequantise(&code[j], &q->grid, off);
+        #pragma omp parallel for simd schedule(static)
+        for (size_t i = 0; i < part->n; i++) {
+            float now = off[i];
+            off[i] = x[i] - now, x[i] = now;
         }
-        op.mem_free(was);
+        error += all_squares(off, part->rows, C, ones);
+        op.mem_free(off);
     }
     q->error = relative(error, all);
     if (t && t->squares > 0) q->lost8 = relative(t->lost8, t->squares), q->lost4 = relative(t->lost4, t->squares);
