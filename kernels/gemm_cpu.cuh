@@ -386,7 +386,9 @@ typedef struct Product { size_t rows, columns; Out out; int n_terms; Term term[L
 #define TASK_COLUMNS 1536
 #define A_ROWS 64                          /* rows of A packed at a time, just before their first tiles */
 #define PACK_A 12                          /* the estimate: packing a row of A costs as 12 columns of tiles, ... */
-#define PACK_B 10                          /* ... and a column of B as 10 rows of tiles */
+#define PACK_B 10                          /* ... a column of B as 10 rows of tiles, and a row of the output that two */
+#define SHARED_ROW 25                      /* threads write as 25 columns: where cores share no cache that costs most */
+                                           /* (512 x 768 outputs, in halves of columns 79% of the limit, of rows 92%) */
 typedef struct Grid { size_t down, across; } Grid;
 static Grid gemm_grid(size_t rows, size_t columns, size_t threads) {
     Grid best = {1, 1};
@@ -396,7 +398,8 @@ static Grid gemm_grid(size_t rows, size_t columns, size_t threads) {
     for (size_t down = least_down; down <= MIN(blocks, least_down + 2 * threads); down++)
         for (size_t across = least_across; across <= MIN(groups, least_across + 2 * threads); across++) {
             double r = (double)(CEIL_DIV(blocks, down) * BLOCK), c = (double)(CEIL_DIV(groups, across) * VL);
-            double cost = (double)CEIL_DIV(down * across, threads) * (r * c + PACK_A * r + PACK_B * c);
+            double a = down % threads ? PACK_A + SHARED_ROW : PACK_A;
+            double cost = (double)CEIL_DIV(down * across, threads) * (r * c + a * r + PACK_B * c);
             if (cost < best_cost * 0.999) best_cost = cost, best = (Grid){down, across};
         }
     return best;
