@@ -90,12 +90,11 @@ static void keys_of_model(Gguf *g, const char *dir) {
 static const cJSON *at(const cJSON *j, const char *name) { return cJSON_GetObjectItemCaseSensitive(j, name); }
 static const char *text_at(const cJSON *j, const char *name) { return cJSON_GetStringValue(at(j, name)); }
 typedef struct { const char *text; int type; float score; } Piece;
-/* A merge, "a b" or ["a", "b"], as text with this between its halves. */
+/* A merge, "a b" or ["a", "b"] (tokenizer_load has checked), as text with this between its halves. */
 static char *merge_text(const cJSON *merge, const char *between) {
-    const char *a = cJSON_GetStringValue(cJSON_IsArray(merge) ? merge->child : merge),
-               *b = cJSON_IsArray(merge) ? cJSON_GetStringValue(merge->child->next) : strchr(a, ' ') + 1;
-    size_t n = cJSON_IsArray(merge) ? strlen(a) : (size_t)(b - 1 - a);
-    return strf("%.*s%s%s", (int)n, a, between, b);
+    if (cJSON_IsArray(merge)) return strf("%s%s%s", merge->child->valuestring, between, merge->child->next->valuestring);
+    const char *text = merge->valuestring, *blank = strchr(text, ' ');
+    return strf("%.*s%s%s", (int)(blank - text), text, between, blank + 1);
 }
 static void keys_of_tokenizer(Gguf *g, const char *dir) {
     char *path = path_join(dir, "tokenizer.json");

@@ -163,6 +163,7 @@ static float stored_scale(DType dtype, float scale) {
     if (!(fabsf(back) >= least)) back = back < 0 ? -least : least;
     return fabsf(back) <= most ? back : back < 0 ? -most : most;
 }
+/* (By value: through a pointer its fields might be what the sum is written to, and nothing is vectorised.) */
 typedef struct { float low, high; const float *w, *h; size_t n; } Fit;
 EACH_WIDTH static float fit_error(Fit f, float scale, float zero) {
     float inverse = 1 / scale, sum = 0;
@@ -416,6 +417,16 @@ EACH_WIDTH static void add_scaled(float *y, const float *x, float by, size_t n) 
     #pragma omp simd
     for (size_t i = 0; i < n; i++) y[i] += by * x[i];
 }
+/* sum over the rows of x and y (rows, n) of x y^T, the same on any number of threads. */
+static double dots(const float *x, const float *y, size_t rows, size_t n) {
+    double sum = 0, *row = xcalloc(rows, sizeof *row);
+    #pragma omp parallel for schedule(static)
+    for (size_t r = 0; r < rows; r++)
+        for (size_t i = r * n; i < (r + 1) * n; i++) row[r] += (double)(x[i] * y[i]);
+    for (size_t r = 0; r < rows; r++) sum += row[r];
+    free(row);
+    return sum;
+}
 /* A block of inputs: B of them, H's B x B corner with rows n apart, the first one's place in its group of G. */
 typedef struct Block { const Grid *g; const float *H; size_t n, B, G, place; float damp; } Block;
 static void block_codes(const Block *b, const float *w, int8_t *q, const float *scale, const int8_t *zero, float *e,
@@ -474,12 +485,7 @@ static double descend(Codes *c, const Grid *g, const float *H, float damp, const
             Linear rest = {.w = MAT(DT_F32, b.B, n, (void *)(uintptr_t)(H + first * n)), .dy = (const act *)moved};
             op.matmul_dx((act *)slope, &rest, 1, O, true);
         }
-    double sum = 0, *row = xcalloc(O, sizeof *row);
-    #pragma omp parallel for schedule(static)
-    for (size_t r = 0; r < O; r++)
-        for (size_t i = 0; i < n; i++) row[r] += (double)(e[r * n + i] * slope[r * n + i]);
-    for (size_t r = 0; r < O; r++) sum += row[r] > 0 ? row[r] : 0;
-    free(row);
+    double sum = dots(e, slope, O, n);
     op.mem_free(e), op.mem_free(slope), op.mem_free(moved);
     return sum;
 }
@@ -492,7 +498,7 @@ static double quadratic(const float *x, size_t rows, const float *H, size_t n) {
         size_t now = rows - r < ROWS ? rows - r : ROWS;
         Linear l = {.w = MAT(DT_F32, n, n, (void *)(uintptr_t)H), .y = (act *)y};
         op.matmul(&l, 1, (const act *)(uintptr_t)(x + r * n), NULL, now);
-        for (size_t i = 0; i < now * n; i++) sum += (double)(y[i] * x[r * n + i]);
+        sum += dots(x + r * n, y, now, n);
     }
     op.mem_free(y);
     return sum;
@@ -1382,7 +1388,7 @@ static void report(const Plan *p, const Quality *k, const char *dir) {
 
 /* ================================================================================================================= *
  * [quantize.run] */
-static double relative(double error, double all) { return all > 0 ? sqrt(error / all) : 0; }
+static double relative(double error, double all) { return all > 0 ? sqrt((error < 0 ? 0 : error) / all) : 0; }
 
 /* One module: its parts onto their grids, and their weights replaced by what the grids make of them. */
 static void module_quantise(Writer *w, const Plan *p, Module *q, const Tap *t, const Factor *f) {

@@ -192,13 +192,13 @@ static size_t *golden_unstable(const Golden *g, const char *name, size_t *n) {
 
 /* ================================================================================================================= *
  * [conf.decoder]                                                                                                     */
-/* Logits of all rows of the last forward: (n,V) on the host. */
 static char *temporary(const char *what) {
     const char *base = getenv("TMPDIR");
     char *out = strf("%s/tea-golden-XXXXXX", base && *base ? base : "/tmp");
     if (!mkdtemp(out)) die("%s: no folder for what is made of it", what);
     return out;
 }
+/* Logits of all rows of the last forward: (n,V) on the host. */
 static float *all_logits(Model *m, Acts *a, size_t n) {
     size_t V = (size_t)m->cfg.V;
     float *out = xmalloc(size_mul(n * V, sizeof(float)));
@@ -610,6 +610,12 @@ static EncoderBatch encoder_batch(const Golden *g, const Config *c) {
 static void encoder_batch_free(EncoderBatch *e) {
     free((void *)(uintptr_t)e->b.tokens), free(e->types), free(e->len), free(e->labels);
 }
+/* Of masked tokens or of classes; NULL without a head. */
+static float *encoder_logits(Model *m, Acts *a, size_t B, size_t T) {
+    if (m->cfg.head == HEAD_MASKED_LM) return all_logits(m, a, B * T);
+    if (m->cfg.head == HEAD_CLASSIFY) return host_acts(model_classify(m, a, B), B * (size_t)m->cfg.n_classes);
+    return NULL;
+}
 /* Hidden states averaged over each row's tokens, or its first token's; divided by their length. */
 static void check_embeddings(const Golden *g, const float *hidden, const EncoderBatch *e, size_t C, double tolerance) {
     float *mean = xcalloc(e->b.B * C, 4), *unit = xcalloc(e->b.B * C, 4), *first = xcalloc(e->b.B * C, 4);
@@ -658,8 +664,7 @@ static void check_encoder(const char *dir, const Golden *g, const Tolerance *tol
         }
         if (tensors_find(g->tensors, "batch.mean_pooled")) check_embeddings(g, hidden, &e, C, tol->encoder);
         snprintf(what, sizeof what, "logits%s", where);
-        if (c->head == HEAD_MASKED_LM) logits = all_logits(m, a, N);
-        if (c->head == HEAD_CLASSIFY) logits = host_acts(model_classify(m, a, e.b.B), e.b.B * (size_t)c->n_classes);
+        logits = encoder_logits(m, a, e.b.B, e.b.T);
         if (logits)
             check_logits(what, g, "batch.logits", logits,
                          c->head == HEAD_CLASSIFY ? e.b.B * (size_t)c->n_classes : N * (size_t)c->V, tolerance);
@@ -688,9 +693,8 @@ static float *int8_outputs(const char *dir, const Golden *g, const char **name) 
         EncoderBatch e = encoder_batch(g, c);
         Acts *a = acts_new(m, e.b.B, e.b.T, e.b.T, false, false);
         forward(m, a, &e.b);
-        if (c->head == HEAD_MASKED_LM) out = all_logits(m, a, e.b.B * e.b.T);
-        else if (c->head == HEAD_CLASSIFY) out = host_acts(model_classify(m, a, e.b.B), e.b.B * (size_t)c->n_classes);
-        else *name = "batch.last_hidden_state", out = host_acts(a->final, e.b.B * e.b.T * (size_t)c->C);
+        out = encoder_logits(m, a, e.b.B, e.b.T);
+        if (!out) *name = "batch.last_hidden_state", out = host_acts(a->final, e.b.B * e.b.T * (size_t)c->C);
         acts_free(a);
         encoder_batch_free(&e);
     } else {
